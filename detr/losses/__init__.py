@@ -1,0 +1,1 @@
+"""What is minimised: terms, and the criterion that matches and sums them."""

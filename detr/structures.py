@@ -1,0 +1,166 @@
+"""The containers that flow through the project: data → model → matcher and losses → engine → evaluation.
+
+Letters in the shapes: B images in a batch, N objects in the whole batch, L decoder layers, Q queries,
+K class logits (with a no-object column, the last, when classification is softmax), M matched pairs,
+D the width of the transformer, T tokens of the encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+class _Movable:
+    """Moving every tensor of a dataclass at once; other fields stay what they are."""
+
+    def _map(self, function: Any) -> Self:
+        changed = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                changed[item.name] = function(value)
+            elif isinstance(value, _Movable):
+                changed[item.name] = value._map(function)
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+@dataclass
+class Targets(_Movable):
+    """The objects of a whole batch, concatenated."""
+
+    labels: Tensor  # [N] class index
+    boxes: Tensor  # [N, 4] cxcywh in [0, 1], relative to the unpadded image
+    image: Tensor  # [N] which image of the batch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Sample:
+    """One image and its objects, after augmentation."""
+
+    image: Tensor  # [3, H, W] uint8
+    labels: Tensor  # [n] class index
+    boxes: Tensor  # [n, 4] cxcywh in [0, 1]
+    image_id: int
+    original_size: tuple[int, int]  # (height, width) as stored, EXIF orientation applied
+    file: str
+
+
+@dataclass
+class Batch(_Movable):
+    """Images padded at the bottom and right to a common size, and who they are."""
+
+    images: Tensor  # [B, 3, H, W] uint8, or float in [0, 1]; the backbone normalises
+    padding: Tensor  # [B, H, W] bool, True = padding
+    targets: Targets
+    image_ids: list[int]
+    sizes: Tensor  # [B, 2] (height, width) without padding
+    original_sizes: Tensor  # [B, 2] (height, width) of the stored image
+    files: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class Matches:
+    """M pairs of a query and the object it answers for; four index vectors, each [M]."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor  # index into the Targets of the batch
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+
+@dataclass
+class Predictions:
+    """What the heads say, for every decoder layer: auxiliary losses are an axis, not names."""
+
+    logits: Tensor  # [L, B, Q, K]
+    boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
+    groups: dict[str, Group] = field(default_factory=dict)  # further supervised outputs
+
+
+@dataclass
+class Group:
+    """Supervised outputs beside the decoder's: encoder proposals, denoising, one-to-many queries."""
+
+    predictions: Predictions
+    matches: Matches | None = None  # known beforehand (denoising); None: ask the matcher
+    copies: int = 1  # each object may be matched this often; the normaliser grows with it
+    weight: float = 1.0
+
+
+@dataclass
+class Features:
+    """What the neck hands to the encoder: levels from fine to coarse, all of width D."""
+
+    maps: list[Tensor]  # each [B, D, h, w]
+    padding: list[Tensor]  # each [B, h, w] bool, True = padding
+    positions: list[Tensor]  # each [B, D, h, w]
+
+
+@dataclass
+class Memory:
+    """What the encoder hands to queries and decoder: the tokens of all levels in one sequence."""
+
+    tokens: Tensor  # [B, T, D]
+    positions: Tensor  # [B, T, D]
+    padding: Tensor  # [B, T] bool, True = padding
+    shapes: list[tuple[int, int]]  # (h, w) of each level; their products add up to T
+
+
+@dataclass
+class QuerySet:
+    """What the decoder starts from."""
+
+    content: Tensor  # [B, Q, D]
+    position: Tensor | None = None  # [B, Q, D]; None where the decoder makes it from `reference`
+    reference: Tensor | None = None  # [B, Q, 4] cxcywh before the sigmoid; None = plain DETR
+    attention_mask: Tensor | None = None  # [Q, Q] bool, True = may not attend
+
+
+@dataclass
+class Normalizer:
+    """What the losses of one micro-batch are divided by: counts over the whole optimizer step.
+
+    Counted before the first forward pass over all micro-batches, and averaged over processes, so that
+    gradients that are summed over micro-batches and averaged over processes are those of one large batch.
+    """
+
+    objects: float  # ground-truth objects of the step, at least 1
+    images: float  # images of the step
+    micro_batches: int = 1
+
+
+@dataclass
+class Losses:
+    """The criterion's answer."""
+
+    total: Tensor  # scalar, to call backward on
+    terms: dict[str, Tensor]  # weighted, each [L]; of a group "name/term"; they add up to `total`
+    metrics: dict[str, Tensor]  # not minimised, each [L]: class_error (percent), cardinality_error
+
+
+@dataclass
+class Detections:
+    """Post-processed boxes of one image."""
+
+    scores: Tensor  # [n] descending
+    labels: Tensor  # [n] class index
+    boxes: Tensor  # [n, 4] xyxy in pixels of the original image
