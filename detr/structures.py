@@ -7,7 +7,10 @@ D the width of the transformer, T tokens of the encoder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -36,11 +39,19 @@ class _Movable:
 
 @dataclass
 class Targets(_Movable):
-    """The objects of a whole batch, concatenated."""
+    """The objects of a whole batch, concatenated in the order of the images. Build it with `Targets.of`."""
 
     labels: Tensor  # [N] class index
     boxes: Tensor  # [N, 4] cxcywh in [0, 1], relative to the unpadded image
-    image: Tensor  # [N] which image of the batch
+    image: Tensor  # [N] which image of the batch, ascending
+    counts: list[int]  # objects of each image: kept on the host, so that nobody has to wait for the device
+
+    @classmethod
+    def of(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor]) -> Self:
+        """From each image's labels [n] and boxes [n, 4]."""
+        counts = [len(each) for each in labels]
+        image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        return cls(torch.cat(list(labels)), torch.cat(list(boxes)), image.to(labels[0].device), counts)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +86,7 @@ class Batch(_Movable):
 
 
 @dataclass
-class Matches:
+class Matches(_Movable):
     """M pairs of a query and the object it answers for; four index vectors, each [M]."""
 
     layer: Tensor
@@ -94,6 +105,17 @@ class Predictions:
     logits: Tensor  # [L, B, Q, K]
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
     groups: dict[str, Group] = field(default_factory=dict)  # further supervised outputs
+
+    def at_least_fp32(self) -> Predictions:
+        """The same with half-precision tensors as float32, groups included."""
+
+        def upcast(tensor: Tensor) -> Tensor:
+            return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+        groups = {
+            name: replace(group, predictions=group.predictions.at_least_fp32()) for name, group in self.groups.items()
+        }
+        return Predictions(upcast(self.logits), upcast(self.boxes), groups)
 
 
 @dataclass
@@ -164,3 +186,49 @@ class Detections:
     scores: Tensor  # [n] descending
     labels: Tensor  # [n] class index
     boxes: Tensor  # [n, 4] xyxy in pixels of the original image
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the class indices mean, and which category ids of the data set they stand for.
+
+    Travels in the checkpoint, so that predictions come out in the data set's own category ids.
+    """
+
+    names: tuple[str, ...]  # index = class; holes of the identity map are called "N/A"
+    category_ids: tuple[int, ...]  # index = class
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.category_ids):
+            raise ValueError(f"{len(self.names)} names for {len(self.category_ids)} category ids")
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise ValueError("a category id stands for two classes")
+
+    @classmethod
+    def contiguous(cls, categories: Mapping[int, str]) -> Self:
+        """Classes 0 … n-1 in ascending order of the category ids (`categories`: id -> name)."""
+        ids = tuple(sorted(categories))
+        return cls(tuple(categories[i] for i in ids), ids)
+
+    @classmethod
+    def identity(cls, categories: Mapping[int, str]) -> Self:
+        """Class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
+        ids = tuple(range(max(categories, default=-1) + 1))
+        return cls(tuple(categories.get(i, "N/A") for i in ids), ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def index_of(self) -> dict[int, int]:
+        """Category id -> class index."""
+        return {category_id: index for index, category_id in enumerate(self.category_ids)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for checkpoints and JSON."""
+        return {"names": list(self.names), "category_ids": list(self.category_ids)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        return cls(tuple(stored["names"]), tuple(stored["category_ids"]))
