@@ -1,0 +1,43 @@
+"""Box formats and overlaps. Boxes are [..., 4]; xyxy corners or cxcywh centre and size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """[..., 4] (centre x, centre y, width, height) → [..., 4] (left, top, right, bottom)."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """[..., 4] (left, top, right, bottom) → [..., 4] (centre x, centre y, width, height)."""
+    return box_convert(boxes, "xyxy", "cxcywh")
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Area of xyxy boxes: [..., 4] → [...]."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of xyxy boxes, broadcast: in [-1, 1].
+
+    Unlike torchvision's `generalized_box_iou`, which is pairwise over two flat lists only, this takes any shapes
+    that broadcast: ([..., Q, 1, 4], [..., 1, N, 4]) gives the costs of a whole batch, ([M, 4], [M, 4]) the losses
+    of matched pairs.
+    """
+    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    union = area(boxes1) + area(boxes2) - intersection
+    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
+    hull_area = hull.prod(-1)
+    return intersection / union - (hull_area - union) / hull_area
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """The logit of x, with x kept `eps` away from 0 and 1."""
+    return torch.logit(x, eps=eps)

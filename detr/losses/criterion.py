@@ -1,0 +1,106 @@
+"""The set criterion: match, then sum the terms over layers and groups (DETR, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detr.losses.terms import Term
+from detr.matcher import Classification, HungarianMatcher
+from detr.structures import Group, Losses, Matches, Normalizer, Predictions, Targets
+
+
+class SetCriterion(nn.Module):
+    """Matches predictions to objects and sums the weighted terms.
+
+    Args:
+        matcher: who answers for which object.
+        terms: by name; switch one off with `~loss.terms.NAME`.
+        classification: what the class logits mean; terms and matcher must agree.
+        normalization: `process`: as the paper, cross-entropy is a mean over the micro-batch of one process and box
+            losses are divided by the objects of the whole step; `global`: everything as if the micro-batches of all
+            processes were one batch.
+        auxiliary: supervise every decoder layer (the paper's auxiliary losses) or only the last.
+
+    Raises:
+        ValueError: a term or the matcher reads the logits otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        terms: Mapping[str, Term],
+        classification: Classification = "softmax",
+        normalization: Literal["process", "global"] = "process",
+        auxiliary: bool = True,
+    ) -> None:
+        super().__init__()
+        readers = {"matcher": matcher.classification} | {
+            f"terms.{name}": term.classification for name, term in terms.items() if term.classification
+        }
+        for reader, meaning in readers.items():
+            if meaning != classification:
+                raise ValueError(
+                    f"{reader} reads logits as {meaning}, but classification is {classification}; "
+                    "choose both with loss=detr (softmax) or loss=focal (sigmoid)"
+                )
+        self.matcher = matcher
+        self.terms = nn.ModuleDict(terms)
+        self.classification = classification
+        self.normalization = normalization
+        self.auxiliary = auxiliary
+
+    def forward(self, predictions: Predictions, targets: Targets, normalizer: Normalizer) -> Losses:
+        """Losses of one micro-batch, in fp32 whatever the precision of the model.
+
+        Raises:
+            NonFiniteError: from the matcher.
+        """
+        if not self.auxiliary:
+            predictions = replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:])
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            predictions = predictions.at_least_fp32()
+            matches, group_matches = self.matcher(predictions, targets)
+            terms = self._terms(predictions, targets, matches, normalizer)
+            for name, group in predictions.groups.items():
+                known = group.matches or group_matches[name]
+                terms |= self._group_terms(name, group, targets, known, normalizer)
+            total = torch.stack([value.sum() for value in terms.values()]).sum()
+            metrics = self._metrics(predictions, targets, matches)
+        return Losses(total, terms, metrics)
+
+    def _terms(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Normalizer
+    ) -> dict[str, Tensor]:
+        whole_step = self.normalization == "global"
+        return {
+            name: term.weight * term(predictions, targets, matches, normalizer, whole_step)
+            for name, term in self.terms.items()
+        }
+
+    def _group_terms(
+        self, name: str, group: Group, targets: Targets, matches: Matches, normalizer: Normalizer
+    ) -> dict[str, Tensor]:
+        normalizer = replace(normalizer, objects=normalizer.objects * group.copies)
+        terms = self._terms(group.predictions, targets, matches, normalizer)
+        return {f"{name}/{term}": group.weight * value for term, value in terms.items()}
+
+    @torch.no_grad()
+    def _metrics(self, predictions: Predictions, targets: Targets, matches: Matches) -> dict[str, Tensor]:
+        """Percentage of matched queries with a wrong class, and the mean error of the number of objects; each [L]."""
+        logits = predictions.logits
+        layers, images = logits.shape[:2]
+        best = logits.argmax(-1)
+        wrong = best[matches.layer, matches.image, matches.query] != targets.labels[matches.target]
+        per_layer = torch.bincount(matches.layer, minlength=layers).clamp(min=1)
+        class_error = 100 * torch.bincount(matches.layer, wrong.double(), minlength=layers).float() / per_layer
+        softmax = self.classification == "softmax"
+        found = best != logits.shape[-1] - 1 if softmax else (logits > 0).any(-1)  # more likely than not
+        counts = torch.bincount(targets.image, minlength=images)
+        cardinality = (found.sum(-1) - counts).abs().float().mean(-1)
+        return {"class_error": class_error, "cardinality_error": cardinality}

@@ -1,0 +1,155 @@
+"""Bipartite matching of predictions and objects (DETR, section 3.1; facebookresearch/detr, models/matcher.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from detr.boxes import cxcywh_to_xyxy, generalized_iou
+from detr.structures import Matches, Predictions, Targets
+
+Classification = Literal["softmax", "sigmoid"]
+
+
+class NonFiniteError(ArithmeticError):
+    """A cost or a loss is NaN or infinite. `images`: indices into the batch, or None when it cannot be told."""
+
+    def __init__(self, what: str, images: list[int] | None = None) -> None:
+        super().__init__(what)
+        self.images = images
+
+
+def softmax_class_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the probability of the object's class.
+
+    Args:
+        logits: [L, B, Q, K].
+        labels: [B, n].
+
+    Returns:
+        [L, B, Q, n]. The paper's choice in place of the log-likelihood: it is commensurable with the box costs.
+    """
+    return -_columns(logits.softmax(-1), labels)
+
+
+def focal_class_cost(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of answering yes minus that of answering no for the object's class (Deformable DETR's matcher).
+
+    Shapes as in `softmax_class_cost`.
+    """
+    chosen = _columns(logits, labels)
+    probability = chosen.sigmoid()
+    positive = alpha * (1 - probability) ** gamma * -nn.functional.logsigmoid(chosen)
+    negative = (1 - alpha) * probability**gamma * -nn.functional.logsigmoid(-chosen)
+    return positive - negative
+
+
+def _columns(scores: Tensor, labels: Tensor) -> Tensor:
+    """scores [L, B, Q, K] at classes [B, n] → [L, B, Q, n]."""
+    layers, _, queries, _ = scores.shape
+    return scores.gather(-1, labels[None, :, None, :].expand(layers, -1, queries, -1))
+
+
+CLASS_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "softmax": softmax_class_cost,
+    "sigmoid": focal_class_cost,
+}
+
+
+class HungarianMatcher(nn.Module):
+    """The assignment of least total cost between queries and objects, for every layer and image.
+
+    Args:
+        classification: what the class logits mean; decides the class cost.
+        cost_class: weight of the class cost.
+        cost_bbox: weight of the L1 distance between cxcywh boxes.
+        cost_giou: weight of minus the generalised IoU.
+
+    Raises:
+        ValueError: a negative weight, or all of them zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        classification: Classification = "softmax",
+        cost_class: float = 1.0,
+        cost_bbox: float = 5.0,
+        cost_giou: float = 2.0,
+    ) -> None:
+        super().__init__()
+        weights = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name} must be at least 0, not {weight}")
+        if not any(weights.values()):
+            raise ValueError("all matching costs are 0; give at least one of " + ", ".join(weights))
+        self.classification = classification
+        self.class_cost = CLASS_COSTS[classification]
+        self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
+
+    @torch.no_grad()
+    def forward(self, predictions: Predictions, targets: Targets) -> tuple[Matches, dict[str, Matches]]:
+        """Match the decoder's outputs and those groups that do not know their matches already.
+
+        Returns:
+            The decoder's matches and the groups', by name. In an image with more objects than queries
+            the cheapest are matched.
+
+        Raises:
+            NonFiniteError: a cost is NaN or infinite.
+        """
+        groups = {name: group for name, group in predictions.groups.items() if group.matches is None}
+        outputs = [predictions, *(group.predictions for group in groups.values())]
+        copies = [1, *(group.copies for group in groups.values())]
+        costs = [self.costs(output, targets) for output in outputs]
+        # One copy to the host for everything that scipy needs.
+        host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+        blocks = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
+        matches = [
+            _assign(block.reshape(cost.shape), targets.counts, copy).to(cost.device)
+            for block, cost, copy in zip(blocks, costs, copies, strict=True)
+        ]
+        return matches[0], dict(zip(groups, matches[1:], strict=True))
+
+    def costs(self, predictions: Predictions, targets: Targets) -> Tensor:
+        """Costs [L, B, Q, n] of every query against the objects of its image, in fp32; n is the largest count.
+
+        Columns beyond an image's count are padding.
+        """
+        labels = pad_sequence(targets.labels.split(targets.counts), batch_first=True)
+        # Any box with an area will do as padding.
+        boxes = pad_sequence(targets.boxes.split(targets.counts), batch_first=True, padding_value=0.5)
+        with torch.autocast(predictions.logits.device.type, enabled=False):
+            predictions = predictions.at_least_fp32()
+            boxes = boxes.to(predictions.boxes)
+            distances = torch.cdist(predictions.boxes, boxes.expand(len(predictions.boxes), -1, -1, -1), p=1)
+            overlaps = generalized_iou(
+                cxcywh_to_xyxy(predictions.boxes)[..., :, None, :], cxcywh_to_xyxy(boxes)[:, None, :, :]
+            )
+            return (
+                self.cost_class * self.class_cost(predictions.logits, labels)
+                + self.cost_bbox * distances
+                - self.cost_giou * overlaps
+            )
+
+
+def _assign(costs: np.ndarray, counts: list[int], copies: int) -> Matches:
+    """The Hungarian algorithm on each layer and image of costs [L, B, Q, n], each object `copies` times."""
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    parts: list[np.ndarray] = [np.empty((4, 0), np.int64)]
+    for layer, image in np.ndindex(costs.shape[:2]):
+        count = counts[image]
+        cost = costs[layer, image, :, :count]
+        if not np.isfinite(cost).all():
+            raise NonFiniteError("a matching cost is not finite", [image])
+        queries, columns = linear_sum_assignment(np.tile(cost, copies))
+        fixed = np.full((2, len(queries)), [[layer], [image]])
+        parts.append(np.vstack([fixed, queries, starts[image] + columns % max(count, 1)]))
+    return Matches(*torch.from_numpy(np.concatenate(parts, axis=1)).unbind())

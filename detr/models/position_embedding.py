@@ -1,0 +1,79 @@
+"""Where a feature is, as a vector (DETR, appendix A.4; facebookresearch/detr, models/position_encoding.py)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from detr.errors import UserError
+
+
+class SinePositionEmbedding(nn.Module):
+    """Sines and cosines of the row (first half of the channels) and of the column (second half).
+
+    Args:
+        d_model: number of channels, a multiple of 4.
+        temperature: the longest wavelength is this many times the shortest.
+    """
+
+    def __init__(self, *, d_model: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        if d_model % 4:
+            raise ValueError(f"d_model must be a multiple of 4 for sine positions, not {d_model}")
+        self.d_model = d_model
+        self.temperature = temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """padding [B, h, w] bool → [B, D, h, w]; positions run from 0 to 1 over the part that is not padding."""
+        valid = ~padding
+        rows, columns = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
+        eps = 1e-6
+        y = rows / (rows[:, -1:, :] + eps)
+        x = columns / (columns[:, :, -1:] + eps)
+        half = self.d_model // 2
+        return torch.cat(
+            [sine_embedding(y, half, self.temperature), sine_embedding(x, half, self.temperature)], -1
+        ).permute(0, 3, 1, 2)
+
+
+def sine_embedding(values: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+    """Values in [0, 1], [...] → [..., channels]: sine and cosine alternate, the wavelength grows from 1 upward."""
+    index = torch.arange(channels, dtype=torch.float32, device=values.device)
+    wavelength = temperature ** (2 * (index // 2) / channels)
+    angles = values[..., None] * 2 * math.pi / wavelength
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
+
+
+class LearnedPositionEmbedding(nn.Module):
+    """A learned vector for every column (first half of the channels) and every row (second half).
+
+    Args:
+        d_model: number of channels, even.
+        size: rows of each table; the paper's 50 are enough for features of 50 × 50.
+    """
+
+    def __init__(self, *, d_model: int, size: int = 50) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(size, d_model // 2)
+        self.col_embed = nn.Embedding(size, d_model // 2)
+        for table in (self.row_embed, self.col_embed):
+            nn.init.uniform_(table.weight)
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """padding [B, h, w] bool → [B, D, h, w].
+
+        Raises:
+            UserError: h or w is larger than the tables.
+        """
+        images, height, width = padding.shape
+        size = self.row_embed.num_embeddings
+        if max(height, width) > size:
+            raise UserError(
+                f"position_embedding.size={size} is too small for features of {height} × {width}; "
+                f"give position_embedding.size={max(height, width)} or more, or position_embedding=sine"
+            )
+        columns = self.col_embed.weight[:width].expand(height, -1, -1)
+        rows = self.row_embed.weight[:height, None].expand(-1, width, -1)
+        return torch.cat([columns, rows], -1).permute(2, 0, 1).expand(images, -1, -1, -1)

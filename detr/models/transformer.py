@@ -1,0 +1,228 @@
+"""Encoders and decoders (DETR, section 3.2 and appendix A.3; facebookresearch/detr, models/transformer.py).
+
+Attention goes through `nn.MultiheadAttention(need_weights=False)`, which is `scaled_dot_product_attention`.
+Positions are added to queries and keys only, in every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detr.models.layers import MLP, FeedForward, xavier_uniform
+from detr.models.position_embedding import sine_embedding
+from detr.structures import Features, Memory, QuerySet
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: residual sublayers with layer norm after (paper) or before them."""
+
+    def __init__(self, *, pre_norm: bool) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+
+    def residual(self, x: Tensor, norm: nn.Module, dropout: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return x + dropout(sublayer(norm(x)))
+        return norm(x + dropout(sublayer(x)))
+
+
+class EncoderLayer(_Layer):
+    """Self-attention and feed-forward."""
+
+    def __init__(
+        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+    ) -> None:
+        super().__init__(pre_norm=pre_norm)
+        self.self_attn = nn.MultiheadAttention(d_model, num_heads, dropout, batch_first=True)
+        self.feed_forward = FeedForward(d_model, dim_feedforward, dropout, activation)
+        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.dropout1, self.dropout2 = nn.Dropout(dropout), nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        """tokens and positions [B, T, D], padding [B, T] → [B, T, D]."""
+
+        def attend(x: Tensor) -> Tensor:
+            placed = x + positions
+            return self.self_attn(placed, placed, x, key_padding_mask=padding, need_weights=False)[0]
+
+        tokens = self.residual(tokens, self.norm1, self.dropout1, attend)
+        return self.residual(tokens, self.norm2, self.dropout2, self.feed_forward)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
+
+    def __init__(
+        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+    ) -> None:
+        super().__init__(pre_norm=pre_norm)
+        self.self_attn = nn.MultiheadAttention(d_model, num_heads, dropout, batch_first=True)
+        self.cross_attn = nn.MultiheadAttention(d_model, num_heads, dropout, batch_first=True)
+        self.feed_forward = FeedForward(d_model, dim_feedforward, dropout, activation)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d_model) for _ in range(3))
+        self.dropout1, self.dropout2, self.dropout3 = (nn.Dropout(dropout) for _ in range(3))
+
+    def forward(self, content: Tensor, position: Tensor, memory: Memory, attention_mask: Tensor | None) -> Tensor:
+        """content and position [B, Q, D], attention_mask [Q, Q] or None → [B, Q, D]."""
+
+        def attend_queries(x: Tensor) -> Tensor:
+            placed = x + position
+            return self.self_attn(placed, placed, x, attn_mask=attention_mask, need_weights=False)[0]
+
+        def attend_memory(x: Tensor) -> Tensor:
+            keys = memory.tokens + memory.positions
+            return self.cross_attn(
+                x + position, keys, memory.tokens, key_padding_mask=memory.padding, need_weights=False
+            )[0]
+
+        content = self.residual(content, self.norm1, self.dropout1, attend_queries)
+        content = self.residual(content, self.norm2, self.dropout2, attend_memory)
+        return self.residual(content, self.norm3, self.dropout3, self.feed_forward)
+
+
+class TransformerEncoder(nn.Module):
+    """The paper's encoder. Levels, where there are several, are concatenated to one sequence.
+
+    Args:
+        num_layers: of `EncoderLayer`; 0 passes the features on.
+        d_model, num_heads, dim_feedforward, dropout: as in Vaswani et al. 2017.
+        activation: relu, gelu or glu.
+        pre_norm: layer norm before each sublayer, with a final one; the paper normalises after and has no final one.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int = 6,
+        d_model: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(d_model, num_heads, dim_feedforward, dropout, activation, pre_norm) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
+        xavier_uniform(self)
+
+    def forward(self, features: Features) -> Memory:
+        memory = flatten(features)
+        memory.tokens = self.encode(memory.tokens, memory.positions, memory.padding)
+        return memory
+
+    def encode(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        """All layers: [B, T, D] → [B, T, D]."""
+        for layer in self.layers:
+            tokens = layer(tokens, positions, padding)
+        return self.norm(tokens)
+
+
+class TopDownEncoder(TransformerEncoder):
+    """Self-attention on the coarsest level only, then top-down addition into the finer ones.
+
+    Attention over the coarsest level is what RT-DETR found to be worth its cost (Zhao et al. 2023, section 4.2);
+    the top-down path is that of feature pyramids (Lin et al. 2017) without its smoothing convolutions.
+    Arguments as in `TransformerEncoder`.
+    """
+
+    def forward(self, features: Features) -> Memory:
+        *maps, coarsest = features.maps
+        tokens = self.encode(*(_as_tokens(each) for each in (coarsest, features.positions[-1], features.padding[-1])))
+        fused = [tokens.mT.unflatten(-1, coarsest.shape[-2:])]
+        for finer in reversed(maps):
+            fused.insert(0, finer + F.interpolate(fused[0], size=finer.shape[-2:], mode="nearest"))
+        return flatten(Features(fused, features.padding, features.positions))
+
+
+def flatten(features: Features) -> Memory:
+    """Levels of [B, D, h, w] → one sequence of tokens, fine to coarse, row by row."""
+    return Memory(
+        tokens=torch.cat([_as_tokens(each) for each in features.maps], 1),
+        positions=torch.cat([_as_tokens(each) for each in features.positions], 1),
+        padding=torch.cat([_as_tokens(each) for each in features.padding], 1),
+        shapes=[(each.shape[-2], each.shape[-1]) for each in features.maps],
+    )
+
+
+def _as_tokens(level: Tensor) -> Tensor:
+    """[B, D, h, w] → [B, h·w, D]; [B, h, w] → [B, h·w]."""
+    return level.flatten(2).mT if level.dim() == 4 else level.flatten(1)
+
+
+class TransformerDecoder(nn.Module):
+    """The paper's decoder: queries have learned positions, and one box head reads every layer's output.
+
+    Arguments as in `TransformerEncoder`; one final layer norm serves every layer's output.
+    """
+
+    refines = False  # True: queries come with anchor boxes, and each layer corrects them
+
+    def __init__(
+        self,
+        *,
+        num_layers: int = 6,
+        d_model: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str = "relu",
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, not {num_layers}")
+        self.layers = nn.ModuleList(
+            DecoderLayer(d_model, num_heads, dim_feedforward, dropout, activation, pre_norm) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.add_parts(d_model)
+        xavier_uniform(self)
+
+    def add_parts(self, d_model: int) -> None:
+        """What a variant has beside its layers, initialised with them."""
+
+    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
+        """
+        Returns:
+            Hidden states [L, B, Q, D] of every layer, and their boxes [L, B, Q, 4] before the sigmoid.
+        """
+        content, hidden = queries.content, []
+        for layer in self.layers:
+            content = layer(content, queries.position, memory, queries.attention_mask)
+            hidden.append(self.norm(content))
+        stacked = torch.stack(hidden)
+        return stacked, box_head(stacked).float()
+
+
+class AnchorDecoder(TransformerDecoder):
+    """Queries carry an anchor box, from which each layer makes their position and which it corrects.
+
+    Positions from anchors as DAB-DETR (Liu et al. 2022, section 4.2) makes them; refinement as in Deformable DETR
+    (Zhu et al. 2021, appendix A.4), with the gradient of a layer's box reaching the layer before it
+    (DINO, Zhang et al. 2022, section 3.6, "look forward twice").
+    """
+
+    refines = True
+
+    def add_parts(self, d_model: int) -> None:
+        self.position_head = MLP(2 * d_model, d_model, d_model, 2)
+
+    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
+        content, hidden, boxes = queries.content, [], []
+        anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
+        for layer in self.layers:
+            sines = sine_embedding(anchor.sigmoid(), content.shape[-1] // 2).flatten(-2)
+            content = layer(content, self.position_head(sines), memory, queries.attention_mask)
+            hidden.append(self.norm(content))
+            correction = box_head(hidden[-1]).float()
+            boxes.append(previous + correction)
+            previous = anchor + correction
+            anchor = previous.detach()
+        return torch.stack(hidden), torch.stack(boxes)
