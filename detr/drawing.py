@@ -1,0 +1,187 @@
+"""Boxes on pictures: what was found beside what is there."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from detr.structures import Detections
+
+Color = tuple[int, int, int]
+Corners = tuple[float, float, float, float]
+
+DRAWN_SCORE = 0.5  # predictions below are not drawn
+MIN_SIDE = 448  # pixels of the longer side; smaller images are scaled up before anything is drawn on them
+PAPER: Color = (255, 255, 255)
+INK: Color = (30, 30, 30)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """n boxes of one image, in plain numbers."""
+
+    corners: list[Corners]  # [n] xyxy in pixels
+    labels: list[int]  # [n] class index
+    scores: list[float] | None = None  # [n]; None: ground truth
+
+    @classmethod
+    def of(cls, detections: Detections) -> Self:
+        return cls.from_tensors(detections.boxes, detections.labels, detections.scores)
+
+    @classmethod
+    def from_tensors(cls, boxes: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
+        """Boxes [n, 4] xyxy in pixels, labels [n], scores [n]."""
+        return cls(
+            corners=[(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()],
+            labels=labels.tolist(),
+            scores=None if scores is None else scores.tolist(),
+        )
+
+    def above(self, score: float) -> Boxes:
+        """Those with at least this score; all where there are no scores."""
+        if self.scores is None:
+            return self
+        keep = [index for index, value in enumerate(self.scores) if value >= score]
+        return Boxes(
+            corners=[self.corners[index] for index in keep],
+            labels=[self.labels[index] for index in keep],
+            scores=[self.scores[index] for index in keep],
+        )
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, what is in it and what was found."""
+
+    image: Image.Image
+    truth: Boxes
+    predicted: Boxes
+    names: Sequence[str]  # of all classes; index = label
+    caption: str = ""  # e.g. the file's name
+
+
+def class_color(label: int) -> Color:
+    """A class has one colour everywhere. Golden-ratio steps around the hues keep neighbours apart."""
+    hue = (0.02 + label * 0.618034) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.8, 0.65)[label // 5 % 3])
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.Image:
+    """A copy of the image with boxes and labels; small images are scaled up to `MIN_SIDE` first.
+
+    The best-scored boxes are drawn last, on top of the others.
+    """
+    scale = max(1.0, MIN_SIDE / max(image.size))
+    canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
+    draw = ImageDraw.Draw(canvas)
+    unit = max(canvas.size)
+    font = _font(max(11, unit // 42))
+    order = range(len(boxes.labels)) if boxes.scores is None else _ascending(boxes.scores)
+    for index in order:
+        corners = _drawable(boxes.corners[index], scale, canvas.size)
+        color = class_color(boxes.labels[index])
+        draw.rectangle(corners, outline=color, width=max(2, unit // 320))
+        _draw_label(draw, corners, _text(boxes, index, names), color, font)
+    return canvas
+
+
+def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.Image:
+    """Ground truth on the left, predictions of at least `min_score` on the right, a caption above each."""
+    predicted = example.predicted.above(min_score)
+    left = draw_boxes(example.image, example.truth, example.names)
+    right = draw_boxes(example.image, predicted, example.names)
+    return join_captioned(
+        [
+            (left, f"ground truth: {len(example.truth.labels)}  {example.caption}".rstrip()),
+            (right, f"predicted: {len(predicted.labels)} with score ≥ {min_score:g}"),
+        ]
+    )
+
+
+def join_captioned(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Pictures of equal height in a row, each under its caption."""
+    height = max(picture.height for picture, _ in panels)
+    gap = max(4, height // 80)
+    font = _font(max(12, height // 32))
+    head = round(1.7 * font.size)
+    width = sum(picture.width for picture, _ in panels) + gap * (len(panels) - 1)
+    sheet = Image.new("RGB", (width, head + height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    left = 0
+    for picture, caption in panels:
+        draw.text((left + gap, head // 2), _shorten(caption, font, picture.width - 2 * gap), INK, font, anchor="lm")
+        sheet.paste(picture, (left, head))
+        left += picture.width + gap
+    return sheet
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures in a grid, row by row, each in a cell of the largest one's size.
+
+    Raises:
+        ValueError: no picture, or no column.
+    """
+    if not images or columns < 1:
+        raise ValueError(f"cannot lay out {len(images)} pictures in {columns} columns")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    cell_width, cell_height = max(image.width for image in images), max(image.height for image in images)
+    gap = max(6, cell_width // 60)
+    sheet = Image.new("RGB", (columns * (cell_width + gap) + gap, rows * (cell_height + gap) + gap), PAPER)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet.paste(image, (gap + column * (cell_width + gap), gap + row * (cell_height + gap)))
+    return sheet
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # it is one whenever a size is asked for
+    return font
+
+
+def _ascending(scores: Sequence[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda index: scores[index])
+
+
+def _drawable(corners: Corners, scale: float, size: tuple[int, int]) -> Corners:
+    """Scaled, clipped to the picture and with its corners in order, whatever a young network predicts."""
+    width, height = size
+    horizontal = sorted(min(max(value * scale, 0), width - 1) for value in corners[0::2])
+    vertical = sorted(min(max(value * scale, 0), height - 1) for value in corners[1::2])
+    return horizontal[0], vertical[0], horizontal[1], vertical[1]
+
+
+def _text(boxes: Boxes, index: int, names: Sequence[str]) -> str:
+    name = names[boxes.labels[index]]
+    return name if boxes.scores is None else f"{name} {boxes.scores[index]:.2f}"
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, corners: Corners, text: str, color: Color, font: ImageFont.FreeTypeFont
+) -> None:
+    """On a ground of the box's colour, above the box, or inside where there is no room above."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = min(corners[0], max(0, draw.im.size[0] - width))
+    y = corners[1] - height if corners[1] >= height else corners[1]
+    draw.rectangle((x, y, x + width, y + height), fill=color)
+    draw.text((x + 2 - left, y + 2 - top), text, _readable_on(color), font)
+
+
+def _readable_on(color: Color) -> Color:
+    """Black or white, by the ground's luminance (ITU-R BT.601)."""
+    red, green, blue = color
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text

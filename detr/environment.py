@@ -1,0 +1,117 @@
+"""What a run happens in: the code's revision, the hardware, the seeds, the device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detr.errors import UserError
+
+
+def git_sha(root: Path | str) -> str | None:
+    """The commit that `root` is checked out at, "-dirty" behind it where tracked files differ; None outside of git."""
+    sha = _git(root, "rev-parse", "HEAD")
+    if sha is None:
+        return None
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{sha}-dirty" if changes else sha
+
+
+def hardware() -> dict[str, Any]:
+    """What the numbers were made on, as plain values: processor, cores, memory, device, versions."""
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "cpu": _cpu_model(),
+        "cpu_cores": available_cores(),
+        "memory_gb": _memory_gb(),
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def available_cores() -> int:
+    """The cores this process may run on, which in a container or under Slurm are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch on every device. Worker processes of the data loader seed themselves."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there; any other name is taken at its word.
+
+    Raises:
+        UserError: the name is no device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _mps_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cuda", "mps", "cpu"):
+        raise UserError(f"trainer.device={name} is no known device; choose auto, cpu, cuda, cuda:N or mps")
+    if not _is_available(device):
+        raise UserError(
+            f"trainer.device={name} is not available here (found: {', '.join(_found())}); "
+            "choose one of these, or trainer.device=auto"
+        )
+    return device
+
+
+def _is_available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return _mps_available() and not device.index
+    return not device.index
+
+
+def _found() -> list[str]:
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [*cuda, *(["mps"] if _mps_available() else []), "cpu"]
+
+
+def _mps_available() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def _git(root: Path | str, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,185 @@
+"""The three implementations of COCO's box evaluation behind one function; they return the same arrays.
+
+All are driven through the interface they share (`COCO`, `COCOeval`, `params`, `eval`), on ids that were renumbered
+by rank. That keeps the order of images and classes, on which ties between equal scores depend, and sidesteps two
+traps: pycocotools takes an annotation with id 0 for unmatched, and ids beyond 2⁵³ do not survive in a float array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from detr.errors import UserError
+
+Backend = Literal["hotcoco", "faster_coco_eval", "pycocotools"]
+
+MODULES = {
+    "hotcoco": ("hotcoco", "COCOeval"),
+    "faster_coco_eval": ("faster_coco_eval", "COCOeval_faster"),
+    "pycocotools": ("pycocotools.cocoeval", "COCOeval"),
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the evaluation accumulates. T IoU thresholds, R recalls, K classes, A areas, M caps on detections.
+
+    Classes are in the order of their ids, areas all, small, medium, large, caps 1, 10, 100 in an image; -1 where
+    there is no ground truth.
+    """
+
+    precision: np.ndarray  # [T, R, K, A, M]
+    recall: np.ndarray  # [T, K, A, M]
+    scores: np.ndarray  # [T, R, K, A, M] of the detection at which that recall is reached
+    iou_thresholds: np.ndarray  # [T] 0.5, 0.55 … 0.95
+    recall_thresholds: np.ndarray  # [R] 0, 0.01 … 1
+
+
+class GroundTruth:
+    """A COCO data set, loaded once into a backend and evaluated against as often as one likes."""
+
+    def __init__(self, content: Mapping[str, Any], backend: Backend) -> None:
+        """
+        Args:
+            content: the COCO JSON: images, categories and annotations. Where an annotation has no area, the box's
+                is taken; where it has no iscrowd, 0. Crowds are treated as COCO does. Segmentations are not read.
+            backend: the implementation; imported here and nowhere else.
+
+        Raises:
+            UserError: the backend's package is not installed.
+        """
+        self.backend = backend
+        self._coco, self._evaluation = _import(backend)
+        self._image_ranks = _ranks(image["id"] for image in content["images"])
+        self._category_ranks = _ranks(category["id"] for category in content["categories"])
+        self._dataset = self._renumber(content)
+        with _silence():
+            self._loaded = self._load(self._dataset["annotations"])
+
+    def knows_image(self, image_id: int) -> bool:
+        return image_id in self._image_ranks
+
+    def knows_category(self, category_id: int) -> bool:
+        return category_id in self._category_ranks
+
+    def evaluate(
+        self,
+        image_ids: Sequence[int],
+        detection_images: Sequence[int],
+        detection_categories: Sequence[int],
+        boxes: np.ndarray,
+        scores: np.ndarray,
+    ) -> Curves:
+        """Match detections to the ground truth of `image_ids`, all other images left out.
+
+        Args:
+            image_ids: the images that were looked at, at least one.
+            detection_images: [D] the image of each detection, one of `image_ids`.
+            detection_categories: [D] the category id of each.
+            boxes: [D, 4] absolute xywh, float64.
+            scores: [D] float64.
+        """
+        images = np.array([self._image_ranks[image] for image in detection_images], dtype=np.float64)
+        categories = np.array([self._category_ranks[category] for category in detection_categories], dtype=np.float64)
+        rows = np.column_stack([images, boxes, scores, categories])
+        with _silence():
+            detections = self._load_detections(rows)
+            evaluation = self._evaluation(self._loaded, detections, "bbox")
+            evaluation.params.imgIds = sorted(self._image_ranks[image] for image in image_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return _curves(evaluation)
+
+    def _load_detections(self, rows: np.ndarray) -> Any:
+        """[D, 7] image, x, y, width, height, score, category → the backend's own data set."""
+        if self.backend == "hotcoco":
+            return self._loaded.loadRes(rows)
+        # Not loadRes: pycocotools fails on an empty list, and both would copy every box into a polygon.
+        return self._load([_detection(index, row) for index, row in enumerate(rows.tolist(), start=1)])
+
+    def _load(self, annotations: list[dict[str, Any]]) -> Any:
+        dataset = self._dataset | {"annotations": annotations}
+        if self.backend == "hotcoco":
+            return self._coco(dataset)
+        coco = self._coco()
+        coco.dataset = dataset
+        coco.createIndex()
+        return coco
+
+    def _renumber(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        annotations = [
+            self._annotation(index, annotation) for index, annotation in enumerate(content.get("annotations", []), 1)
+        ]
+        return {
+            "info": {},
+            "images": [{"id": rank} for rank in self._image_ranks.values()],
+            "categories": [{"id": rank, "name": str(rank)} for rank in self._category_ranks.values()],
+            "annotations": annotations,
+        }
+
+    def _annotation(self, index: int, annotation: Mapping[str, Any]) -> dict[str, Any]:
+        box = [float(value) for value in annotation["bbox"]]
+        return {
+            "id": index,
+            "image_id": self._image_ranks[annotation["image_id"]],
+            "category_id": self._category_ranks[annotation["category_id"]],
+            "bbox": box,
+            "area": float(annotation.get("area", box[2] * box[3])),
+            "iscrowd": int(annotation.get("iscrowd", 0)),
+        }
+
+
+def _detection(index: int, row: list[float]) -> dict[str, Any]:
+    image, x, y, width, height, score, category = row
+    return {
+        "id": index,
+        "image_id": int(image),
+        "category_id": int(category),
+        "bbox": [x, y, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        "score": score,
+    }
+
+
+def _ranks(ids: Iterable[int]) -> dict[int, int]:
+    return {identifier: rank for rank, identifier in enumerate(sorted(set(ids)), start=1)}
+
+
+def _curves(evaluation: Any) -> Curves:
+    arrays = {name: np.asarray(evaluation.eval[name], dtype=np.float64) for name in ("precision", "recall", "scores")}
+    return Curves(
+        **arrays,
+        iou_thresholds=np.asarray(evaluation.params.iouThrs, dtype=np.float64),
+        recall_thresholds=np.asarray(evaluation.params.recThrs, dtype=np.float64),
+    )
+
+
+def _import(backend: Backend) -> tuple[Any, Any]:
+    """The classes COCO and COCOeval of a backend."""
+    name, evaluation = MODULES[backend]
+    try:
+        module: ModuleType = importlib.import_module(name)
+        coco = importlib.import_module("pycocotools.coco") if backend == "pycocotools" else module
+    except ImportError as error:
+        package = backend.replace("_", "-")
+        raise UserError(
+            f"evaluator.backend={backend} needs the package {package}, which cannot be imported ({error}); "
+            f"pip install {package}, or choose evaluator.backend=hotcoco"
+        ) from error
+    return coco.COCO, getattr(module, evaluation)
+
+
+@contextlib.contextmanager
+def _silence() -> Any:
+    """The backends report their progress by printing."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

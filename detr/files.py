@@ -1,0 +1,85 @@
+"""Writing files so that a crash or a full disk never leaves half of one behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from detr.errors import UserError
+
+
+def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
+    """Replace the file at `path` by what `write` puts into the binary stream it is given; all of it or nothing.
+
+    The bytes go to a temporary file in the same folder (made if missing), are flushed to the disk and then take
+    the name in one step, so a reader sees the old file or the new one.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, _permissions(path))
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_atomically(path: Path | str, data: bytes | str) -> None:
+    """`write_with` for data at hand; text is written as UTF-8."""
+    content = data.encode() if isinstance(data, str) else data
+    write_with(path, lambda stream: stream.write(content))
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = None) -> None:
+    """Write `content` as JSON, atomically. NaN and infinity are no JSON and raise ValueError."""
+    write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def append_json_line(path: Path | str, row: Mapping[str, Any]) -> None:
+    """Append one JSON object as one line, as `metrics.jsonl` wants it.
+
+    Raises:
+        UserError: the file cannot be written, or the disk is full.
+        ValueError: a value is NaN or infinite.
+    """
+    line = json.dumps(row, allow_nan=False) + "\n"
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _permissions(path: Path) -> int:
+    """The mode of the file that is replaced, else what `open` would give a new one (mkstemp says 0600)."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; free some space, or choose a folder you may write to "
+        "with paths.output_root=FOLDER"
+    )
