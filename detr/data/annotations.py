@@ -1,0 +1,413 @@
+"""COCO-format JSON read into compact arrays: validated once, cheap to hand to forked workers.
+
+Format: https://cocodataset.org/#format-data (object detection, and image info without annotations).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MAX_WARNINGS = 5  # of one kind; the others are counted
+MAX_COORDINATE = 1e9  # pixels; beyond it (or NaN) a number is no coordinate
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """I images and their A annotations, grouped by image. Arrays, not objects, so that forked workers share them."""
+
+    image_ids: NDArray[np.int64]  # [I]
+    sizes: NDArray[np.int64]  # [I, 2] (height, width), as the JSON says
+    files: NDArray[np.str_]  # [I] paths
+    offsets: NDArray[np.int64]  # [I + 1] image i owns annotations offsets[i] … offsets[i + 1] - 1
+    annotation_ids: NDArray[np.int64]  # [A] as in the file; unique within a file only
+    category_ids: NDArray[np.int64]  # [A]
+    boxes: NDArray[np.float64]  # [A, 4] xywh in pixels, as in the file
+    areas: NDArray[np.float64]  # [A] in square pixels: of the mask where there is one
+    crowd: NDArray[np.bool_]  # [A]
+    categories: dict[int, str]  # id -> name
+    annotated: bool  # False: images only, as COCO's image_info files
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def image_index(self) -> NDArray[np.int64]:
+        """[A] which image each annotation belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def objects(self, index: int) -> slice:
+        """The annotations of one image."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def keep(self, mask: NDArray[np.bool_]) -> Annotations:
+        """Without the annotations whose entry in `mask` [A] is False."""
+        counts = np.bincount(self.image_index[mask], minlength=len(self))
+        return replace(
+            self,
+            offsets=_offsets(counts),
+            annotation_ids=self.annotation_ids[mask],
+            category_ids=self.category_ids[mask],
+            boxes=self.boxes[mask],
+            areas=self.areas[mask],
+            crowd=self.crowd[mask],
+        )
+
+    def subset(self, indices: Sequence[int]) -> Annotations:
+        """Only these images, in this order, with their annotations."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen]
+        order = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        return replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            files=self.files[chosen],
+            offsets=_offsets(np.array([len(row) for row in rows], dtype=np.int64)),
+            annotation_ids=self.annotation_ids[order],
+            category_ids=self.category_ids[order],
+            boxes=self.boxes[order],
+            areas=self.areas[order],
+            crowd=self.crowd[order],
+        )
+
+    def corners(self) -> NDArray[np.float32]:
+        """[A, 4] xyxy, clipped to the image; float32 sums, as datasets/coco.py of facebookresearch/detr has them."""
+        corners = self.boxes.astype(np.float32)
+        corners[:, 2:] += corners[:, :2]
+        height, width = self.sizes[self.image_index].astype(np.float32).T
+        corners[:, 0::2] = np.clip(corners[:, 0::2], 0, width[:, None])
+        corners[:, 1::2] = np.clip(corners[:, 1::2], 0, height[:, None])
+        return corners
+
+    def to_coco(self) -> dict[str, Any]:
+        """As a COCO dictionary for evaluators: boxes as in the file, crowds included, original category ids.
+
+        Annotations are numbered from 1: pycocotools takes the id 0 for "not matched", and ids of
+        merged files may clash.
+        """
+        names = [Path(file).name for file in self.files]
+        images = [
+            {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
+            for image_id, name, (height, width) in zip(self.image_ids, names, self.sizes, strict=True)
+        ]
+        owners = self.image_ids[self.image_index]
+        annotations = [
+            {
+                "id": number + 1,
+                "image_id": int(owners[number]),
+                "category_id": int(self.category_ids[number]),
+                "bbox": self.boxes[number].tolist(),
+                "area": float(self.areas[number]),
+                "iscrowd": int(self.crowd[number]),
+            }
+            for number in range(len(self.boxes))
+        ]
+        categories = [{"id": category_id, "name": name} for category_id, name in sorted(self.categories.items())]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def read_annotations(folders: Sequence[str], files: Sequence[str], *, require_annotations: bool = True) -> Annotations:
+    """Read and merge COCO files. `folders`: one image folder for all files, or one each.
+
+    Boxes without area inside their image are dropped with a warning.
+
+    Raises:
+        UserError: a file is missing, is no JSON or no COCO, contradicts itself or the others, or has no images.
+    """
+    if len(folders) not in (1, len(files)) or not files:
+        raise UserError(
+            f"{len(folders)} image folders for {len(files)} annotation files; "
+            "give one folder for all of dataset.*.annotations, or one for each"
+        )
+    every_folder = list(folders) * len(files) if len(folders) == 1 else list(folders)
+    tables = [_read_file(Path(f), Path(d), require_annotations) for f, d in zip(files, every_folder, strict=True)]
+    merged = tables[0] if len(tables) == 1 else _merge(tables, files)
+    if not len(merged):
+        raise UserError(f"{', '.join(files)}: no images; a data set needs at least one")
+    return _drop_without_area(merged)
+
+
+def read_categories(files: Sequence[str]) -> dict[int, str]:
+    """Only the category table (id -> name) of COCO files. Raises UserError as `read_annotations`."""
+    return _merge_categories([_categories(Path(file), _load(Path(file))) for file in files], files)
+
+
+def check_images_exist(files: Iterable[str], source: str) -> None:
+    """UserError if an image file is missing. Lists each folder once instead of asking for 100,000 files."""
+    by_folder: dict[Path, list[str]] = {}
+    for file in files:
+        path = Path(file)
+        by_folder.setdefault(path.parent, []).append(path.name)
+    missing: list[Path] = []
+    for folder, names in by_folder.items():
+        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        missing += [folder / name for name in names if name not in present]
+    if missing:
+        others = f" and {len(missing) - 1} other files" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}{others} missing, but listed in {source}; check dataset.*.images")
+
+
+def warn_each(messages: Sequence[str], summary: str) -> None:
+    """Log the first warnings one by one, and how many others there are."""
+    for message in messages[:MAX_WARNINGS]:
+        logger.warning(message)
+    if len(messages) > MAX_WARNINGS:
+        logger.warning("%d other %s", len(messages) - MAX_WARNINGS, summary)
+
+
+def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _read_file(path: Path, folder: Path, require_annotations: bool) -> Annotations:
+    content = _load(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
+    categories = _categories(path, content)
+    images = _items(path, content, "images")
+    annotated = require_annotations or "annotations" in content
+    items = _items(path, content, "annotations") if annotated else []
+
+    image_ids = _unique(path, "image", _integers(path, "image", images, "id"))
+    sizes = np.stack([_integers(path, "image", images, key) for key in ("height", "width")], axis=1)
+    _check_sizes(path, image_ids, sizes)
+    files = [str(folder / name) for name in _strings(path, "image", images, "file_name")]
+    annotation_ids = _unique(path, "annotation", _integers(path, "annotation", items, "id"))
+    owners = _owners(path, items, annotation_ids, image_ids)
+    order = np.argsort(owners, kind="stable")
+    boxes = _boxes(path, items)
+    return Annotations(
+        image_ids=image_ids,
+        sizes=sizes,
+        files=np.array(files, dtype=np.str_),
+        offsets=_offsets(np.bincount(owners, minlength=len(images))),
+        annotation_ids=annotation_ids[order],
+        category_ids=_category_ids(path, items, annotation_ids, categories)[order],
+        boxes=boxes[order],
+        areas=_areas(path, items, boxes)[order],
+        crowd=np.array([bool(item.get("iscrowd", 0)) for item in items], dtype=np.bool_)[order],
+        categories=categories,
+        annotated=annotated,
+    )
+
+
+def _load(path: Path) -> Item:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such annotation file; set dataset.root or dataset.*.annotations") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check dataset.*.annotations") from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        reason = str(error).replace("\n", " ")
+        raise UserError(f"{path}: not valid JSON ({reason}); export the annotations again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not COCO format: a JSON object is expected, this is a {type(content).__name__}")
+    return content
+
+
+def _items(path: Path, content: Item, key: str) -> list[Item]:
+    if key not in content:
+        raise UserError(f'{path}: not COCO format: the key "{key}" is missing; export the annotations as COCO JSON')
+    items = content[key]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(f'{path}: not COCO format: "{key}" must be a list of objects')
+    return items
+
+
+def _name(item: Item, position: int) -> str:
+    """How an error calls an entry: its id, or its place where it has none."""
+    return str(item["id"]) if isinstance(item.get("id"), int) else f"number {position}"
+
+
+def _integers(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.int64]:
+    for position, item in enumerate(items):
+        if not _is_whole(item.get(key)):
+            found = f"is {str(item[key])[:60]!r}" if key in item else "is missing"
+            raise UserError(f'{path}: {what} {_name(item, position)}: "{key}" {found}; a whole number is due')
+    return np.array([int(item[key]) for item in items], dtype=np.int64)
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it fits an int64; 640.0 counts, as some exporters write sizes like this."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _strings(path: Path, what: str, items: list[Item], key: str) -> list[str]:
+    for position, item in enumerate(items):
+        value = item.get(key)
+        if not isinstance(value, str) or not value:
+            found = f"is {value!r}" if key in item else "is missing"
+            raise UserError(f'{path}: {what} {_name(item, position)}: "{key}" {found}; a text is due')
+    return [item[key] for item in items]
+
+
+def _unique(path: Path, what: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        repeated = values[counts > 1]
+        raise UserError(
+            f"{path}: {what} id {repeated[0]} occurs {counts[counts > 1][0]} times "
+            f"({len(repeated)} ids occur more than once); give every {what} its own id"
+        )
+    return ids
+
+
+def _check_sizes(path: Path, image_ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+    wrong = np.flatnonzero((sizes <= 0).any(axis=1))
+    if len(wrong):
+        height, width = sizes[wrong[0]]
+        raise UserError(f"{path}: image {image_ids[wrong[0]]}: width {width} × height {height}; both must be positive")
+
+
+def _categories(path: Path, content: Item) -> dict[int, str]:
+    items = _items(path, content, "categories")
+    ids = _unique(path, "category", _integers(path, "category", items, "id"))
+    names = _strings(path, "category", items, "name")
+    table = dict(zip(ids.tolist(), names, strict=True))
+    first_of: dict[str, int] = {}
+    for category_id, name in table.items():
+        if name in first_of:
+            raise UserError(
+                f'{path}: categories {first_of[name]} and {category_id} are both named "{name}"; rename one'
+            )
+        first_of[name] = category_id
+    return table
+
+
+def _owners(
+    path: Path, items: list[Item], annotation_ids: NDArray[np.int64], image_ids: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    index_of = {image_id: index for index, image_id in enumerate(image_ids.tolist())}
+    references = _integers(path, "annotation", items, "image_id").tolist()
+    for annotation_id, image_id in zip(annotation_ids, references, strict=True):
+        if image_id not in index_of:
+            raise UserError(
+                f'{path}: annotation {annotation_id} points to image {image_id}, which is not in "images"; '
+                "add the image or remove the annotation"
+            )
+    return np.array([index_of[image_id] for image_id in references], dtype=np.int64)
+
+
+def _category_ids(
+    path: Path, items: list[Item], annotation_ids: NDArray[np.int64], categories: Mapping[int, str]
+) -> NDArray[np.int64]:
+    ids = _integers(path, "annotation", items, "category_id")
+    for annotation_id, category_id in zip(annotation_ids, ids.tolist(), strict=True):
+        if category_id not in categories:
+            raise UserError(
+                f'{path}: annotation {annotation_id} has category {category_id}, which is not in "categories"; '
+                "add the category or remove the annotation"
+            )
+    return ids
+
+
+def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
+    for position, item in enumerate(items):
+        box = item.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
+            found = f"is {str(box)[:60]}" if "bbox" in item else "is missing"
+            raise UserError(
+                f'{path}: annotation {_name(item, position)}: "bbox" {found}; '
+                "four finite numbers are due: x, y, width, height in pixels"
+            )
+    return np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+
+
+def _is_coordinate(value: object) -> bool:
+    return isinstance(value, (int, float)) and -MAX_COORDINATE < value < MAX_COORDINATE  # NaN compares False
+
+
+def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The area evaluators sort objects by size with: as given, or of the box where it is not."""
+    areas = boxes[:, 2] * boxes[:, 3]
+    for position, item in enumerate(items):
+        area = item.get("area")
+        if area is None:
+            continue
+        if not isinstance(area, (int, float)) or not 0 <= area < MAX_COORDINATE**2:
+            raise UserError(
+                f'{path}: annotation {_name(item, position)}: "area" is {str(area)[:60]}; '
+                "a number of square pixels is due, or none: then it is that of the box"
+            )
+        areas[position] = area
+    return areas
+
+
+def _drop_without_area(annotations: Annotations) -> Annotations:
+    corners = annotations.corners()
+    has_area = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    image_index = annotations.image_index
+    messages = []
+    for position in np.flatnonzero(~has_area):
+        box = ", ".join(f"{value:g}" for value in annotations.boxes[position])
+        messages.append(
+            f"annotation {annotations.annotation_ids[position]} of image {annotations.files[image_index[position]]} "
+            f"is dropped: its box [{box}] has no area inside the image"
+        )
+    warn_each(messages, "boxes without area are dropped")
+    return annotations.keep(has_area)
+
+
+def _merge_categories(tables: Sequence[Mapping[int, str]], files: Sequence[str]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    ids: dict[str, int] = {}
+    for table, file in zip(tables, files, strict=True):
+        for category_id, name in table.items():
+            if names.setdefault(category_id, name) != name or ids.setdefault(name, category_id) != category_id:
+                known = f'{category_id} is "{names[category_id]}"' if names[category_id] != name else f"is {ids[name]}"
+                raise UserError(
+                    f'{file}: category {category_id} "{name}" contradicts an earlier file, where it {known}; '
+                    "files of one split must share their categories"
+                )
+    return names
+
+
+def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
+    categories = _merge_categories([table.categories for table in tables], files)
+    return Annotations(
+        image_ids=_distinct_image_ids(tables, files),
+        sizes=np.concatenate([table.sizes for table in tables]),
+        files=np.concatenate([table.files for table in tables]),
+        offsets=_offsets(np.concatenate([np.diff(table.offsets) for table in tables])),
+        annotation_ids=np.concatenate([table.annotation_ids for table in tables]),
+        category_ids=np.concatenate([table.category_ids for table in tables]),
+        boxes=np.concatenate([table.boxes for table in tables]),
+        areas=np.concatenate([table.areas for table in tables]),
+        crowd=np.concatenate([table.crowd for table in tables]),
+        categories=categories,
+        annotated=any(table.annotated for table in tables),
+    )
+
+
+def _distinct_image_ids(tables: Sequence[Annotations], files: Sequence[str]) -> NDArray[np.int64]:
+    """The image ids of all files; one that an earlier file has already gets a fresh number."""
+    fresh = max((int(table.image_ids.max()) for table in tables if len(table)), default=0) + 1
+    seen: set[int] = set()
+    result: list[NDArray[np.int64]] = []
+    for table, file in zip(tables, files, strict=True):
+        ids = table.image_ids.copy()
+        clashing = np.flatnonzero([image_id in seen for image_id in ids.tolist()])
+        if len(clashing):
+            ids[clashing] = np.arange(fresh, fresh + len(clashing))
+            logger.info("%s: %d image ids clash with an earlier file; renumbered from %d", file, len(clashing), fresh)
+            fresh += len(clashing)
+        seen.update(ids.tolist())
+        result.append(ids)
+    return np.concatenate(result)

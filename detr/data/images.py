@@ -1,0 +1,96 @@
+"""Image files of every kind read as 8-bit RGB, on purpose rather than by accident."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detr.errors import UserError
+
+EXIF_ORIENTATION = 0x0112
+BACKGROUND = (255, 255, 255)  # under transparent pixels: the page on which annotation tools show them
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what undoes it (EXIF 2.32, tag 274)
+_EXCHANGING = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # height and width
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image file as RGB.
+
+    - Orientation: the EXIF tag is applied, so that the image is upright. If `size`, the (height, width) that
+      the annotations were made for, fits only the pixels as stored, they are left as stored: the annotation
+      tool did not turn the image, and the boxes are relative to what it showed.
+    - Greyscale, palette and CMYK are converted. 16-bit greyscale is scaled by its full range (65535 -> 255),
+      not clipped.
+    - Transparent pixels are composited on white, as annotation tools show them; the colours that lie
+      below full transparency are arbitrary.
+    - Of an animation, the first frame.
+
+    Raises:
+        UserError: the file is missing, truncated, no image, or neither orientation has the size `size`.
+    """
+    try:
+        with Image.open(path) as stored:
+            stored.load()
+            turn = _turn(stored, size, path)
+            image = _to_rgb(stored, path)
+            return image if turn is None else image.transpose(turn)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image file; check dataset.*.images and the file_name in the JSON") from None
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable image ({reason}); replace the file or remove its entry") from None
+
+
+def _turn(image: Image.Image, size: tuple[int, int] | None, path: str) -> Image.Transpose | None:
+    """What makes the image upright, or None if it is to stay as stored."""
+    turn = _UPRIGHT.get(_orientation(image))
+    raw = (image.height, image.width)
+    upright = raw[::-1] if turn in _EXCHANGING else raw
+    if size is not None and size not in (raw, upright):
+        raise UserError(
+            f"{path}: the image is {upright[1]} × {upright[0]} (width × height), but the JSON says "
+            f"{size[1]} × {size[0]}; its boxes would be wrong: correct the JSON or restore the image"
+        )
+    return turn if size is None or size == upright else None
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation, which should be 1 … 8; 1 (upright) if there is none or the EXIF block is broken."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except _BROKEN:
+        return 1
+    return value
+
+
+def _to_rgb(image: Image.Image, path: str) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bit(image, path)
+    if image.mode == "F":
+        raise UserError(f"{path}: a floating-point image has no defined range; convert it to 8 or 16 bit")
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image, path: str) -> Image.Image:
+    """16-bit samples to 8 bit. Pillow holds them in mode I;16 or, for some files, in the 32-bit mode I."""
+    samples = np.asarray(image).astype(np.int64)
+    if samples.min(initial=0) < 0 or samples.max(initial=0) > 65535:
+        raise UserError(f"{path}: 32-bit samples (up to {samples.max()}) have no defined range; convert to 8 or 16 bit")
+    scaled = ((samples * 255 + 32767) // 65535).astype(np.uint8)
+    return Image.fromarray(scaled).convert("RGB")

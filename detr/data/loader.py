@@ -1,0 +1,179 @@
+"""Batches: padding, the order of an epoch, and workers whose mistakes arrive as one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detr.data.coco import CocoDetection
+from detr.errors import UserError
+from detr.structures import Batch, Sample, Targets
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad images with zeros at the bottom and right to the largest height and width, and concatenate objects."""
+    sizes = torch.tensor([sample.image.shape[-2:] for sample in samples])
+    height, width = sizes.amax(dim=0).tolist()
+    images = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
+    padding = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for index, (sample, (h, w)) in enumerate(zip(samples, sizes.tolist(), strict=True)):
+        images[index, :, :h, :w] = sample.image
+        padding[index, :h, :w] = False
+    targets = Targets.of([sample.labels for sample in samples], [sample.boxes for sample in samples])
+    return Batch(
+        images=images,
+        padding=padding,
+        targets=targets,
+        image_ids=[sample.image_id for sample in samples],
+        sizes=sizes,
+        original_sizes=torch.tensor([sample.original_size for sample in samples]),
+        files=[sample.file for sample in samples],
+    )
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """The batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
+
+    The last batch is dropped if it is incomplete, as official DETR does (BatchSampler with drop_last).
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        """Raises ValueError if `size` images do not make one batch."""
+        if not 1 <= batch_size <= size:
+            raise ValueError(f"{size} images do not make a batch of {batch_size}")
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.first_batch = 0
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Which epoch comes next. `first_batch` skips batches, to resume within it."""
+        self.epoch = epoch
+        self.first_batch = first_batch
+
+    def __len__(self) -> int:
+        return self.size // self.batch_size - self.first_batch
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        entropy = [self.seed % 2**64, self.epoch]
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        for batch in range(self.first_batch, self.size // self.batch_size):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, index) for index in indices]
+
+
+class _InOrder(Sampler[list[Key]]):
+    """Every image once, in order; the last batch may be smaller."""
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        self.size = size
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, self.size, self.batch_size):
+            yield [(0, index) for index in range(start, min(start + self.batch_size, self.size))]
+
+
+class Loader:
+    """Batches of a data set, in the order of its sampler. Workers change nothing but the speed.
+
+    Worker processes live as long as the loader and compute with one thread each (PyTorch's default for them).
+    """
+
+    def __init__(self, dataset: CocoDetection, sampler: EpochSampler | _InOrder, num_workers: int) -> None:
+        if num_workers < 0:
+            raise UserError(f"dataloader.num_workers is {num_workers}; zero or a positive number is due")
+        self.dataset = dataset
+        self.sampler = sampler
+        self._batches = DataLoader(
+            _Reporting(dataset),
+            batch_sampler=sampler,
+            collate_fn=_collate_or_report,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return self.sampler.batch_size
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises UserError if an image cannot be loaded, from whichever process."""
+        for batch in self._batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class TrainLoader(Loader):
+    """Shuffled batches of equal length; call `set_epoch` before each epoch."""
+
+    sampler: EpochSampler
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Which epoch comes next. `first_batch` skips batches, to resume within it."""
+        self.sampler.set_epoch(epoch, first_batch)
+
+
+def train_loader(dataset: CocoDetection, *, batch_size: int, num_workers: int, seed: int) -> TrainLoader:
+    """Shuffled, augmented batches; a batch larger than the data set becomes a smaller one with a warning."""
+    _check_batch_size(batch_size)
+    if batch_size > len(dataset):
+        logger.warning(
+            "dataloader.batch_size is %d, but there are only %d training images; each batch has %d",
+            *(batch_size, len(dataset), len(dataset)),
+        )
+        batch_size = len(dataset)
+    return TrainLoader(dataset, EpochSampler(len(dataset), batch_size, seed), num_workers)
+
+
+def eval_loader(dataset: CocoDetection, *, batch_size: int, num_workers: int) -> Loader:
+    """Every image exactly once, in order; the last batch may be smaller."""
+    _check_batch_size(batch_size)
+    return Loader(dataset, _InOrder(len(dataset), batch_size), num_workers)
+
+
+class _Reporting(Dataset[Sample | UserError]):
+    """Returns a UserError instead of raising it.
+
+    DataLoader raises an exception of a worker anew with the worker's traceback as its message; the user would
+    no longer get one line.
+    """
+
+    def __init__(self, dataset: CocoDetection) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return UserError(*error.args)
+
+
+def _collate_or_report(samples: list[Sample | UserError]) -> Batch | UserError:
+    loaded = [sample for sample in samples if isinstance(sample, Sample)]
+    if len(loaded) == len(samples):
+        return collate(loaded)
+    return next(sample for sample in samples if isinstance(sample, UserError))
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"dataloader.batch_size is {batch_size}; at least 1 is due")

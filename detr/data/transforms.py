@@ -1,0 +1,240 @@
+"""Augmentations of (PIL image, target) pairs, built on torchvision's transforms v2.
+
+The target is {"boxes": BoundingBoxes [n, 4] xyxy in pixels, "labels": Tensor [n]}; any further entry with one
+row an object follows (a `tv_tensors.Mask` [n, H, W] also in its geometry). The image stays PIL, so that resizing
+is the official pipeline's to the bit. All randomness comes from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from detr.errors import UserError
+
+Target = dict[str, Any]
+Size = tuple[int, int]  # (height, width)
+
+GREY = (124, 116, 104)  # ImageNet's mean colour
+
+
+def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
+    """The paper's training pipeline: flip; then resize, or resize, crop and resize (appendix A.4;
+    `make_coco_transforms` in datasets/coco.py of facebookresearch/detr).
+
+    Args:
+        scales: lengths of the shorter side in pixels, one of which is drawn.
+        max_size: the longer side's limit in pixels.
+    """
+    resize = ResizeShortSide(scales, max_size)
+    crop = v2.Compose([ResizeShortSide([400, 500, 600], None), RandomSizeCrop(384, 600), resize])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, crop])])
+
+
+def light_train(max_size: int) -> v2.Transform:
+    """For small images and little time: zoom, flip and colour.
+
+    The output has the size that `ShrinkLongSide(max_size)` gives, so that equal images make batches without padding.
+    """
+    return v2.Compose([RandomZoom(max_size), v2.RandomHorizontalFlip(0.5), RandomPhotometric()])
+
+
+class ResizeShortSide(v2.Transform):
+    """Resize to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
+
+    One size makes it deterministic.
+    """
+
+    def __init__(self, sizes: Sequence[int], max_size: int | None) -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 1:
+            raise UserError(f"augmentation: sizes {list(sizes)}; at least one positive number of pixels is due")
+        _check_max_size(max_size)
+        self.sizes = list(sizes)
+        self.max_size = max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        size = self.sizes[_below(len(self.sizes))]
+        return {"size": short_side_size(_size(flat_inputs), size, self.max_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _resize(inpt, params["size"])
+
+
+class ShrinkLongSide(v2.Transform):
+    """Scale images down whose longer side exceeds `max_size`; leave smaller ones as they are."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__()
+        _check_max_size(max_size)
+        self.max_size = max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"size": long_side_size(_size(flat_inputs), self.max_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _resize(inpt, params["size"])
+
+
+class _DroppingTransform(v2.Transform):
+    """A transform that may push objects out of the image: they go, with every entry of theirs."""
+
+    def forward(self, image: Image.Image, target: Target) -> tuple[Image.Image, Target]:
+        image, target = super().forward(image, target)
+        return image, drop_empty_boxes(target)
+
+
+class RandomSizeCrop(_DroppingTransform):
+    """Crop to a height and width drawn from `min_size` … `max_size`; a side shorter than `min_size` stays whole."""
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        super().__init__()
+        self.min_size = min_size
+        self.max_size = max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = _size(flat_inputs)
+        crop_width = self._side(width)
+        crop_height = self._side(height)
+        return {
+            "top": _below(height - crop_height + 1),
+            "left": _below(width - crop_width + 1),
+            "height": crop_height,
+            "width": crop_width,
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.crop(inpt, **params)
+
+    def _side(self, length: int) -> int:
+        low, high = min(self.min_size, length), min(self.max_size, length)
+        return low + _below(high - low + 1)
+
+
+class RandomZoom(_DroppingTransform):
+    """Zoom in on a random window or out onto a grey canvas; the output size is `ShrinkLongSide`'s.
+
+    One resize does the zoom and the shrinking.
+
+    Args:
+        max_size: the longer side's limit in pixels.
+        p: how often to zoom at all.
+        scale: factors of the objects' size, drawn log-uniformly.
+    """
+
+    def __init__(self, max_size: int, p: float = 0.7, scale: tuple[float, float] = (0.7, 1.5)) -> None:
+        super().__init__()
+        _check_max_size(max_size)
+        self.max_size = max_size
+        self.p = p
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        size = _size(flat_inputs)
+        out = long_side_size(size, self.max_size)
+        factor = self._factor()
+        if factor >= 1:
+            window = (max(1, round(size[0] / factor)), max(1, round(size[1] / factor)))
+            return {"window": (*_place(window, size), *window), "size": out, "padding": None}
+        inner = (max(1, round(out[0] * factor)), max(1, round(out[1] * factor)))
+        top, left = _place(inner, out)
+        padding = [left, top, out[1] - inner[1] - left, out[0] - inner[0] - top]
+        return {"window": (0, 0, *size), "size": inner, "padding": padding}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        inpt = F.resized_crop(inpt, *params["window"], size=list(params["size"]))
+        if params["padding"] is None:
+            return inpt
+        fill = list(GREY) if isinstance(inpt, Image.Image) else 0
+        return F.pad(inpt, padding=params["padding"], fill=fill)
+
+    def _factor(self) -> float:
+        if torch.rand(()).item() >= self.p:
+            return 1.0
+        low, high = self.scale
+        return low * (high / low) ** torch.rand(()).item()
+
+
+class RandomPhotometric(v2.Transform):
+    """Brightness, contrast and saturation, each times a factor of 1 ± `strength`, half of the time."""
+
+    def __init__(self, p: float = 0.5, strength: float = 0.3) -> None:
+        super().__init__()
+        self.p = p
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        draws = torch.rand(4).tolist()
+        return {"apply": draws[0] < self.p, "factors": [1 + self.strength * (2 * draw - 1) for draw in draws[1:]]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not params["apply"] or not isinstance(inpt, Image.Image):
+            return inpt
+        brightness, contrast, saturation = params["factors"]
+        inpt = F.adjust_brightness(inpt, brightness)
+        inpt = F.adjust_contrast(inpt, contrast)
+        return F.adjust_saturation(inpt, saturation)
+
+
+def short_side_size(size: Size, short: int, max_size: int | None) -> Size:
+    """(height, width) with the shorter side `short`; `get_size_with_aspect_ratio` in datasets/transforms.py.
+
+    Its rounding is kept: the limited shorter side is rounded, the longer side cut off.
+    """
+    height, width = size
+    low, high = min(size), max(size)
+    if max_size is not None and high / low * short > max_size:
+        short = max(1, round(max_size * low / high))
+    if low == short:
+        return size
+    if width < height:
+        return int(short * height / width), short
+    return short, int(short * width / height)
+
+
+def long_side_size(size: Size, max_size: int) -> Size:
+    """(height, width) with the longer side at most `max_size`."""
+    high = max(size)
+    if high <= max_size:
+        return size
+    return max(1, round(size[0] * max_size / high)), max(1, round(size[1] * max_size / high))
+
+
+def drop_empty_boxes(target: Target) -> Target:
+    """Without the objects whose box has no area; every entry loses their rows."""
+    boxes = target["boxes"]
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    if keep.all():
+        return target
+    return {name: tv_tensors.wrap(entry[keep], like=entry) for name, entry in target.items()}
+
+
+def _resize(inpt: Any, size: Size) -> Any:
+    return F.resize(inpt, size=list(size))
+
+
+def _size(flat_inputs: list[Any]) -> Size:
+    """(height, width) of the image among a transform's inputs."""
+    image = next(inpt for inpt in flat_inputs if isinstance(inpt, Image.Image))
+    return image.height, image.width
+
+
+def _below(limit: int) -> int:
+    """A random integer in 0 … limit - 1."""
+    return int(torch.randint(limit, ()).item())
+
+
+def _place(inner: Size, outer: Size) -> tuple[int, int]:
+    """A random (top, left) at which `inner` lies within `outer`."""
+    return _below(outer[0] - inner[0] + 1), _below(outer[1] - inner[1] + 1)
+
+
+def _check_max_size(max_size: int | None) -> None:
+    if max_size is not None and max_size < 1:
+        raise UserError(f"augmentation: max_size is {max_size}; a positive number of pixels is due")
