@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
-from detr.structures import Matches, Predictions, Targets
-
-Classification = Literal["softmax", "sigmoid"]
+from detr.structures import Classification, Matches, Predictions, Targets
 
 
 class NonFiniteError(ArithmeticError):

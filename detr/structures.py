@@ -7,14 +7,15 @@ D the width of the transformer, T tokens of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+
+Classification = Literal["softmax", "sigmoid"]  # what class logits mean; with softmax the last one is no-object
 
 
 class _Movable:

@@ -127,6 +127,11 @@ class TrainLoader(Loader):
 
     sampler: EpochSampler
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of a whole epoch, wherever in it the next one starts."""
+        return self.sampler.size // self.sampler.batch_size
+
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Which epoch comes next. `first_batch` skips batches, to resume within it."""
         self.sampler.set_epoch(epoch, first_batch)

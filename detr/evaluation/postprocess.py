@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from detr.structures import Detections, Predictions
-
-Classification = Literal["softmax", "sigmoid"]
+from detr.structures import Classification, Detections, Predictions
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from detr.losses.terms import Term
-from detr.matcher import Classification, HungarianMatcher
-from detr.structures import Group, Losses, Matches, Normalizer, Predictions, Targets
+from detr.matcher import HungarianMatcher
+from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets
 
 
 class SetCriterion(nn.Module):

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
-from detr.matcher import Classification
-from detr.structures import Matches, Normalizer, Predictions, Targets
+from detr.structures import Classification, Matches, Normalizer, Predictions, Targets
 
 
 class Term(nn.Module):

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from detr.matcher import Classification
 from detr.models.backbone import Backbone
 from detr.models.layers import MLP, class_head, zero_last_layer
 from detr.models.neck import Neck
 from detr.models.queries import Queries
 from detr.models.transformer import TransformerDecoder, TransformerEncoder
-from detr.structures import Predictions
+from detr.structures import Classification, Predictions
 
 
 class DETR(nn.Module):

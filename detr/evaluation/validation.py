@@ -1,0 +1,118 @@
+"""One pass over a split: predictions, metrics, and examples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from detr.boxes import cxcywh_to_xyxy
+from detr.data.images import read_image
+from detr.data.loader import Loader
+from detr.drawing import Boxes, Example
+from detr.evaluation.coco import CocoEvaluator, Evaluation
+from detr.evaluation.postprocess import postprocess
+from detr.losses.criterion import SetCriterion
+from detr.structures import Batch, Classification, Detections, Normalizer
+
+Autocast = Callable[[], Any]  # gives the context that the model computes in
+
+
+@dataclass
+class Report:
+    """What a pass over a split found."""
+
+    results: list[dict[str, Any]]  # COCO results format
+    evaluation: Evaluation | None = None  # None: the split has no annotations
+    loss: float | None = None
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The 12 numbers, and the loss where it was computed."""
+        numbers = dict(self.evaluation.metrics) if self.evaluation else {}
+        return numbers | ({"loss": self.loss} if self.loss is not None else {})
+
+
+class Validation:
+    """Evaluates a model on one split, image by image exactly once.
+
+    Args:
+        loader: of the split, in order.
+        evaluator: of the same split.
+        device: where the model is.
+        autocast: the context of the model's forward pass.
+        classification: what the class logits mean.
+        criterion: for the loss; None: no loss.
+        num_examples: how many images to keep with their predictions, the first of the split.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Loader,
+        evaluator: CocoEvaluator,
+        device: torch.device,
+        autocast: Autocast,
+        classification: Classification,
+        criterion: SetCriterion | None = None,
+        num_examples: int = 8,
+    ) -> None:
+        self.loader = loader
+        self.evaluator = evaluator
+        self.device = device
+        self.autocast = autocast
+        self.classification = classification
+        self.criterion = criterion
+        self.num_examples = num_examples
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Report:
+        """
+        Args:
+            model: is put into evaluation mode.
+            advance: is told how many images were done, for a progress bar.
+        """
+        model.eval()
+        self.evaluator.reset()
+        losses, images, examples = torch.zeros((), device=self.device), 0, []
+        for cpu_batch in self.loader:
+            batch = cpu_batch.to(self.device, non_blocking=True)
+            with self.autocast():
+                predictions = model(batch.images, batch.padding)
+            if self.criterion is not None:
+                normalizer = Normalizer(objects=max(1, len(batch.targets)), images=len(batch))
+                losses += self.criterion(predictions, batch.targets, normalizer).total * len(batch)
+            detections = postprocess(predictions, batch.original_sizes, classification=self.classification)
+            self.evaluator.update(batch.image_ids, detections)
+            examples += self._examples(cpu_batch, detections, self.num_examples - len(examples))
+            images += len(batch)
+            advance(len(batch))
+        return Report(
+            results=self.evaluator.results(),
+            evaluation=self.evaluator.compute() if self.loader.dataset.annotated else None,
+            loss=losses.item() / images if self.criterion is not None else None,
+            examples=examples,
+        )
+
+    def _examples(self, batch: Batch, detections: list[Detections], count: int) -> list[Example]:
+        """The first `count` images of a batch, read anew in their original size."""
+        names = self.loader.dataset.classes.names
+        examples = []
+        for index in range(min(count, len(batch))):
+            height, width = batch.original_sizes[index].tolist()
+            mine = batch.targets.image == index
+            corners = cxcywh_to_xyxy(batch.targets.boxes[mine]) * torch.tensor([width, height, width, height])
+            examples.append(
+                Example(
+                    image=read_image(batch.files[index], size=(height, width)),
+                    truth=Boxes.from_tensors(corners, batch.targets.labels[mine]),
+                    predicted=Boxes.of(detections[index]),
+                    names=names,
+                    caption=batch.files[index].rpartition("/")[2],
+                )
+            )
+        return examples

@@ -1,0 +1,223 @@
+"""One run from a composed config: build the parts, train or evaluate, say where everything lies."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from detr.checkpoint import load_checkpoint, load_weights, newest_intact, weights_to_evaluate
+from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
+from detr.console import Console
+from detr.data.coco import CocoDetection, check_capacity
+from detr.data.loader import eval_loader, train_loader
+from detr.engine import Options, Trainer, autocast
+from detr.environment import git_sha, hardware, resolve_device, seed_everything
+from detr.errors import UserError
+from detr.evaluation.validation import Report, Validation
+from detr.files import write_json
+from detr.losses.criterion import SetCriterion
+from detr.models.detr import DETR
+from detr.run_folder import RunFolder
+from detr.structures import Classes
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def train(config: DictConfig) -> None:
+    """Train as the config says, in the run folder that Hydra made."""
+    check(config)
+    plain = resolved(config)
+    folder = RunFolder(run_directory())
+    options: Options = build(plain["trainer"], "trainer")
+    device = resolve_device(options.device)
+    checkpoint, source = find_checkpoint(plain["resume"], folder)
+    seed_everything(plain["seed"])
+    train_set, val_set = training_data(plain, options.overfit_batches)
+    model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
+    check_capacity(train_set, model.queries.num_queries)
+    if checkpoint is None and plain["init_from"] is not None:
+        load_weights(model, weights_to_evaluate(load_checkpoint(plain["init_from"])), plain["init_from"])
+    model.to(device)
+    optimizer = build(plain["optimizer"], "optimizer", model=model)
+    criterion = build(plain["loss"], "loss")
+    validation = build_validation(plain, val_set, options, device, criterion)
+    logger = build(plain["logger"], "logger")
+    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
+    with logger:
+        trainer = Trainer(
+            options=options,
+            model=model,
+            criterion=criterion.to(device),
+            optimizer=optimizer,
+            schedule=build(plain["scheduler"], "scheduler"),
+            loader=train_loader(train_set, seed=plain["seed"], **plain["dataloader"]),
+            validation=validation,
+            logger=logger,
+            folder=folder,
+            facts={"config": unresolved(config), "classes": train_set.classes.to_dict()},
+        )
+        if checkpoint is not None:
+            trainer.resume(checkpoint, source)
+            if trainer.finished:
+                log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
+                return
+            take_up(folder, source, trainer)
+        logger.start(
+            directory=folder.path,
+            config=plain,
+            run_name=plain["name"],
+            info=info,
+            run_id=None if checkpoint is None else checkpoint["wandb_id"],
+        )
+        log_start(info, train_set, val_set, device, folder)
+        best = trainer.fit().best
+        logger.log_checkpoint(folder.best)
+        show_results(trainer.console, best, folder, logger.directory)
+
+
+def evaluate(config: DictConfig, overrides: list[str]) -> None:
+    """Evaluate a checkpoint on a split. Its own config is the base; overrides come on top."""
+    checkpoint = load_checkpoint(config.checkpoint)
+    own = override(checkpoint["config"], overrides)
+    check(own)
+    plain = resolved(own)
+    options: Options = build(plain["trainer"], "trainer")
+    device = resolve_device(options.device)
+    classes = Classes.from_dict(checkpoint["classes"])
+    data = build(plain["dataset"], "dataset")
+    dataset = data.split(
+        config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
+    )
+    model = build_model(plain, classes, pretrained=False)
+    load_weights(model, weights_to_evaluate(checkpoint), config.checkpoint)
+    validation = build_validation(plain, dataset, options, device, criterion=None)
+    console = Console()
+    started = time.monotonic()
+    with console.evaluation(len(dataset)) as bar:
+        report = validation(model.to(device), bar.advance)
+    log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
+    write_report(report, Path(run_directory()), console, config)
+
+
+def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, Any] | None, str]:
+    """The checkpoint to resume from, if any, and where it was found."""
+    if resume is None:
+        return None, ""
+    if resume == "auto":
+        checkpoint = newest_intact(folder.checkpoints)
+        if checkpoint is None:
+            log.info("resume=auto: no checkpoint in %s; starting afresh", folder.checkpoints)
+        return checkpoint, str(folder.last)
+    checkpoint = load_checkpoint(resume)
+    if "trainer" not in checkpoint:
+        raise UserError(f"{resume} has weights but no training state; start from them with init_from={resume}")
+    return checkpoint, resume
+
+
+def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
+    """Make the folder's rows those of the run so far."""
+    if not source.startswith("http"):
+        folder.adopt(RunFolder(Path(source).resolve().parents[1]))
+    folder.keep_rows(trainer.progress.step)
+    log.info("resuming from %s after %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
+
+
+def training_data(plain: dict[str, Any], overfit_batches: int | None) -> tuple[CocoDetection, CocoDetection]:
+    """Training and validation split; both are the same unaugmented images with `trainer.overfit_batches`."""
+    data = build(plain["dataset"], "dataset")
+    transforms = {when: build(plain["augmentation"][when], f"augmentation.{when}") for when in ("train", "eval")}
+    if overfit_batches is None:
+        train_set = data.split("train", transform=transforms["train"], seed=plain["seed"])
+        return train_set, data.split("val", transform=transforms["eval"])
+    images = overfit_batches * plain["dataloader"]["batch_size"]
+    train_set = data.split("train", transform=transforms["eval"])
+    subset = train_set.subset(range(min(images, len(train_set))))
+    return subset, subset
+
+
+def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) -> DETR:
+    """The detector. Without `pretrained` no backbone weights are fetched: a checkpoint brings them."""
+    node = plain["model"]
+    if not pretrained:
+        node = node | {"backbone": node["backbone"] | {"weights": None}}
+    return build(node, "model", num_classes=classes.num_classes)
+
+
+def build_validation(
+    plain: dict[str, Any],
+    dataset: CocoDetection,
+    options: Options,
+    device: torch.device,
+    criterion: SetCriterion | None,
+) -> Validation:
+    """Everything that evaluates one split."""
+    evaluator = build(plain["evaluator"], "evaluator", ground_truth=dataset.ground_truth(), classes=dataset.classes)
+    return Validation(
+        loader=eval_loader(dataset, **plain["dataloader"]),
+        evaluator=evaluator,
+        device=device,
+        autocast=functools.partial(autocast, device, options.precision),
+        classification=plain["loss"]["classification"],
+        criterion=criterion,
+    )
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Of the whole model and of what learns."""
+    return {
+        "total": sum(parameter.numel() for parameter in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+    }
+
+
+def log_start(
+    info: dict[str, Any], train_set: CocoDetection, val_set: CocoDetection, device: torch.device, folder: RunFolder
+) -> None:
+    """What is trained on what, before the first step."""
+    parameters = info["parameters"]
+    log.info(
+        "%.1f million parameters, %.1f million trainable; %d training and %d validation images, %d classes; %s; %s",
+        parameters["total"] / 1e6,
+        parameters["trainable"] / 1e6,
+        len(train_set),
+        len(val_set),
+        train_set.classes.num_classes,
+        device,
+        folder.path,
+    )
+
+
+def show_results(console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_folder: Path | None) -> None:
+    """The table at the end of a training."""
+    if best is not None:
+        metrics = {name.removeprefix("val/"): value for name, value in best.items()}
+        per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
+        console.results("Validation", {f"best (epoch {best['epoch']})": metrics}, per_class)
+    places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
+    places |= {"predictions": folder.path / "predictions", "evaluate": f"python evaluate.py checkpoint={folder.best}"}
+    if wandb_folder is not None:
+        places["W&B"] = f"wandb sync {wandb_folder}"
+    console.places(places)
+
+
+def write_report(report: Report, folder: Path, console: Console, config: DictConfig) -> None:
+    """predictions.json, metrics.json and the precision-recall arrays of an evaluation."""
+    write_json(folder / "predictions.json", report.results)
+    places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
+    if report.evaluation is None:
+        log.info("the %s split has no annotations: predictions only", config.split)
+    else:
+        evaluation = report.evaluation
+        write_json(folder / "metrics.json", evaluation.metrics | {"per_class": evaluation.per_class}, indent=2)
+        evaluation.save_precision_recall(folder / "precision_recall.npz")
+        console.results(str(config.checkpoint), {config.split: evaluation.metrics}, evaluation.per_class)
+        places["metrics"] = folder / "metrics.json"
+    console.places(places)

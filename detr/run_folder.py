@@ -1,0 +1,68 @@
+"""The folder of one run: what lies where, and how rows and files get there."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from detr.checkpoint import save_checkpoint
+from detr.evaluation.coco import Evaluation
+from detr.files import append_json_line, write_atomically, write_json, write_with
+
+
+class RunFolder:
+    """`metrics.jsonl`, `checkpoints/`, `predictions.json` and `predictions/` of the best epoch, `evaluations/`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add an epoch's row; a value that is not finite becomes null, since JSON has no NaN."""
+        append_json_line(self.metrics, {key: value if math.isfinite(value) else None for key, value in row.items()})
+
+    def keep_rows(self, steps: int) -> None:
+        """Drop the rows after `steps` optimizer steps: the run is resumed there."""
+        if self.metrics.exists():
+            kept = [row for row in self.rows() if row["step"] <= steps]
+            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def adopt(self, other: RunFolder) -> None:
+        """Take over rows and best results of the run that is resumed in this new folder."""
+        for name in ("metrics.jsonl", "checkpoints/best.pt", "predictions.json"):
+            source, target = other.path / name, self.path / name
+            if source.exists() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+    def save(self, name: str, checkpoint: dict[str, Any]) -> Path:
+        """Write checkpoints/NAME.pt."""
+        path = self.checkpoints / f"{name}.pt"
+        save_checkpoint(path, checkpoint)
+        return path
+
+    def save_best(self, predictions: Sequence[Mapping[str, Any]], pictures: Sequence[Image.Image]) -> None:
+        """Write predictions.json (COCO results format) and predictions/*.jpg."""
+        write_json(self.path / "predictions.json", predictions)
+        for index, picture in enumerate(pictures):
+            path = self.path / "predictions" / f"{index:03d}.jpg"
+            write_with(path, lambda stream, picture=picture: picture.save(stream, format="JPEG", quality=92))
+
+    def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
+        """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""
+        evaluation.save_precision_recall(self.path / "evaluations" / f"epoch_{epoch:04d}.npz")
