@@ -83,11 +83,11 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
     unit = max(canvas.size)
     font = _font(max(11, unit // 42))
     order = range(len(boxes.labels)) if boxes.scores is None else _ascending(boxes.scores)
+    corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
-        corners = _drawable(boxes.corners[index], scale, canvas.size)
-        color = class_color(boxes.labels[index])
-        draw.rectangle(corners, outline=color, width=max(2, unit // 320))
-        _draw_label(draw, corners, _text(boxes, index, names), color, font)
+        draw.rectangle(corners[index], outline=class_color(boxes.labels[index]), width=max(2, unit // 320))
+    for index in order:  # all labels after all boxes, so that no edge runs through a word
+        _draw_label(draw, corners[index], _text(boxes, index, names), class_color(boxes.labels[index]), font)
     return canvas
 
 
@@ -99,7 +99,7 @@ def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.I
     return join_captioned(
         [
             (left, f"ground truth: {len(example.truth.labels)}  {example.caption}".rstrip()),
-            (right, f"predicted: {len(predicted.labels)} with score ≥ {min_score:g}"),
+            (right, f"predicted: {len(predicted.labels)} (scores from {min_score:g})"),
         ]
     )
 
