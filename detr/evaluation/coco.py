@@ -73,7 +73,7 @@ class CocoEvaluator:
     """Average precision and recall of the images that were shown to it.
 
     Images of the ground truth that never came by (as with `trainer.overfit_batches`) are left out. The ground truth
-    counts as it stands in the file, boxes without area included: the numbers are those of pycocotools on that file.
+    counts as it is given: the numbers are those of pycocotools on a file with that content.
     """
 
     def __init__(self, *, backend: Backend, ground_truth: Mapping[str, Any], classes: Classes) -> None:
