@@ -85,7 +85,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
     order = range(len(boxes.labels)) if boxes.scores is None else _ascending(boxes.scores)
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
-        draw.rectangle(corners[index], outline=class_color(boxes.labels[index]), width=max(2, unit // 320))
+        _draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
     for index in order:  # all labels after all boxes, so that no edge runs through a word
         _draw_label(draw, corners[index], _text(boxes, index, names), class_color(boxes.labels[index]), font)
     return canvas
@@ -161,6 +161,13 @@ def _drawable(corners: Corners, scale: float, size: tuple[int, int]) -> Corners:
 def _text(boxes: Boxes, index: int, names: Sequence[str]) -> str:
     name = names[boxes.labels[index]]
     return name if boxes.scores is None else f"{name} {boxes.scores[index]:.2f}"
+
+
+def _draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:
+    """With a hair of black or white around it, to be seen on a ground of its own colour too."""
+    left, top, right, bottom = corners
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_readable_on(color), width=width + 2)
+    draw.rectangle(corners, outline=color, width=width)
 
 
 def _draw_label(

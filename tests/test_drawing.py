@@ -39,6 +39,13 @@ def test_edges_are_where_the_box_is_in_the_color_of_its_class() -> None:
     assert image.getpixel((100, 300)) == GREY, "the original is left as it was"
 
 
+def test_a_box_is_seen_on_a_ground_of_its_own_color() -> None:
+    ground = Image.new("RGB", (500, 500), class_color(0))
+    drawn = np.asarray(draw_boxes(ground, Boxes([(100.0, 100.0, 300.0, 300.0)], [0]), NAMES))
+    for edge in (drawn[200, 90:110], drawn[200, 290:310], drawn[290:310, 200]):
+        assert (edge != class_color(0)).any(axis=-1).sum() == 2, "a hair on both sides"
+
+
 def test_small_images_are_scaled_up_with_their_boxes() -> None:
     drawn = draw_boxes(grey(128, 64), Boxes([(32.0, 16.0, 96.0, 48.0)], [0]), NAMES)
     assert drawn.size == (MIN_SIDE, MIN_SIDE // 2)
