@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -180,10 +181,9 @@ class Trainer:
         factor = self.schedule.factor(self.moment())
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        total = None
-        for batch in micro_batches:
-            losses = self.forward_backward(batch.to(self.device, non_blocking=True), normalizer)
-            total = losses if total is None else add(total, losses)
+        losses = [
+            self.forward_backward(batch.to(self.device, non_blocking=True), normalizer) for batch in micro_batches
+        ]
         if self.options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
@@ -192,7 +192,7 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return total
+        return functools.reduce(add, losses)
 
     def forward_backward(self, batch: Batch, normalizer: Normalizer) -> Losses:
         """Losses of one micro-batch, their gradients added to the parameters'.
@@ -328,7 +328,7 @@ class Meter:
 
 def _by_layer(values: dict[str, Tensor]) -> dict[str, float]:
     """The last layer's value under the plain name, those of the others as NAME/layerN."""
-    flat = {}
+    flat: dict[str, float] = {}
     for name, value in values.items():
         *others, last = value.reshape(-1).tolist()
         flat |= {f"{name}/layer{index}": each for index, each in enumerate(others)} | {name: last}
@@ -363,7 +363,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average that follows quickly at first: the decay rises as (1 + n) / (10 + n)."""
 
-    def update(averages: Any, parameters: Any, updates: Tensor) -> None:
+    def update(averages: Any, parameters: Any, updates: Tensor | int) -> None:
         torch._foreach_lerp_(averages, parameters, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))
 
     return AveragedModel(model, multi_avg_fn=torch.no_grad()(update))

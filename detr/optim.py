@@ -27,7 +27,8 @@ def adamw(
         lr_by_pattern: regular expression → learning rate; the first that is found in a parameter's name counts.
 
     Raises:
-        ValueError: a negative rate, a pattern that matches no parameter, or nothing left to train.
+        ValueError: a negative rate, a pattern that is no regular expression or matches no parameter, or nothing
+            left to train.
     """
     groups = parameter_groups(model, lr, lr_by_pattern or {})
     for rate, parameters in groups:
@@ -53,11 +54,16 @@ def parameter_groups(
     }.items():
         if not rate >= 0:
             raise ValueError(f"{key} must be at least 0, not {rate}")
+    for pattern in lr_by_pattern:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"lr_by_pattern: {pattern} is no regular expression ({error})") from error
     rest: list[nn.Parameter] = []
     by_pattern: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in lr_by_pattern}
     for name, parameter in model.named_parameters():
-        pattern = next((pattern for pattern in lr_by_pattern if re.search(pattern, name)), None)
-        (rest if pattern is None else by_pattern[pattern]).append(parameter)
+        found = next((pattern for pattern in lr_by_pattern if re.search(pattern, name)), None)
+        (rest if found is None else by_pattern[found]).append(parameter)
     unused = [pattern for pattern, parameters in by_pattern.items() if not parameters]
     if unused:
         tops = ", ".join(name for name, _ in model.named_children())
@@ -146,6 +152,8 @@ class Step(MultiStep):
     def __init__(
         self, *, every: int, gamma: float = 0.1, unit: Literal["epochs", "steps"] = "epochs", warmup_steps: int = 0
     ) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
         super().__init__(milestones=[every], gamma=gamma, unit=unit, warmup_steps=warmup_steps)
         self.every = every
 

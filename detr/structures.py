@@ -18,6 +18,11 @@ from torch import Tensor
 Classification = Literal["softmax", "sigmoid"]  # what class logits mean; with softmax the last one is no-object
 
 
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 stay what they are."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 class _Movable:
     """Moving every tensor of a dataclass at once; other fields stay what they are."""
 
@@ -109,14 +114,10 @@ class Predictions:
 
     def at_least_fp32(self) -> Predictions:
         """The same with half-precision tensors as float32, groups included."""
-
-        def upcast(tensor: Tensor) -> Tensor:
-            return tensor if tensor.dtype == torch.float64 else tensor.float()
-
         groups = {
             name: replace(group, predictions=group.predictions.at_least_fp32()) for name, group in self.groups.items()
         }
-        return Predictions(upcast(self.logits), upcast(self.boxes), groups)
+        return Predictions(at_least_fp32(self.logits), at_least_fp32(self.boxes), groups)
 
 
 @dataclass

@@ -68,7 +68,7 @@ class SetCriterion(nn.Module):
             matches, group_matches = self.matcher(predictions, targets)
             terms = self._terms(predictions, targets, matches, normalizer)
             for name, group in predictions.groups.items():
-                known = group.matches or group_matches[name]
+                known = group_matches[name] if group.matches is None else group.matches
                 terms |= self._group_terms(name, group, targets, known, normalizer)
             total = torch.stack([value.sum() for value in terms.values()]).sum()
             metrics = self._metrics(predictions, targets, matches)

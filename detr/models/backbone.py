@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import timm
 import torch
 import torchvision
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import HfHubHTTPError
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -18,6 +21,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from detr.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the Hugging Face Hub
 
 
 class Backbone(nn.Module):
@@ -30,6 +36,8 @@ class Backbone(nn.Module):
 
     channels: list[int]
     strides: list[int]
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -119,6 +127,7 @@ class Timm(Backbone):
 
     Raises:
         UserError: an unknown model, one without feature levels, or weights that cannot be had or do not fit.
+        ValueError: an expression in `trainable` that matches no parameter.
     """
 
     def __init__(
@@ -130,10 +139,11 @@ class Timm(Backbone):
         trainable: Sequence[str] = (".*",),
     ) -> None:
         classifier = _timm_classifier(name, weights)
-        config = classifier.pretrained_cfg
+        config: Any = classifier.pretrained_cfg
         super().__init__(config["mean"], config["std"])
         try:
-            depth = len(timm.create_model(name, features_only=True).feature_info)
+            every_level: Any = timm.create_model(name, features_only=True).feature_info
+            depth = len(every_level)
             indices = sorted(range(depth)[level] for level in levels)
             extractor = timm.create_model(name, features_only=True, out_indices=indices)
         except (RuntimeError, AttributeError, AssertionError) as error:
@@ -144,10 +154,9 @@ class Timm(Backbone):
             wanted, given = extractor.state_dict(), classifier.state_dict()
             _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
         self.body = freeze_batch_norm_2d(extractor)
-        for key, parameter in self.body.named_parameters():
-            parameter.requires_grad_(any(re.match(pattern, key) for pattern in trainable))
-        self.channels = extractor.feature_info.channels()
-        self.strides = extractor.feature_info.reduction()
+        _train_only(self.body, trainable)
+        chosen: Any = extractor.feature_info
+        self.channels, self.strides = chosen.channels(), chosen.reduction()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.body(images)
@@ -162,6 +171,7 @@ def _timm_classifier(name: str, weights: str | None) -> nn.Module:
         )
     if weights == "imagenet":
         try:
+            _check_hub(timm.get_pretrained_cfg(name))
             return timm.create_model(name, pretrained=True)
         except Exception as error:  # hub clients raise many kinds for "offline"
             raise _no_download(name, error) from error
@@ -171,6 +181,27 @@ def _timm_classifier(name: str, weights: str | None) -> nn.Module:
     elif weights is not None:
         _load(model, _read(weights), weights)
     return model
+
+
+def _check_hub(config: Any) -> None:
+    """Fail at once where timm's client would try again for most of a minute: no connection, and nothing cached."""
+    repository = config.hf_hub_id
+    if not repository or any(try_to_load_from_cache(repository, file) for file in HUB_FILES):
+        return
+    with contextlib.suppress(HfHubHTTPError):  # then somebody answered; timm knows what to make of it
+        get_hf_file_metadata(hf_hub_url(repository, HUB_FILES[0]), timeout=DOWNLOAD_TIMEOUT)
+
+
+def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze every parameter whose name matches none of the regular expressions."""
+    unused = set(patterns)
+    for key, parameter in module.named_parameters():
+        matching = {pattern for pattern in patterns if re.match(pattern, key)}
+        parameter.requires_grad_(bool(matching))
+        unused -= matching
+    if unused:
+        tops = ", ".join(name for name, _ in module.named_children())
+        raise ValueError(f"trainable: {min(unused)} matches no parameter's name; names start with {tops}")
 
 
 def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
@@ -185,27 +216,38 @@ def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
 
 def _imagenet_resnet(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and would wait for ever
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError) as error:
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:  # no connection; a file whose hash is wrong
         raise _no_download(name, error) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _no_download(name: str, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
-        f"backbone.weights=imagenet: the weights of {name} could not be downloaded ({reason}); "
+        f"backbone.weights=imagenet: the weights of {name} could not be downloaded ({_reason(error)}); "
         "give backbone.weights=FILE or null, or backbone=efficientnet_lite0, whose weights are installed"
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of its message."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _read(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"backbone.weights={path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a bad file
-        raise UserError(f"backbone.weights={path}: not a readable state dict ({str(error).splitlines()[0]})") from error
+        raise UserError(f"backbone.weights={path}: not a readable state dict ({_reason(error)})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"backbone.weights={path}: a {type(state).__name__}, not a state dict")
+    return state
 
 
 def _load(module: nn.Module, state: dict[str, Any], source: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: str) -> None:
         super().__init__()
-        activations = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
         if activation not in activations:
             raise ValueError(f"activation must be one of {', '.join(activations)}, not {activation}")
         self.activation = activations[activation]
@@ -87,5 +88,5 @@ def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
 
 def zero_last_layer(head: MLP) -> None:
     """Let a box head that corrects references start with no correction."""
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    for parameter in head.layers[-1].parameters():
+        nn.init.zeros_(parameter)

@@ -57,5 +57,5 @@ def _projection(channels: int, d_model: int, normalization: str) -> nn.Module:
     if normalization == "none":
         return convolution
     nn.init.xavier_uniform_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
     return nn.Sequential(convolution, nn.GroupNorm(32, d_model))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detr.boxes import inverse_sigmoid
 from detr.models.layers import MLP, class_head, token_centres, zero_last_layer
-from detr.structures import Group, Memory, Predictions, QuerySet
+from detr.structures import Group, Memory, Predictions, QuerySet, at_least_fp32
 
 
 class Queries(nn.Module):
@@ -18,11 +18,13 @@ class Queries(nn.Module):
     Args:
         num_queries: Q, how many objects can be found in an image.
         d_model: width of the transformer.
+        num_logits: K, of the class head; only queries that propose classes need it.
+        sigmoid: whether class logits are independent (else the last one means no object); as `num_logits`.
     """
 
     has_reference = False  # whether the query set comes with anchor boxes
 
-    def __init__(self, *, num_queries: int, d_model: int) -> None:
+    def __init__(self, *, num_queries: int, d_model: int, num_logits: int, sigmoid: bool) -> None:
         super().__init__()
         if num_queries < 1:
             raise ValueError(f"num_queries must be at least 1, not {num_queries}")
@@ -39,8 +41,8 @@ class Queries(nn.Module):
 class LearnedQueries(Queries):
     """The paper's object queries: learned positions, and zeros for content."""
 
-    def __init__(self, *, num_queries: int = 100, d_model: int = 256) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model)
+    def __init__(self, *, num_logits: int, sigmoid: bool, num_queries: int = 100, d_model: int = 256) -> None:
+        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
         self.embedding = nn.Embedding(num_queries, d_model)
 
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
@@ -53,8 +55,8 @@ class AnchorQueries(Queries):
 
     has_reference = True
 
-    def __init__(self, *, num_queries: int = 100, d_model: int = 256) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model)
+    def __init__(self, *, num_logits: int, sigmoid: bool, num_queries: int = 100, d_model: int = 256) -> None:
+        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
         self.content = nn.Embedding(num_queries, d_model)
         self.anchors = nn.Embedding(num_queries, 4)  # before the sigmoid
 
@@ -68,7 +70,8 @@ class TwoStageQueries(Queries):
     """Every token of the encoder proposes a class and a box; the best become queries (Deformable DETR, section 4).
 
     Boxes are corrections of a square anchor at the token. Anchor and content of the chosen queries are detached:
-    the proposals learn from a loss of their own, matched one-to-many.
+    the proposals learn from a loss of their own, matched one-to-many. Padding is chosen last, that is
+    only in an image with fewer tokens than queries, where it has to fill the rest.
 
     Args:
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
@@ -80,6 +83,7 @@ class TwoStageQueries(Queries):
     """
 
     has_reference = True
+    anchor_sides: Tensor
 
     def __init__(
         self,
@@ -92,7 +96,7 @@ class TwoStageQueries(Queries):
         copies: int = 4,
         weight: float = 1.0,
     ) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model)
+        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
         if not all(0 < side < 1 for side in anchor_sides):
             raise ValueError(f"anchor_sides must lie between 0 and 1, not {list(anchor_sides)}")
         if copies < 1:
@@ -107,7 +111,7 @@ class TwoStageQueries(Queries):
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
         tokens = self.token_head(memory.tokens)
         logits = self.class_head(tokens)
-        boxes = self.box_head(tokens).float() + self.anchors(memory)
+        boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
         count = min(self.num_queries, tokens.shape[1])
         best = self.objectness(logits).masked_fill(memory.padding, -torch.inf).topk(count, dim=1).indices[..., None]
         queries = QuerySet(

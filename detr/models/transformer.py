@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from detr.models.layers import MLP, FeedForward, xavier_uniform
 from detr.models.position_embedding import sine_embedding
-from detr.structures import Features, Memory, QuerySet
+from detr.structures import Features, Memory, QuerySet, at_least_fp32
 
 
 class _Layer(nn.Module):
@@ -198,7 +198,7 @@ class TransformerDecoder(nn.Module):
             content = layer(content, queries.position, memory, queries.attention_mask)
             hidden.append(self.norm(content))
         stacked = torch.stack(hidden)
-        return stacked, box_head(stacked).float()
+        return stacked, at_least_fp32(box_head(stacked))
 
 
 class AnchorDecoder(TransformerDecoder):
@@ -215,13 +215,14 @@ class AnchorDecoder(TransformerDecoder):
         self.position_head = MLP(2 * d_model, d_model, d_model, 2)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
+        assert queries.reference is not None  # the detector has seen to it
         content, hidden, boxes = queries.content, [], []
         anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
         for layer in self.layers:
             sines = sine_embedding(anchor.sigmoid(), content.shape[-1] // 2).flatten(-2)
             content = layer(content, self.position_head(sines), memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            correction = box_head(hidden[-1]).float()
+            correction = at_least_fp32(box_head(hidden[-1]))
             boxes.append(previous + correction)
             previous = anchor + correction
             anchor = previous.detach()

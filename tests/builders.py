@@ -1,0 +1,97 @@
+"""Small detectors, predictions and objects that several test files build on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detr.models.backbone import ResNet
+from detr.models.detr import DETR
+from detr.models.neck import Neck
+from detr.models.position_embedding import SinePositionEmbedding
+from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
+from detr.models.transformer import AnchorDecoder, TopDownEncoder, TransformerDecoder, TransformerEncoder
+from detr.structures import Classification, Predictions, Targets
+
+CLASSES = 3
+
+
+def tiny_detr(
+    *,
+    queries: Literal["learned", "anchors", "two_stage"] = "learned",
+    classification: Classification = "softmax",
+    num_queries: int = 7,
+    dropout: float = 0.0,
+    layers: int = 2,
+    seed: int = 0,
+) -> DETR:
+    """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
+    torch.manual_seed(seed)
+    several = queries == "two_stage"
+    width, small = 32, {"d_model": 32, "num_heads": 4, "dim_feedforward": 48, "dropout": dropout}
+    kinds = {
+        "learned": LearnedQueries,
+        "anchors": AnchorQueries,
+        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4)),
+    }
+    model = DETR(
+        backbone=ResNet(
+            name="resnet18", weights=None, levels=["layer2", "layer3", "layer4"] if several else ["layer4"]
+        ),
+        neck=functools.partial(
+            Neck,
+            d_model=width,
+            position_embedding=SinePositionEmbedding(d_model=width),
+            normalization="group" if several else "none",
+            level_embedding=several,
+        ),
+        encoder=(TopDownEncoder if several else TransformerEncoder)(num_layers=1, **small),
+        decoder=(TransformerDecoder if queries == "learned" else AnchorDecoder)(num_layers=layers, **small),
+        queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
+        num_classes=CLASSES,
+        d_model=width,
+        classification=classification,
+    )
+    return model.eval()
+
+
+def random_boxes(count: int, generator: torch.Generator) -> Tensor:
+    """cxcywh boxes inside the image, [count, 4]."""
+    sizes = 0.05 + 0.4 * torch.rand(count, 2, generator=generator)
+    centres = sizes / 2 + (1 - sizes) * torch.rand(count, 2, generator=generator)
+    return torch.cat([centres, sizes], -1)
+
+
+def random_targets(counts: Sequence[int], *, classes: int = CLASSES, seed: int = 0) -> Targets:
+    """As many objects an image as `counts` says."""
+    generator = torch.Generator().manual_seed(seed)
+    return Targets.of(
+        [torch.randint(classes, (count,), generator=generator) for count in counts],
+        [random_boxes(count, generator) for count in counts],
+    )
+
+
+def random_predictions(
+    images: int, *, queries: int = 9, logits: int = CLASSES + 1, layers: int = 2, seed: int = 0
+) -> Predictions:
+    """Outputs that ask for gradients."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    boxes = random_boxes(layers * images * queries, generator).view(layers, images, queries, 4)
+    scores = 2 * torch.randn(layers, images, queries, logits, generator=generator)
+    return Predictions(scores.requires_grad_(), boxes.requires_grad_())
+
+
+def random_images(sizes: Sequence[tuple[int, int]], *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise of the given (height, width), padded to a batch: images [B, 3, H, W] in [0, 1], padding [B, H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    images = torch.zeros(len(sizes), 3, height, width)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for index, (h, w) in enumerate(sizes):
+        images[index, :, :h, :w] = torch.rand(3, h, w, generator=generator)
+        padding[index, :h, :w] = False
+    return images, padding
