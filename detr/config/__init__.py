@@ -1,0 +1,25 @@
+"""Hydra's door: composing, checking and building configurations. Only the entry points know Hydra besides this package.
+
+It imports neither torch nor the parts that configurations name until one of them is checked or built, so that
+`--help`, `--cfg job` and a typo are answered at once.
+"""
+
+from detr.config.build import build
+from detr.config.check import check
+from detr.config.compose import compose
+from detr.config.containers import resolved, unresolved
+from detr.config.entry import entry_point, run_directory, run_facts, user_errors
+from detr.config.override import override
+
+__all__ = [
+    "build",
+    "check",
+    "compose",
+    "entry_point",
+    "override",
+    "resolved",
+    "run_directory",
+    "run_facts",
+    "unresolved",
+    "user_errors",
+]

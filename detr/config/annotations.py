@@ -1,0 +1,139 @@
+"""Values of the config against the annotations of constructors, in words for the user."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from detr.config.references import Path
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_EXPECTED = {
+    "int": "an integer",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "a string",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a mapping",
+    "mapping": "a mapping",
+    "none_required": "null",
+}
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The arguments that a target takes by name, annotations evaluated where that is possible.
+
+    None if it takes any name (`**kwargs`) or does not say.
+    """
+    try:
+        found = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in found.values()):
+        return None
+    function = target.__init__ if inspect.isclass(target) else target
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    return {
+        name: parameter.replace(annotation=_evaluated(parameter.annotation, names))
+        for name, parameter in found.items()
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    }
+
+
+def problem(value: Any, annotation: Any) -> tuple[Path, str] | None:
+    """What is wrong with a value: where inside of it, and "expected …, got …". None if nothing is.
+
+    Integers pass as floats and lists as any sequence; nothing else is converted. Annotations that mean nothing
+    in YAML (modules, tensors, callables) let everything through.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return None
+    try:
+        text = json.dumps(value)  # as JSON, because a list must do for a tuple even in strict mode
+        adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        return _in_words(value, error.errors())
+    return None
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, names)
+    except Exception:  # imported for type checkers only: nothing to check against
+        return inspect.Parameter.empty
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    if annotation in (inspect.Parameter.empty, Any):
+        return None
+    try:
+        return _cached_adapter(annotation)
+    except TypeError:  # an annotation that cannot be hashed
+        return None
+
+
+@cache
+def _cached_adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError:
+        return None
+
+
+def _in_words(value: Any, errors: list[Any]) -> tuple[Path, str] | None:
+    """The deepest complaints, of which a union has one for each member."""
+    located = [(_inside(value, error["loc"]), error) for error in errors if error["type"] != "callable_type"]
+    if not located:
+        return None
+    path = max((path for path, _ in located), key=len)
+    expected = list(dict.fromkeys(_expectation(error) for where, error in located if where == path))
+    found: Any = value
+    for key in path:
+        found = found[key]
+    return path, f"expected {' or '.join(expected)}, got {show(found)}"
+
+
+def _inside(value: Any, location: tuple[str | int, ...]) -> Path:
+    """pydantic's location without the names of union members, which are no places in the value."""
+    path: Path = ()
+    for key in location:
+        if (isinstance(value, dict) and key in value) or (isinstance(value, list) and isinstance(key, int)):
+            path = (*path, key)
+            value = value[key]  # type: ignore[index]
+    return path
+
+
+def _expectation(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        return context["expected"]
+    for name, words in _BOUNDS.items():
+        if name in context:
+            return f"{words} {context[name]}"
+    for name, words in _EXPECTED.items():
+        if kind == name or kind.startswith(f"{name}_"):
+            return words
+    return error["msg"].removeprefix("Input should be ").replace("Input should have", "with")
+
+
+def show(value: Any) -> str:
+    """A value as YAML would have it, cut off where it is long."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,164 @@
+"""Checking a composed config before anything is built from it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from omegaconf import DictConfig
+
+from detr.config.annotations import parameters, problem
+from detr.config.containers import resolved, unresolved
+from detr.config.references import Path, dotted, leaves, origin, own_keys, references
+from detr.config.suggest import closest, did_you_mean
+from detr.errors import UserError
+
+DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+SCHEMA: dict[str, Any] = {
+    "name": str | None,
+    "seed": int,
+    "resume": str | None,
+    "init_from": str | None,
+    "checkpoint": str,
+    "split": Literal["train", "val", "test"],
+    "paths.output_root": str,
+    "paths.data_root": str,
+    "dataloader.batch_size": Annotated[int, Ge(1)],
+    "dataloader.num_workers": Annotated[int, Ge(0)],
+}
+"""Keys that the entry points read themselves. All others are arguments of a constructor, or referred to by one."""
+
+
+def check(config: DictConfig) -> None:
+    """Compare the config with the constructors that its `_target_` nodes name.
+
+    Raises:
+        UserError: a target that does not exist, an argument it does not take, a value of the wrong type, a
+            missing value, a broken interpolation, a key that nothing reads. The message names the key that the
+            user should change: where a value is a reference, the key at its end.
+    """
+    values = resolved(config)
+    _Check(unresolved(config), values).node(values, ())
+
+
+class _Check:
+    """One walk through a config; `raw` is it with its interpolations, `values` without."""
+
+    def __init__(self, raw: dict[str, Any], values: dict[str, Any]) -> None:
+        self.raw = raw
+        self.values = values
+        self.references = references(raw)
+
+    def node(self, node: dict[str, Any], path: Path) -> None:
+        """Every key of a node, then the nodes inside it."""
+        arguments = self.arguments(node, path)
+        for key, value in node.items():
+            here = (*path, key)
+            if key in DIRECTIVES or (origin(self.raw, here) != here and _holds_target(value)):
+                continue  # nodes that are referred to are checked where they stand
+            if "_target_" in node:
+                self.argument(here, value, arguments, str(node["_target_"]))
+            elif not isinstance(value, dict | list):
+                self.plain(here, value)
+            self.inside(value, here)
+
+    def inside(self, value: Any, path: Path) -> None:
+        """The nodes in an argument."""
+        if isinstance(value, dict) and (_holds_target(value) or not self.owned(path)):
+            self.node(value, path)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self.inside(item, (*path, index))
+
+    def owned(self, path: Path) -> bool:
+        """Whether the value is, as a whole, an argument of a node above it."""
+        tree: Any = self.values
+        for key in path:
+            if isinstance(tree, dict) and "_target_" in tree:
+                return True
+            tree = tree[key]
+        return isinstance(tree, dict) and "_target_" in tree
+
+    def arguments(self, node: dict[str, Any], path: Path) -> dict[str, Any] | None:
+        """What the node's target takes; None where that is unknown, or there is no target."""
+        if "_target_" not in node:
+            return None
+        return parameters(locate(str(node["_target_"]), dotted(path)))
+
+    def argument(self, path: Path, value: Any, arguments: dict[str, Any] | None, target: str) -> None:
+        """One argument of a constructor."""
+        if arguments is None:
+            return
+        name = str(path[-1])
+        if name not in arguments:
+            raise UserError(f"{dotted(path)}: {target} takes no {name}{self.advice(path, list(arguments))}")
+        if not _holds_target(value):
+            self.value(path, value, arguments[name].annotation)
+
+    def plain(self, path: Path, value: Any) -> None:
+        """A key outside of any constructor."""
+        key = dotted(path)
+        if key in SCHEMA:
+            self.value(path, value, SCHEMA[key])
+        elif not any(path[: len(reference)] == reference for reference in self.references):
+            raise UserError(f"{key}: nothing reads this key{self.advice(path, [])}")
+
+    def value(self, path: Path, value: Any, annotation: Any) -> None:
+        """A value against its annotation."""
+        found = problem(value, annotation)
+        if found is None:
+            return
+        key = dotted(origin(self.raw, (*path, *found[0])))
+        hint = ""
+        if found[1].startswith("expected a string") and isinstance(value, int | float):
+            hint = f"""; in quotes it is a string: '{key}="{value}"'"""
+        raise UserError(f"{key}: {found[1]}{hint}")
+
+    def advice(self, path: Path, names: list[str]) -> str:
+        """Did you mean: another argument of the constructor, or any other key; never the key itself."""
+        key = dotted(path)
+        siblings = [dotted((*path[:-1], name)) for name in names]
+        others = [each for each in own_keys(self.raw) if each != key and not key.startswith(f"{each}.")]
+        return did_you_mean(key, siblings) or did_you_mean(key, others)
+
+
+def _holds_target(value: Any) -> bool:
+    """Whether some node in the value is to be instantiated."""
+    return any(str(path[-1]) == "_target_" for path, _ in leaves(value) if path)
+
+
+@functools.cache
+def locate(target: str, where: str) -> Callable[..., Any]:
+    """Import what `_target_` names.
+
+    Raises:
+        UserError: there is no such module, no such name in it, or it cannot be called.
+    """
+    parts = target.split(".")
+    module, rest = _longest_module(parts)
+    found: Any = module
+    for index, name in enumerate(rest):
+        if not hasattr(found, name):
+            near = closest(name, [each for each in dir(found) if not each.startswith("_")], 1)
+            hint = f"; did you mean {'.'.join([*parts[: len(parts) - len(rest) + index], near[0]])}?" if near else ""
+            raise UserError(f"{where}._target_: there is no {target}{hint}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise UserError(f"{where}._target_: {target} cannot be called")
+    return found
+
+
+def _longest_module(parts: list[str]) -> tuple[Any, list[str]]:
+    """The module that a dotted name starts with, and the rest of the name."""
+    for count in range(len(parts), 0, -1):
+        name = ".".join(parts[:count])
+        try:
+            return importlib.import_module(name), parts[count:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module exists; something it imports does not
+    raise UserError(f"_target_: there is no module {parts[0]}")

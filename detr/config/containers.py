@@ -1,0 +1,101 @@
+"""Configurations as plain dicts and lists: resolved to build from, unresolved to store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from detr.config.references import Path, children, dotted, has_resolver, origin, own_keys
+from detr.config.suggest import did_you_mean
+from detr.errors import UserError
+
+
+class Section(dict[str, Any]):
+    """A dict that knows under which key the user finds it: `backbone`, also where `model` refers to it."""
+
+    path: str = ""
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts and lists, every interpolation replaced by its value.
+
+    Raises:
+        UserError: a value is missing (`???`), or an interpolation leads nowhere.
+    """
+    raw = _plain(config, resolve=False)
+    missing = sorted(OmegaConf.missing_keys(config)) if not _broken(config) else []
+    if missing:
+        raise UserError(f"{missing[0]}: a value is missing; give it with {missing[0]}=…")
+    try:
+        return _sections(_plain(config, resolve=True), raw)
+    except OmegaConfBaseException as error:
+        raise UserError(interpolation_problem(error, raw)) from error
+
+
+def unresolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts and lists for a checkpoint: interpolations within it stay, all others are resolved.
+
+    So `${dataset.root}/images` follows a new root on another machine, while `${hydra:…}`, `${now:…}` and
+    `${oc.env:…}` are what they were in this run.
+    """
+    raw = _plain(config, resolve=False)
+    try:
+        return _settle(raw, config)
+    except OmegaConfBaseException as error:
+        raise UserError(interpolation_problem(error, raw)) from error
+
+
+def interpolation_problem(error: OmegaConfBaseException, raw: dict[str, Any]) -> str:
+    """One line about an interpolation that cannot be resolved; `raw` is the unresolved config."""
+    key = getattr(error, "full_key", None) or "the config"
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    if "Missing mandatory value: " in message:
+        missing = message.partition("Missing mandatory value: ")[2]
+        return f"{missing}: a value is missing; give it with {missing}=…"
+    message = (message.partition("raised while resolving interpolation: ")[2] or message).strip('"')
+    hint = ""
+    if isinstance(error, InterpolationKeyError) and "'" in message:
+        hint = did_you_mean(message.split("'")[1], own_keys(raw))
+    return f"{key}: {message}{hint}"
+
+
+def _plain(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+def _broken(config: DictConfig) -> bool:
+    """Whether some interpolation cannot be resolved: asking for missing keys would raise."""
+    try:
+        OmegaConf.missing_keys(config)
+    except OmegaConfBaseException:
+        return True
+    return False
+
+
+def _sections(value: Any, raw: dict[str, Any], path: Path = ()) -> Any:
+    """The same containers, dicts as sections."""
+    if isinstance(value, list):
+        return [_sections(item, raw, (*path, index)) for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    section = Section({key: _sections(item, raw, (*path, key)) for key, item in value.items()})
+    section.path = dotted(origin(raw, path))
+    return section
+
+
+def _settle(raw: Any, node: Any) -> Any:
+    """`raw` with every call of a resolver replaced by its value in `node`, the same place in the config."""
+    settled = {}
+    for key, value in children(raw):
+        if isinstance(value, dict | list):
+            value = _settle(value, node[key])
+        elif has_resolver(value):
+            value = node[key]
+            if isinstance(value, DictConfig | ListConfig):
+                value = OmegaConf.to_container(value, resolve=True)
+        settled[key] = value
+    return settled if isinstance(raw, dict) else list(settled.values())
