@@ -157,8 +157,8 @@ def check_images_exist(files: Iterable[str], source: str) -> None:
         present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         missing += [folder / name for name in names if name not in present]
     if missing:
-        others = f" and {len(missing) - 1} other files" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}{others} missing, but listed in {source}; check dataset.*.images")
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}{others}: missing, but listed in {source}; check dataset.*.images")
 
 
 def warn_each(messages: Sequence[str], summary: str) -> None:

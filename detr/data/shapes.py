@@ -70,7 +70,7 @@ def generate(root: Path, counts: Mapping[str, int]) -> None:
         _publish(temporary, root, recipe)
     except OSError as error:
         raise UserError(
-            f"{root}: the shapes data set cannot be written ({error.strerror}); "
+            f"{root}: the shapes data set cannot be written ({error.strerror or error}); "
             "set dataset.root or paths.data_root to a folder with space and write permission"
         ) from None
     finally:

@@ -38,11 +38,11 @@ def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
 
 
 def light_train(max_size: int) -> v2.Transform:
-    """For small images and little time: zoom, flip and colour.
+    """For small images and little time: flip, zoom and colour.
 
     The output has the size that `ShrinkLongSide(max_size)` gives, so that equal images make batches without padding.
     """
-    return v2.Compose([RandomZoom(max_size), v2.RandomHorizontalFlip(0.5), RandomPhotometric()])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), RandomZoom(max_size), RandomPhotometric()])
 
 
 class ResizeShortSide(v2.Transform):
