@@ -98,12 +98,16 @@ class Loader:
             raise UserError(f"dataloader.num_workers is {num_workers}; zero or a positive number is due")
         self.dataset = dataset
         self.sampler = sampler
-        self._batches = DataLoader(
-            _Reporting(dataset),
-            batch_sampler=sampler,
+        self.num_workers = num_workers
+        self._batches = self._start()
+
+    def _start(self) -> DataLoader[Sample | UserError]:
+        return DataLoader(
+            _Reporting(self.dataset),
+            batch_sampler=self.sampler,
             collate_fn=_collate_or_report,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -116,10 +120,17 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises UserError if an image cannot be loaded, from whichever process."""
+        error = None
         for batch in self._batches:
             if isinstance(batch, UserError):
-                raise batch
+                error = batch
+                break
             yield batch
+        if error is not None:
+            # Workers are stopped at once when nothing refers to them; left to the garbage collector, together with
+            # the traceback, each takes five seconds to notice.
+            self._batches = self._start()
+            raise error
 
 
 class TrainLoader(Loader):

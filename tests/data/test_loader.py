@@ -1,5 +1,6 @@
 """Batches: padding, order, workers."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_workers_change_nothing(splits):
         batches = []
         for loader in loaders:
             loader.set_epoch(epoch, first_batch)
-            torch.manual_seed(epoch + loader._batches.num_workers)
+            torch.manual_seed(epoch + loader.num_workers)
             batches.append(list(loader))
         assert len(batches[0]) == len(batches[1]) == len(loaders[0]) == 3 - first_batch
         assert all(same(a, b) for a, b in zip(*batches, strict=True))
@@ -159,8 +160,10 @@ def test_a_broken_image_arrives_as_one_line(splits, workers, make):
     loader = make(dataset, batch_size=7, num_workers=workers, **seed)
     with pytest.raises(UserError, match=r"5\.png: not a readable image") as caught:
         list(loader)
+    assert multiprocessing.active_children() == []
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
+    del caught  # its traceback would keep the new workers alive, until the garbage collector waits for them
     file.write_bytes(content)
     assert len(list(loader)) == 1
 
