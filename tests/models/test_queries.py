@@ -1,0 +1,95 @@
+"""Two-stage queries: which tokens propose, which are chosen, where their anchors lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from detr.models.queries import TwoStageQueries
+from detr.structures import Memory
+
+
+def encoder_memory(padded_columns: int = 2) -> Memory:
+    """Two levels, 4 × 4 and 2 × 2, of two images; the second is padded at the right."""
+    torch.manual_seed(0)
+    fine, coarse = torch.zeros(2, 4, 4, dtype=torch.bool), torch.zeros(2, 2, 2, dtype=torch.bool)
+    fine[1, :, 4 - padded_columns :], coarse[1, :, 2 - padded_columns // 2 :] = True, True
+    padding = torch.cat([fine.flatten(1), coarse.flatten(1)], 1)
+    return Memory(torch.randn(2, 20, 16), torch.randn(2, 20, 16), padding, [(4, 4), (2, 2)])
+
+
+def two_stage(num_queries: int, **more: Any) -> TwoStageQueries:
+    torch.manual_seed(1)
+    options = {"num_logits": 3, "sigmoid": True, "anchor_sides": (0.25, 0.5), "d_model": 16} | more
+    return TwoStageQueries(num_queries=num_queries, **options)
+
+
+@pytest.mark.parametrize("sigmoid", [True, False])
+@torch.no_grad()
+def test_the_best_tokens_become_queries(sigmoid: bool) -> None:
+    memory, queries = encoder_memory(), two_stage(6, sigmoid=sigmoid)
+    chosen, groups = queries(memory)
+    tokens = queries.token_head(memory.tokens)
+    logits = queries.class_head(tokens)
+    score = logits.max(-1).values if sigmoid else logits[..., :-1].max(-1).values - logits[..., -1]
+    boxes = groups["encoder"].predictions.boxes[0]
+    for image in range(2):
+        valid = (~memory.padding[image]).nonzero().flatten()
+        best = valid[score[image, valid].argsort(descending=True)[:6]]
+        torch.testing.assert_close(chosen.content[image], tokens[image, best])
+        torch.testing.assert_close(chosen.reference[image].sigmoid(), boxes[image, best])
+
+
+@torch.no_grad()
+def test_padding_never_becomes_a_query() -> None:
+    """However loudly it proposes; only where there are fewer other tokens than queries does it fill the rest."""
+    memory = encoder_memory()
+    valid = int((~memory.padding[1]).sum())
+    queries = two_stage(valid)
+    memory.tokens[memory.padding] = 0
+    loudest = queries.token_head(memory.tokens)[memory.padding][0]
+    queries.class_head.weight.copy_(loudest.expand(3, -1))  # padding has the highest scores of all
+    scores = queries.objectness(queries.class_head(queries.token_head(memory.tokens)))[1]
+    assert scores.argmax() in memory.padding[1].nonzero()
+
+    def from_padding(count: int) -> int:
+        content = two_stage_with(queries, count)(memory)[0].content[1]
+        return int((content - loudest).abs().amax(-1).lt(1e-6).sum())
+
+    assert from_padding(valid) == 0
+    assert from_padding(valid + 3) == 3
+    assert from_padding(1000) == 20 - valid  # as many queries as there are tokens
+
+
+def two_stage_with(queries: TwoStageQueries, count: int) -> TwoStageQueries:
+    queries.num_queries = count
+    return queries
+
+
+@torch.no_grad()
+def test_anchors_lie_at_their_tokens() -> None:
+    """Relative to the unpadded image: image 0 is 4 × 4 tokens, image 1 only 2 columns wide."""
+    boxes = two_stage(5).anchors(encoder_memory()).sigmoid()
+    torch.testing.assert_close(boxes[0, 5], torch.tensor([0.375, 0.375, 0.25, 0.25]))  # row 1, column 1 of 4 × 4
+    torch.testing.assert_close(boxes[1, 5], torch.tensor([0.75, 0.375, 0.25, 0.25]))
+    torch.testing.assert_close(boxes[0, 17], torch.tensor([0.75, 0.25, 0.5, 0.5]))  # row 0, column 1 of 2 × 2
+
+
+def test_queries_are_detached_from_the_proposals() -> None:
+    chosen, groups = two_stage(5)(encoder_memory())
+    assert not chosen.content.requires_grad
+    assert not chosen.reference.requires_grad  # type: ignore[union-attr]
+    assert groups["encoder"].predictions.boxes.requires_grad
+
+
+def test_one_side_a_level() -> None:
+    with pytest.raises(ValueError, match="3 sides for 2 levels"):
+        two_stage(5, anchor_sides=(0.1, 0.2, 0.3))(encoder_memory())
+
+
+@pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}])
+def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        two_stage(**({"num_queries": 5} | options))

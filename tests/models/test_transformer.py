@@ -1,0 +1,145 @@
+"""Transformer layers against the formula written out, and the refinement of anchors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detr.models.layers import FeedForward
+from detr.models.transformer import AnchorDecoder, TransformerDecoder, TransformerEncoder
+from detr.structures import Features, Memory, QuerySet
+
+
+class PreNormReference:
+    """The pre-norm transformer written out with plain matrices (Vaswani et al. 2017; DETR's forward_pre)."""
+
+    def __init__(self, encoder: TransformerEncoder, decoder: TransformerDecoder, heads: int) -> None:
+        self.encoder, self.decoder, self.heads = encoder, decoder, heads
+
+    def attention(self, layer: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of one image: [Q, D], [T, D], [T, D] → [Q, D]."""
+        weights, biases = layer.in_proj_weight.chunk(3), layer.in_proj_bias.chunk(3)
+        q, k, v = (
+            (x @ w.T + b).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        )
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).exp()
+        mixed = scores / scores.sum(-1, keepdim=True) @ v
+        return mixed.transpose(0, 1).flatten(1) @ layer.out_proj.weight.T + layer.out_proj.bias
+
+    def feed_forward(self, part: FeedForward, x: Tensor) -> Tensor:
+        inner = (x @ part.linear1.weight.T + part.linear1.bias).clamp(min=0)
+        return inner @ part.linear2.weight.T + part.linear2.bias
+
+    def __call__(self, x: Tensor, place: Tensor, queries: Tensor) -> list[Tensor]:
+        """Tokens, their positions and the queries' positions of one image → normalised states of each layer."""
+        for layer in self.encoder.layers:
+            y = layer.norm1(x)
+            x = x + self.attention(layer.self_attn, y + place, y + place, y)
+            x = x + self.feed_forward(layer.feed_forward, layer.norm2(x))
+        memory, state, states = self.encoder.norm(x), torch.zeros_like(queries), []
+        for layer in self.decoder.layers:
+            y = layer.norm1(state)
+            state = state + self.attention(layer.self_attn, y + queries, y + queries, y)
+            y = layer.norm2(state)
+            state = state + self.attention(layer.cross_attn, y + queries, memory + place, memory)
+            state = state + self.feed_forward(layer.feed_forward, layer.norm3(state))
+            states.append(self.decoder.norm(state))
+        return states
+
+
+@torch.no_grad()
+def test_pre_norm_equals_the_written_out_formula() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"d_model": 16, "num_heads": 4, "dim_feedforward": 24, "dropout": 0.1, "pre_norm": True}
+    encoder, decoder = (
+        TransformerEncoder(num_layers=2, **sizes).eval(),
+        TransformerDecoder(num_layers=2, **sizes).eval(),
+    )
+    for part in (encoder, decoder):
+        for norm in (module for module in part.modules() if isinstance(module, nn.LayerNorm)):
+            nn.init.normal_(norm.weight, 1, 0.3)
+            nn.init.normal_(norm.bias, 0, 0.3)
+    tokens, positions = torch.randn(2, 16, 3, 4), torch.randn(2, 16, 3, 4)
+    padding = torch.zeros(2, 3, 4, dtype=torch.bool)
+    padding[1, :, 3] = True
+    queries = QuerySet(content=torch.zeros(2, 5, 16), position=torch.randn(2, 5, 16))
+    memory = encoder(Features([tokens], [padding], [positions]))
+    hidden, _ = decoder(queries, memory, nn.Identity())
+    for image in range(2):
+        valid = ~padding[image].flatten()
+        expected = PreNormReference(encoder, decoder, heads=4)(
+            tokens[image].flatten(1).T[valid], positions[image].flatten(1).T[valid], queries.position[image]
+        )
+        torch.testing.assert_close(hidden[:, image], torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "gelu", "glu"])
+def test_activations(activation: str) -> None:
+    torch.manual_seed(0)
+    part, x = FeedForward(8, 12, 0.0, activation), torch.randn(3, 8)
+    inner = x @ part.linear1.weight.T + part.linear1.bias
+    expected = {
+        "relu": lambda: inner.clamp(min=0),
+        "gelu": lambda: inner * (1 + torch.erf(inner / 2**0.5)) / 2,
+        "glu": lambda: inner[:, :12] / (1 + (-inner[:, 12:]).exp()),
+    }[activation]()
+    torch.testing.assert_close(part(x), expected @ part.linear2.weight.T + part.linear2.bias)
+
+
+def test_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="relu, gelu, glu"):
+        TransformerEncoder(activation="swish")
+
+
+def refined(layers: int = 3) -> tuple[AnchorDecoder, QuerySet, Memory, list[Tensor], Tensor]:
+    """An anchor decoder after its forward pass: each layer's correction (kept apart), and the boxes."""
+    torch.manual_seed(0)
+    decoder = AnchorDecoder(num_layers=layers, d_model=16, num_heads=2, dim_feedforward=16, dropout=0.0)
+    memory = Memory(torch.randn(1, 6, 16), torch.randn(1, 6, 16), torch.zeros(1, 6, dtype=torch.bool), [(2, 3)])
+    reference = torch.randn(1, 4, 4, requires_grad=True)
+    queries = QuerySet(content=torch.randn(1, 4, 16), reference=reference)
+    corrections: list[Tensor] = []
+
+    def box_head(hidden: Tensor) -> Tensor:
+        corrections.append((hidden.detach()[..., :4] * 0.3).requires_grad_())
+        return corrections[-1]
+
+    _, boxes = decoder(queries, memory, box_head)  # type: ignore[arg-type]
+    return decoder, queries, memory, corrections, boxes
+
+
+def test_anchors_are_refined_layer_by_layer() -> None:
+    """Each layer's box is the first anchor plus all corrections so far."""
+    _, queries, _, corrections, boxes = refined()
+    expected = queries.reference + torch.stack(corrections).cumsum(0)
+    torch.testing.assert_close(boxes, expected)
+
+
+def test_look_forward_twice() -> None:
+    """A layer's box reaches its own correction and that of the layer before, with a gradient of 1, and no other."""
+    for layer in range(3):
+        _, queries, _, corrections, boxes = refined()
+        boxes[layer].sum().backward()
+        for index, correction in enumerate(corrections):
+            expected = 1.0 if index in (layer, layer - 1) else 0.0
+            got = torch.zeros(()) if correction.grad is None else correction.grad
+            assert torch.all(got == expected), (layer, index)
+        # The learned anchors are before layer 0: layers 0 and 1 reach them directly, layer 2 does not.
+        direct = 0.0 if queries.reference.grad is None else queries.reference.grad.abs().max().item()  # type: ignore[union-attr]
+        assert (direct > 0.5) == (layer < 2)
+
+
+def test_later_layers_see_the_refined_anchor() -> None:
+    """The position of layer 1's queries is made from the corrected anchor (detached), not from the first one."""
+    decoder, queries, memory, corrections, _ = refined(layers=2)
+    hidden, _ = decoder(queries, memory, lambda state: state[..., :4] * 0)  # type: ignore[arg-type]
+    moved, _ = decoder(queries, memory, lambda state: state[..., :4] * 0 + 2)  # type: ignore[arg-type]
+    torch.testing.assert_close(hidden[0], moved[0])
+    assert (hidden[1] - moved[1]).abs().max() > 1e-2
+    moved[1].sum().backward()
+    assert all(correction.grad is None for correction in corrections)
