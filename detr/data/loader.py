@@ -130,7 +130,10 @@ class Loader:
             # Workers are stopped at once when nothing refers to them; left to the garbage collector, together with
             # the traceback, each takes five seconds to notice.
             self._batches = self._start()
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else a cycle: the error's traceback holds this frame
 
 
 class TrainLoader(Loader):

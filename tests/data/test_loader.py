@@ -163,9 +163,9 @@ def test_a_broken_image_arrives_as_one_line(splits, workers, make):
     assert multiprocessing.active_children() == []
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
-    del caught  # its traceback would keep the new workers alive, until the garbage collector waits for them
     file.write_bytes(content)
     assert len(list(loader)) == 1
+    del caught, loader  # stops the new workers, for which the garbage collector would have to wait
 
 
 def threads(image, target):
