@@ -252,17 +252,13 @@ def _read(path: str) -> dict[str, Any]:
 
 def _load(module: nn.Module, state: dict[str, Any], source: str) -> None:
     """Strictly, but for a classifier's head and the counters that frozen batch norm has no use for."""
-    mismatch = [
-        key
-        for key, value in module.state_dict().items()
-        if key in state and getattr(state[key], "shape", None) != value.shape
-    ]
-    wanted = {key for key in module.state_dict() if not _optional(key)}
-    missing = sorted(wanted - state.keys())
+    own = {key: value for key, value in module.state_dict().items() if not _optional(key)}
+    missing = sorted(own.keys() - state.keys())
+    mismatch = [key for key in own if key in state and getattr(state[key], "shape", None) != own[key].shape]
     if missing or mismatch:
         what = f"{missing[0]} is missing" if missing else f"{mismatch[0]} has another shape"
         raise UserError(f"backbone.weights={source}: does not fit the backbone: {what}")
-    module.load_state_dict({key: value for key, value in state.items() if key in module.state_dict()}, strict=False)
+    module.load_state_dict({key: state[key] for key in own}, strict=False)
 
 
 def _optional(key: str) -> bool:
