@@ -32,13 +32,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def train(config: DictConfig) -> None:
-    """Train as the config says, in the run folder that Hydra made."""
-    check(config)
+    """Train as the checked config says, in the run folder that Hydra made."""
     plain = resolved(config)
     folder = RunFolder(run_directory())
     options: Options = build(plain["trainer"], "trainer")
     device = resolve_device(options.device)
     checkpoint, source = find_checkpoint(plain["resume"], folder)
+    if plain["resume"] is None:
+        folder.claim()
+    elif checkpoint is None:
+        folder.keep_rows(0)
     seed_everything(plain["seed"])
     train_set, val_set = training_data(plain, options.overfit_batches)
     model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)

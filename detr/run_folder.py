@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from detr.checkpoint import save_checkpoint
+from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
 from detr.files import append_json_line, write_atomically, write_json, write_with
 
@@ -25,6 +26,17 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
+
+    def claim(self) -> None:
+        """For a new run.
+
+        Raises:
+            UserError: a run has reported here already, which would be mixed with this one.
+        """
+        if self.metrics.exists():
+            raise UserError(
+                f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
+            )
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary an epoch."""
