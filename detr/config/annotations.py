@@ -13,6 +13,7 @@ from detr.config.references import Path
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+_PART = "a part, with _target_"
 _EXPECTED = {
     "int": "an integer",
     "float": "a number",
@@ -25,6 +26,7 @@ _EXPECTED = {
     "dict": "a mapping",
     "mapping": "a mapping",
     "none_required": "null",
+    "callable": _PART,
 }
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -53,19 +55,24 @@ def problem(value: Any, annotation: Any) -> tuple[Path, str] | None:
     """What is wrong with a value: where inside of it, and "expected …, got …". None if nothing is.
 
     Integers pass as floats and lists as any sequence; nothing else is converted. Annotations that mean nothing
-    in YAML (modules, tensors, callables) let everything through.
+    in YAML (modules, tensors, callables) refuse single values only.
     """
     from pydantic import ValidationError
 
     adapter = _adapter(annotation)
     if adapter is None:
-        return None
+        return None if _may_be(value, annotation) else ((), f"expected {_PART}, got {show(value)}")
     try:
         text = json.dumps(value)  # as JSON, because a list must do for a tuple even in strict mode
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
         return _in_words(value, error.errors())
     return None
+
+
+def _may_be(value: Any, annotation: Any) -> bool:
+    """Whether a value can be of a type that pydantic does not know: no single value is a module."""
+    return not inspect.isclass(annotation) or value is None or isinstance(value, dict | list)
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
@@ -96,11 +103,9 @@ def _cached_adapter(annotation: Any) -> TypeAdapter[Any] | None:
         return None
 
 
-def _in_words(value: Any, errors: list[Any]) -> tuple[Path, str] | None:
+def _in_words(value: Any, errors: list[Any]) -> tuple[Path, str]:
     """The deepest complaints, of which a union has one for each member."""
-    located = [(_inside(value, error["loc"]), error) for error in errors if error["type"] != "callable_type"]
-    if not located:
-        return None
+    located = [(_inside(value, error["loc"]), error) for error in errors]
     path = max((path for path, _ in located), key=len)
     expected = list(dict.fromkeys(_expectation(error) for where, error in located if where == path))
     found: Any = value

@@ -42,46 +42,37 @@ def check(config: DictConfig) -> None:
             user should change: where a value is a reference, the key at its end.
     """
     values = resolved(config)
-    _Check(unresolved(config), values).node(values, ())
+    _Check(unresolved(config)).walk(values, (), owned=False)
 
 
 class _Check:
-    """One walk through a config; `raw` is it with its interpolations, `values` without."""
+    """One walk through the values of a config; `raw` is the same config with its interpolations."""
 
-    def __init__(self, raw: dict[str, Any], values: dict[str, Any]) -> None:
+    def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
-        self.values = values
         self.references = references(raw)
 
-    def node(self, node: dict[str, Any], path: Path) -> None:
-        """Every key of a node, then the nodes inside it."""
+    def walk(self, value: Any, path: Path, *, owned: bool) -> None:
+        """A value and what is inside it; `owned`: it is, as a whole, an argument of a node above it."""
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                self.walk(item, (*path, index), owned=owned)
+        elif isinstance(value, dict) and (_holds_target(value) or not owned):
+            self.node(value, path, owned=owned)
+
+    def node(self, node: dict[str, Any], path: Path, *, owned: bool) -> None:
+        """Every key of a node, with or without a target."""
+        has_target = "_target_" in node
         arguments = self.arguments(node, path)
         for key, value in node.items():
             here = (*path, key)
             if key in DIRECTIVES or (origin(self.raw, here) != here and _holds_target(value)):
                 continue  # nodes that are referred to are checked where they stand
-            if "_target_" in node:
+            if has_target:
                 self.argument(here, value, arguments, str(node["_target_"]))
-            elif not isinstance(value, dict | list):
+            elif not isinstance(value, dict) and not _holds_target(value):
                 self.plain(here, value)
-            self.inside(value, here)
-
-    def inside(self, value: Any, path: Path) -> None:
-        """The nodes in an argument."""
-        if isinstance(value, dict) and (_holds_target(value) or not self.owned(path)):
-            self.node(value, path)
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                self.inside(item, (*path, index))
-
-    def owned(self, path: Path) -> bool:
-        """Whether the value is, as a whole, an argument of a node above it."""
-        tree: Any = self.values
-        for key in path:
-            if isinstance(tree, dict) and "_target_" in tree:
-                return True
-            tree = tree[key]
-        return isinstance(tree, dict) and "_target_" in tree
+            self.walk(value, here, owned=owned or has_target)
 
     def arguments(self, node: dict[str, Any], path: Path) -> dict[str, Any] | None:
         """What the node's target takes; None where that is unknown, or there is no target."""
@@ -95,7 +86,8 @@ class _Check:
             return
         name = str(path[-1])
         if name not in arguments:
-            raise UserError(f"{dotted(path)}: {target} takes no {name}{self.advice(path, list(arguments))}")
+            advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments)}"
+            raise UserError(f"{dotted(path)}: {target} takes no {name}{advice}")
         if not _holds_target(value):
             self.value(path, value, arguments[name].annotation)
 

@@ -59,15 +59,28 @@ def load(loader: ConfigLoaderImpl, config_name: str | None, overrides: Sequence[
     return loader.load_configuration(config_name, [*overrides, *job], run_mode=RunMode.RUN)
 
 
-def groups(loader: ConfigLoaderImpl, parent: str = "") -> dict[str, list[str]]:
-    """Every group, nested ones as `transformer/encoder`, with its options."""
+def groups(*directories: Path | str) -> dict[str, list[str]]:
+    """Every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options."""
+    found: dict[str, set[str]] = {}
+    for folder in (CONF, *map(Path, directories)):
+        for file in folder.rglob("*.yaml"):
+            if file.parent != folder:
+                found.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def hydra_groups(loader: ConfigLoaderImpl, parent: str = "hydra") -> dict[str, list[str]]:
+    """Hydra's own groups, which plugins add to: `hydra/launcher`, `hydra/sweeper`, ….
+
+    Asking Hydra takes half a second, for it copies all that it knows for every group.
+    """
     found = {}
     for name in loader.list_groups(parent):
-        group = f"{parent}/{name}" if parent else name
+        group = f"{parent}/{name}"
         options = loader.get_group_options(group, ObjectType.CONFIG)
         if options:
             found[group] = options
-        found |= groups(loader, group)
+        found |= hydra_groups(loader, group)
     return found
 
 

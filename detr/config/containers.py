@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from detr.config.references import Path, children, dotted, has_resolver, origin, own_keys
+from detr.config.references import Path, children, dotted, has_resolver, leaves, origin, own_keys
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
 
@@ -17,6 +17,11 @@ class Section(dict[str, Any]):
 
     path: str = ""
 
+    def __or__(self, other: Any) -> Section:  # type: ignore[override]
+        changed = Section({**self, **other})
+        changed.path = self.path
+        return changed
+
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain dicts and lists, every interpolation replaced by its value.
@@ -25,9 +30,9 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         UserError: a value is missing (`???`), or an interpolation leads nowhere.
     """
     raw = _plain(config, resolve=False)
-    missing = sorted(OmegaConf.missing_keys(config)) if not _broken(config) else []
+    missing = [dotted(path) for path, value in leaves(raw) if value == "???"]
     if missing:
-        raise UserError(f"{missing[0]}: a value is missing; give it with {missing[0]}=…")
+        raise UserError(_missing(missing[0]))
     try:
         return _sections(_plain(config, resolve=True), raw)
     except OmegaConfBaseException as error:
@@ -52,8 +57,7 @@ def interpolation_problem(error: OmegaConfBaseException, raw: dict[str, Any]) ->
     key = getattr(error, "full_key", None) or "the config"
     message = (str(error).splitlines() or [type(error).__name__])[0]
     if "Missing mandatory value: " in message:
-        missing = message.partition("Missing mandatory value: ")[2]
-        return f"{missing}: a value is missing; give it with {missing}=…"
+        return _missing(message.partition("Missing mandatory value: ")[2])
     message = (message.partition("raised while resolving interpolation: ")[2] or message).strip('"')
     hint = ""
     if isinstance(error, InterpolationKeyError) and "'" in message:
@@ -61,19 +65,14 @@ def interpolation_problem(error: OmegaConfBaseException, raw: dict[str, Any]) ->
     return f"{key}: {message}{hint}"
 
 
+def _missing(key: str) -> str:
+    return f"{key}: a value is missing; give it with {key}=…"
+
+
 def _plain(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(container, dict)
     return container  # type: ignore[return-value]
-
-
-def _broken(config: DictConfig) -> bool:
-    """Whether some interpolation cannot be resolved: asking for missing keys would raise."""
-    try:
-        OmegaConf.missing_keys(config)
-    except OmegaConfBaseException:
-        return True
-    return False
 
 
 def _sections(value: Any, raw: dict[str, Any], path: Path = ()) -> Any:

@@ -163,7 +163,8 @@ def _parse_arguments() -> Namespace:
 
     def refuse(message: str) -> NoReturn:
         wrong = message.removeprefix("unrecognized arguments: ").split()[0]
-        raise UserError(f"{message}{did_you_mean(wrong, flags) if wrong.startswith('-') else ''}")
+        hint = did_you_mean(wrong, flags) if wrong.startswith("-") else "; flags go before or behind all overrides"
+        raise UserError(f"{message}{hint if wrong in sys.argv else ''}")
 
     parser.error = refuse  # type: ignore[method-assign]
     return parser.parse_args()

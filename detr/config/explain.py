@@ -17,7 +17,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detr.config.compose import config_loader, groups, load
+from detr.config.compose import config_loader, groups, hydra_groups, load
 from detr.config.references import contains, own_keys
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
@@ -114,25 +114,32 @@ def _find_culprit(command: CommandLine) -> None:
     loader = config_loader(command.directory)
     _check_primary(loader, command)
     parsed = parse_overrides(command.overrides)
-    all_groups = groups(loader)
-    chosen = []
+    all_groups = groups(*[command.directory] if command.directory else [])
+    if any(override.key_or_group.startswith("hydra/") for override in parsed):
+        all_groups |= hydra_groups(loader)
     for override in parsed:
         if override.is_sweep_override() and not command.multirun:
             raise UserError(f"{override.input_line}: to try several values add --multirun; a list is written key=[a,b]")
-        if override.key_or_group in all_groups and not override.is_delete():
-            check_choice(override, all_groups)
-            if not override.is_sweep_override():
-                chosen.append(override.input_line or "")
-    known = load(loader, command.config_name, [])
-    choices = OmegaConf.to_container(known.hydra.runtime.choices)
-    for override in parsed:
-        if override.key_or_group in choices and override.is_add():  # type: ignore[operator]
-            text = (override.input_line or "").lstrip("+")
-            raise UserError(f"{override.input_line}: {override.key_or_group} is chosen already; without plus: {text}")
+    choices = [each for each in parsed if each.key_or_group in all_groups and not each.is_delete()]
+    for override in choices:
+        check_choice(override, all_groups)
+    _check_added_choices(loader, command, [each for each in choices if each.is_add()])
+    chosen = [each.input_line or "" for each in choices if not each.is_sweep_override()]
     tree: Any = OmegaConf.to_container(load(loader, command.config_name, chosen), resolve=False)
     for override in parsed:
         if override.key_or_group not in all_groups:
             check_key(override, tree, all_groups)
+
+
+def _check_added_choices(loader: ConfigLoaderImpl, command: CommandLine, added: list[Override]) -> None:
+    """A group that has an option already takes another one without a plus."""
+    if not added:
+        return
+    known: Any = OmegaConf.to_container(load(loader, command.config_name, []).hydra.runtime.choices)
+    for override in added:
+        group, text = override.key_or_group, override.input_line or ""
+        if group in known:
+            raise UserError(f"{text}: {group} is chosen already; without plus: {text.lstrip('+')}")
 
 
 def _check_primary(loader: ConfigLoaderImpl, command: CommandLine) -> None:

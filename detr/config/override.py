@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from detr.config.compose import compose, config_loader, groups
+from detr.config.compose import compose, groups
 from detr.config.explain import check_choice, check_key, in_one_line, parse_overrides
 from detr.errors import UserError
 
@@ -26,7 +26,7 @@ def override(stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
         UserError: an override that cannot be read, or names a key, group or option that does not exist.
     """
     parsed = parse_overrides(overrides)
-    all_groups = groups(config_loader())
+    all_groups = groups()
     for each in parsed:
         if each.is_sweep_override():
             raise UserError(f"{each.input_line}: give one value; a list is written key=[a,b]")

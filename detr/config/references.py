@@ -83,7 +83,7 @@ def own_keys(tree: Any) -> list[str]:
 
 def dotted(path: Path) -> str:
     """The path as it is written on the command line."""
-    return ".".join(str(key) for key in path)
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
 def _follow(tree: Any, path: Path) -> Path | None:

@@ -1,0 +1,190 @@
+"""The entry points as users meet them: real processes, their exit status and what they print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=clean | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def only_error(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr of a process that refused its user's wish."""
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stderr + result.stdout
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("optimzer.lr=1", "did you mean optimizer.lr?"),
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("matcher.cost_gious=1", "did you mean matcher.cost_giou"),
+        ("batch_size=4", "did you mean dataloader.batch_size?"),
+        ("backbone=resnet52", "did you mean resnet50?"),
+        ("experiment=quikstart", "did you mean quickstart?"),
+        ("loss=focl", "did you mean focal?"),
+        ("bakbone=resnet50", "did you mean backbone?"),
+        ("-cn trian", "did you mean train?"),
+        ("--cgf job", "did you mean --cfg?"),
+        ("trainer.max_epochs=[", "trainer.max_epochs=["),
+    ],
+)
+def test_typo_in_one_line(arguments: str, expected: str) -> None:
+    assert expected in only_error(run("train.py", *arguments.split()))
+
+
+def test_evaluate_knows_its_own_keys() -> None:
+    assert "did you mean checkpoint?" in only_error(run("evaluate.py", "chekpoint=best.pt"))
+
+
+def test_showing_the_config_imports_no_torch() -> None:
+    script = (
+        "import runpy, sys\n"
+        "sys.argv = ['train.py', '--cfg', 'job']\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+        "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    )
+    result = run("-c", script)
+    assert result.returncode == 0, result.stderr
+    assert "seed: 42" in result.stdout
+
+
+def test_output_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    message = only_error(run("train.py", f"paths.output_root={tmp_path}/file/outputs"))
+    assert "paths.output_root" in message
+    assert str(tmp_path / "file") in message
+
+
+def test_full_disk() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    result = run("train.py", "paths.output_root=/dev/full")
+    assert "/dev/full" in only_error(result)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """A script with an entry point of its own and a small primary config without constructors."""
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "small.yaml").write_text(
+        "seed: 1\nname: ok\npaths: {output_root: out}\n"
+        "hydra:\n  run: {dir: '${paths.output_root}/run'}\n  sweep: {dir: '${paths.output_root}', subdir: '${name}'}\n"
+    )
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import logging, time\n"
+        "from detr.config import entry_point, run_directory, run_facts\n"
+        "from detr.errors import UserError\n"
+        "@entry_point('small')\n"
+        "def main(config):\n"
+        "    print('started', run_directory(), run_facts(), flush=True)\n"
+        "    if config.name == 'mistake':\n"
+        "        raise UserError('the file\\nis missing')\n"
+        "    if config.name == 'bug':\n"
+        "        raise ValueError('broken')\n"
+        "    if config.name == 'sleep':\n"
+        "        time.sleep(60)\n"
+        "main()\n"
+    )
+    return path
+
+
+def test_users_mistake_inside_a_run(script: Path) -> None:
+    result = run(str(script), "-cd", "conf", "name=mistake", cwd=script.parent)
+    assert only_error(result) == "error: the file is missing"
+    assert "the file is missing" in (script.parent / "out/run/script.log").read_text()
+    assert "the file is missing" not in result.stdout
+
+
+def test_value_of_the_wrong_type(script: Path) -> None:
+    message = only_error(run(str(script), "-cd", "conf", "seed=abc", cwd=script.parent))
+    assert message == "error: seed: expected an integer, got 'abc'"
+
+
+def test_users_own_full_error(script: Path) -> None:
+    result = run(str(script), "-cd", "conf", "name=mistake", cwd=script.parent, HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_bug_keeps_its_traceback_also_in_the_log(script: Path) -> None:
+    result = run(str(script), "-cd", "conf", "name=bug", cwd=script.parent)
+    assert result.returncode == 1
+    assert "ValueError: broken" in result.stderr
+    log = (script.parent / "out/run/script.log").read_text()
+    assert "Traceback" in log
+    assert "ValueError: broken" in log
+
+
+def test_multirun_goes_on_and_logs_each_failure(script: Path) -> None:
+    result = run(str(script), "-cd", "conf", "-m", "name=mistake,bug,ok", cwd=script.parent)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "error: the file is missing"
+    assert result.stdout.count("started") == 3
+    assert "the file is missing" in (script.parent / "out/mistake/script.log").read_text()
+    assert "ValueError: broken" in (script.parent / "out/bug/script.log").read_text()
+
+
+def test_interrupt(script: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(script), "-cd", "conf", "name=sleep"],
+        cwd=script.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "started" in process.stdout.readline()
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines() == ["interrupted"]
+
+
+def test_facts_of_the_run(script: Path) -> None:
+    result = run(str(script), "-cd", "conf", "name=other", cwd=script.parent)
+    assert result.returncode == 0, result.stderr
+    assert "{'choices': {}, 'overrides': ['name=other']}" in result.stdout
+
+
+def test_overrides_that_belong_to_the_checkpoint_are_kept_back(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(
+        "from detr.config import entry_point\n"
+        "@entry_point('evaluate', deferred=True)\n"
+        "def main(config, overrides):\n"
+        "    print('GOT', config.checkpoint, config.split, overrides)\n"
+        "main()\n"
+    )
+    arguments = ["dataset.root=/y", "checkpoint=a.pt", "+x=1", "split=test", "paths.output_root=out", "dataset=custom"]
+    result = run(str(path), *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "GOT a.pt test ['dataset.root=/y', '+x=1', 'paths.output_root=out', 'dataset=custom']" in result.stdout
