@@ -238,17 +238,18 @@ class Trainer:
         row = {f"train/{name}": value for name, value in means.items()}
         row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
         better = False
-        if report is not None:
+        if report is not None and report.evaluation is not None:
             row |= {f"val/{name}": value for name, value in report.metrics.items()}
             row |= {f"val/AP/{name}": value for name, value in report.evaluation.per_class.items()}
             self.folder.save_evaluation(epoch, report.evaluation)
             self.logger.log_images(report.examples, epoch)
             better = progress.best is None or row["val/AP"] > progress.best["val/AP"]
             progress.poor = 0 if better else progress.poor + 1
-        if better:
-            progress.best = {name: value for name, value in row.items() if name.startswith("val/")} | {"epoch": epoch}
-            self.folder.save_best(report.results, [side_by_side(example) for example in report.examples])
-            self.logger.log_best(progress.best)
+            if better:
+                progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
+                progress.best["epoch"] = epoch
+                self.folder.save_best(report.results, [side_by_side(example) for example in report.examples])
+                self.logger.log_best(progress.best)
         self.logger.log_epoch(row, epoch, progress.step)
         self.folder.append({"epoch": epoch, "step": progress.step, **row})
         self.save(epoch, better)
