@@ -120,20 +120,17 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises UserError if an image cannot be loaded, from whichever process."""
-        error = None
+        mistake = None
         for batch in self._batches:
             if isinstance(batch, UserError):
-                error = batch
+                mistake = str(batch)  # raised anew: an exception among this frame's variables would be a cycle
                 break
             yield batch
-        if error is not None:
+        if mistake is not None:
             # Workers are stopped at once when nothing refers to them; left to the garbage collector, together with
             # the traceback, each takes five seconds to notice.
             self._batches = self._start()
-            try:
-                raise error
-            finally:
-                del error  # else a cycle: the error's traceback holds this frame
+            raise UserError(mistake)
 
 
 class TrainLoader(Loader):
