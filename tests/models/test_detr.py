@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from builders import CLASSES, random_images, tiny_detr
-from torch import Tensor
+from torch import Tensor, nn
 
 from detr.models.backbone import ResNet
 from detr.models.detr import DETR
@@ -168,3 +168,26 @@ def test_bf16_autocast_trains() -> None:
     assert predictions.boxes.dtype == torch.float32
     predictions.logits.float().sum().backward()
     assert predictions.logits.isfinite().all()
+
+
+class LastLayer(nn.Module):
+    """Tensors in, tensors out."""
+
+    def __init__(self, model: DETR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        predictions = self.model(images, padding)
+        return predictions.logits[-1], predictions.boxes[-1]
+
+
+@pytest.mark.slow
+@KINDS
+@torch.no_grad()
+def test_export(queries: Any) -> None:
+    model = LastLayer(tiny_detr(queries=queries)).eval()
+    batch = random_images([(64, 64), (48, 64)])
+    exported = torch.export.export(model, batch).module()
+    for ours, theirs in zip(model(*batch), exported(*batch), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -80,7 +80,7 @@ def _plain_name(name: str) -> str:
 
 
 def our_detector() -> DETR:
-    """DETR-R50 with a narrow transformer, its frozen batch norm given statistics that matter."""
+    """DETR-R50 with a narrow transformer, its norms and biases given values that matter."""
     torch.manual_seed(0)
     sizes = {"d_model": WIDTH, "num_heads": 4, "dim_feedforward": HIDDEN, "dropout": 0.1}
     model = DETR(
@@ -92,6 +92,9 @@ def our_detector() -> DETR:
         num_classes=CLASSES,
         d_model=WIDTH,
     )
+    for name, parameter in model.named_parameters():  # fresh norms and biases of 1 and 0 would hide that they are used
+        if parameter.dim() == 1 and not name.startswith("backbone"):
+            nn.init.normal_(parameter, parameter.detach().mean().round().item(), 0.2)
     for name, buffer in model.backbone.body.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
