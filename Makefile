@@ -18,10 +18,10 @@ demo: setup
 	$(BIN)/python train.py
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n auto -m slow
 
 lint: setup
 	$(BIN)/ruff check

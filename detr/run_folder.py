@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -73,7 +74,7 @@ class RunFolder:
         write_json(self.path / "predictions.json", predictions)
         for index, picture in enumerate(pictures):
             path = self.path / "predictions" / f"{index:03d}.jpg"
-            write_with(path, lambda stream, picture=picture: picture.save(stream, format="JPEG", quality=92))
+            write_with(path, functools.partial(picture.save, format="JPEG", quality=92))
 
     def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist, read_annotations, read_categories
 from detr.data.images import read_image

@@ -22,7 +22,7 @@ CLASSES = ("circle", "square", "triangle", "star", "cross")
 MAX_OBJECTS = 6
 EMPTY_EVERY = 8  # one image in so many has no object
 OBJECT_SIZE = (0.1, 0.45)  # longer side of the whole shape's box, in units of the image
-MIN_VISIBLE = 0.65  # of an object's pixels, whatever lies on top of it
+MIN_VISIBLE = 0.75  # of an object's pixels, whatever lies on top of it
 ATTEMPTS = 30  # to place an object or a stroke before it is left out
 OBJECT_CONTRAST = 120  # sum of the three channels' distances to what lies below
 CLUTTER_CONTRAST = 45
@@ -94,14 +94,14 @@ def compose(split: int, index: int) -> Scene:
     """Image `index` of split number `split`: patches and strokes, objects on them, now and then a stroke on top."""
     draws = Draws(split, index, 0)
     scene = Scene()
-    for _ in range(draws.integer(2, 5)):
-        scene.paint(_placed(_patch(draws), draws.uniform(0.08, 0.4) * SIDE, draws))
     for _ in range(draws.integer(1, 3)):
+        scene.paint(_placed(_patch(draws), draws.uniform(0.08, 0.4) * SIDE, draws))
+    for _ in range(draws.integer(1, 2)):
         scene.paint(rasterize(_stroke(draws), SIDE))
     if index % EMPTY_EVERY != EMPTY_EVERY - 1:
         for _ in range(draws.integer(1, MAX_OBJECTS)):
             _add_object(scene, draws)
-    for _ in range(draws.integer(0, 2)):
+    for _ in range(draws.integer(0, 1)):
         _add_front_stroke(scene, draws)
     return scene
 

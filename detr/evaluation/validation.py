@@ -78,7 +78,8 @@ class Validation:
         """
         model.eval()
         self.evaluator.reset()
-        losses, images, examples = torch.zeros((), device=self.device), 0, []
+        losses, images = torch.zeros((), device=self.device), 0
+        examples: list[Example] = []
         for cpu_batch in self.loader:
             batch = cpu_batch.to(self.device, non_blocking=True)
             with self.autocast():

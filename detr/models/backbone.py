@@ -14,9 +14,8 @@ import torch
 import torchvision
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import HfHubHTTPError
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
+from torch.nn import functional as F
 
 from detr.errors import UserError
 
@@ -45,14 +44,53 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def normalize(self, images: Tensor, padding: Tensor) -> Tensor:
-        """uint8 or [0, 1] images [B, 3, H, W] → normalised; padding [B, H, W] becomes 0, that is the mean colour."""
+        """uint8 or [0, 1] images [B, 3, H, W] → normalised; padding [B, H, W] becomes 0, that is the mean colour.
+
+        Channels come last in memory: convolutions are faster so, depthwise ones on a CPU by half.
+        """
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
-        return ((images - self.mean) / self.std).masked_fill(padding[:, None], 0)
+        normalized = ((images - self.mean) / self.std).masked_fill(padding[:, None], 0)
+        return normalized.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] → levels [B, C, h, w], fine to coarse."""
         raise NotImplementedError
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with fixed statistics and affine parameters, and the activation that timm puts behind it.
+
+    torchvision's and timm's frozen batch norms say the same in three elementwise passes; this is one, which on a CPU
+    is a third of a frozen backbone's time. Its names are theirs, so that state dicts fit.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+        self.eps = norm.eps
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(
+            F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        )
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every batch norm inside of `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm(child))
+        else:
+            freeze_batch_norm(child)
+    return module
 
 
 class ResNet(Backbone):
@@ -61,7 +99,7 @@ class ResNet(Backbone):
     Args:
         name: resnet18, resnet34, resnet50 or resnet101.
         weights: `imagenet` (torchvision's V1 weights, as the paper; downloaded), a local state dict, or null.
-        levels: stages whose output is returned, layer1 (stride 4) … layer4 (stride 32).
+        levels: stages whose output is returned, by name or index: layer1 (stride 4) … layer4 (stride 32, index -1).
         trainable: stages that learn; the paper trains layer2 to layer4.
         dilation: DC5: layer4 keeps the resolution of layer3 and dilates its convolutions.
 
@@ -70,7 +108,8 @@ class ResNet(Backbone):
         ValueError: an unknown name or stage; dilation with resnet18 or resnet34.
     """
 
-    STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    LEVELS = ("layer1", "layer2", "layer3", "layer4")
+    STAGES = ("conv1", "bn1", "relu", "maxpool", *LEVELS)
     NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
     def __init__(
@@ -78,28 +117,29 @@ class ResNet(Backbone):
         *,
         name: str = "resnet50",
         weights: str | None = "imagenet",
-        levels: Sequence[str] = ("layer4",),
+        levels: Sequence[str | int] = ("layer4",),
         trainable: Sequence[str] = ("layer2", "layer3", "layer4"),
         dilation: bool = False,
     ) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
         basic = name in ("resnet18", "resnet34")
         _check_choices("name", [name], self.NAMES)
-        _check_choices("levels", levels, self.STAGES[4:])
+        names = [_stage(level, self.LEVELS) for level in levels]
+        _check_choices("levels", names, self.LEVELS)
         _check_choices("trainable", trainable, self.STAGES)
         if dilation and basic:
             raise ValueError(f"dilation needs bottleneck blocks, which {name} has not; use resnet50 or resnet101")
         network = torchvision.models.get_model(
             name,
             weights=None,
-            norm_layer=FrozenBatchNorm2d,
             replace_stride_with_dilation=None if basic else [False, False, dilation],
         )
         if weights is not None:
             _load(network, _imagenet_resnet(name) if weights == "imagenet" else _read(weights), weights)
-        self.levels = [stage for stage in self.STAGES if stage in levels]
+        self.levels = [stage for stage in self.LEVELS if stage in names]
         last = self.STAGES.index(self.levels[-1])
         self.body = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES[: last + 1]})
+        freeze_batch_norm(self.body).to(memory_format=torch.channels_last)
         for stage, module in self.body.items():
             module.requires_grad_(stage in trainable)
         numbers = [int(level[-1]) for level in self.levels]
@@ -153,7 +193,7 @@ class Timm(Backbone):
         if weights is not None:
             wanted, given = extractor.state_dict(), classifier.state_dict()
             _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
-        self.body = freeze_batch_norm_2d(extractor)
+        self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
         _train_only(self.body, trainable)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
@@ -263,6 +303,15 @@ def _load(module: nn.Module, state: dict[str, Any], source: str) -> None:
 
 def _optional(key: str) -> bool:
     return key.startswith(("fc.", "classifier.", "head.")) or key.endswith("num_batches_tracked")
+
+
+def _stage(level: str | int, stages: Sequence[str]) -> str:
+    """The name of a level that is given by name or index."""
+    if isinstance(level, str):
+        return level
+    if not -len(stages) <= level < len(stages):
+        raise ValueError(f"levels: {level} is no index into {', '.join(stages)}")
+    return stages[level]
 
 
 def _check_choices(key: str, values: Sequence[str], choices: Sequence[str]) -> None:

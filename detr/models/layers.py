@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.structures import Memory
+
+NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
+
+Activation = Literal["relu", "gelu", "glu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
 
 
 class MLP(nn.Module):
@@ -33,12 +39,9 @@ class MLP(nn.Module):
 class FeedForward(nn.Module):
     """The two linear layers of a transformer layer. `glu` gates one half of a doubled first layer with the other."""
 
-    def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: str) -> None:
+    def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: Activation) -> None:
         super().__init__()
-        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
-        if activation not in activations:
-            raise ValueError(f"activation must be one of {', '.join(activations)}, not {activation}")
-        self.activation = activations[activation]
+        self.activation = ACTIVATIONS[activation]
         self.linear1 = nn.Linear(d_model, dim_feedforward * (2 if activation == "glu" else 1))
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(dim_feedforward, d_model)

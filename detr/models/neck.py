@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.models.layers import NORM_GROUPS
 from detr.structures import Features
 
 
@@ -58,4 +59,4 @@ def _projection(channels: int, d_model: int, normalization: str) -> nn.Module:
         return convolution
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return nn.Sequential(convolution, nn.GroupNorm(32, d_model))
+    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, d_model))

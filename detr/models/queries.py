@@ -69,9 +69,10 @@ class AnchorQueries(Queries):
 class TwoStageQueries(Queries):
     """Every token of the encoder proposes a class and a box; the best become queries (Deformable DETR, section 4).
 
-    Boxes are corrections of a square anchor at the token. Anchor and content of the chosen queries are detached:
-    the proposals learn from a loss of their own, matched one-to-many. Padding is chosen last, that is
-    only in an image with fewer tokens than queries, where it has to fill the rest.
+    Boxes are corrections of a square anchor at the token. The proposals learn from a loss of their own, matched
+    one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
+    embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
+    Padding is chosen last, that is only in an image with fewer tokens than queries, where it has to fill the rest.
 
     Args:
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
@@ -115,7 +116,7 @@ class TwoStageQueries(Queries):
         count = min(self.num_queries, tokens.shape[1])
         best = self.objectness(logits).masked_fill(memory.padding, -torch.inf).topk(count, dim=1).indices[..., None]
         queries = QuerySet(
-            content=tokens.detach().gather(1, best.expand(-1, -1, tokens.shape[-1])),
+            content=tokens.gather(1, best.expand(-1, -1, tokens.shape[-1])),
             reference=boxes.detach().gather(1, best.expand(-1, -1, 4)),
         )
         proposals = Predictions(logits[None], boxes.sigmoid()[None])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.layers import MLP, FeedForward, xavier_uniform
+from detr.errors import UserError
+from detr.models.layers import MLP, NORM_GROUPS, Activation, FeedForward, xavier_uniform
 from detr.models.position_embedding import sine_embedding
 from detr.structures import Features, Memory, QuerySet, at_least_fp32
 
@@ -34,7 +35,7 @@ class EncoderLayer(_Layer):
     """Self-attention and feed-forward."""
 
     def __init__(
-        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: Activation, pre_norm: bool
     ) -> None:
         super().__init__(pre_norm=pre_norm)
         self.self_attn = nn.MultiheadAttention(d_model, num_heads, dropout, batch_first=True)
@@ -57,7 +58,7 @@ class DecoderLayer(_Layer):
     """Self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
 
     def __init__(
-        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, pre_norm: bool
+        self, d_model: int, num_heads: int, dim_feedforward: int, dropout: float, activation: Activation, pre_norm: bool
     ) -> None:
         super().__init__(pre_norm=pre_norm)
         self.self_attn = nn.MultiheadAttention(d_model, num_heads, dropout, batch_first=True)
@@ -102,7 +103,7 @@ class TransformerEncoder(nn.Module):
         num_heads: int = 8,
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
-        activation: str = "relu",
+        activation: Activation = "relu",
         pre_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -125,20 +126,68 @@ class TransformerEncoder(nn.Module):
 
 
 class TopDownEncoder(TransformerEncoder):
-    """Self-attention on the coarsest level only, then top-down addition into the finer ones.
+    """Self-attention on the coarsest level only, then a convolutional top-down path into the finer ones.
 
-    Attention over the coarsest level is what RT-DETR found to be worth its cost (Zhao et al. 2023, section 4.2);
-    the top-down path is that of feature pyramids (Lin et al. 2017) without its smoothing convolutions.
-    Arguments as in `TransformerEncoder`.
+    Attention over the coarsest level is what RT-DETR found to be worth its cost (Zhao et al. 2023, section 4.2); the
+    top-down path is that of feature pyramids (Lin et al. 2017), each sum refined by a residual block of two 3×3
+    convolutions. Frozen features need those: on the embedded data set they nearly doubled AP.
+
+    Arguments as in `TransformerEncoder`, and
+        num_levels: of the features; there is a block for each but the coarsest.
     """
+
+    def __init__(
+        self,
+        *,
+        num_levels: int = 3,
+        num_layers: int = 1,
+        d_model: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: Activation = "relu",
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            num_layers=num_layers,
+            d_model=d_model,
+            num_heads=num_heads,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            activation=activation,
+            pre_norm=pre_norm,
+        )
+        self.blocks = nn.ModuleList(ResidualBlock(d_model) for _ in range(num_levels - 1))
 
     def forward(self, features: Features) -> Memory:
         *maps, coarsest = features.maps
+        if len(maps) != len(self.blocks):
+            raise UserError(
+                f"transformer.encoder.num_levels={len(self.blocks) + 1}, but backbone.levels gives {len(maps) + 1}; "
+                "make them equal"
+            )
         tokens = self.encode(*(_as_tokens(each) for each in (coarsest, features.positions[-1], features.padding[-1])))
         fused = [tokens.mT.unflatten(-1, coarsest.shape[-2:])]
-        for finer in reversed(maps):
-            fused.insert(0, finer + F.interpolate(fused[0], size=finer.shape[-2:], mode="nearest"))
+        for finer, block in zip(reversed(maps), self.blocks, strict=True):
+            fused.insert(0, block(finer + F.interpolate(fused[0], size=finer.shape[-2:], mode="nearest")))
         return flatten(Features(fused, features.padding, features.positions))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with group norm around a shortcut, [B, D, h, w] → [B, D, h, w]."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(d_model, d_model, kernel_size=3, padding=1, bias=False),
+            nn.GroupNorm(NORM_GROUPS, d_model),
+            nn.ReLU(),
+            nn.Conv2d(d_model, d_model, kernel_size=3, padding=1, bias=False),
+            nn.GroupNorm(NORM_GROUPS, d_model),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.convolutions(x))
 
 
 def flatten(features: Features) -> Memory:
@@ -172,7 +221,7 @@ class TransformerDecoder(nn.Module):
         num_heads: int = 8,
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
-        activation: str = "relu",
+        activation: Activation = "relu",
         pre_norm: bool = False,
     ) -> None:
         super().__init__()

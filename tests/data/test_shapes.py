@@ -21,8 +21,8 @@ COUNTS = {"train": 24, "val": 8, "test": 8}
 
 # Of compose() and annotate() for the first images of each split. It may change only together with
 # shapes.VERSION, and then only towards harder images: all results so far become incomparable.
-ANNOTATIONS_SHA256 = "65020d001fc282a353afd1848d78a04122e29d710270f8c486671bdc162de54d"
-PIXELS_SHA256 = "8b1ea572cda814c8c7d247fd7c507d70b2e877d284cec21d3cd6905c6f32899b"
+ANNOTATIONS_SHA256 = "d6f4a5b6debff32cdb522d02c051954c5dced094406ca9e18385d50a367cfc5c"
+PIXELS_SHA256 = "c0f3e3d31db46d860ed47186e83d61134ce1a92a0cbd5661342bf7e9c7c0e0b3"
 
 
 def build(root: Path, counts: dict[str, int] | None = None) -> Shapes:
@@ -76,7 +76,8 @@ def test_specification(scenes):
     assert max(sizes) <= 0.45 * SIDE + 1
     assert np.quantile(sizes, 0.9) > 0.38 * SIDE
     clutter = [sum(layer.object is None for layer in scene.layers) for scene in scenes]
-    assert min(clutter) >= 3
+    assert min(clutter) >= 2  # a patch and a stroke
+    assert np.mean(clutter) > 3
 
 
 def objects_of(scenes):

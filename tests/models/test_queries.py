@@ -77,9 +77,9 @@ def test_anchors_lie_at_their_tokens() -> None:
     torch.testing.assert_close(boxes[0, 17], torch.tensor([0.75, 0.25, 0.5, 0.5]))  # row 0, column 1 of 2 × 2
 
 
-def test_queries_are_detached_from_the_proposals() -> None:
+def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
     chosen, groups = two_stage(5)(encoder_memory())
-    assert not chosen.content.requires_grad
+    assert chosen.content.requires_grad
     assert not chosen.reference.requires_grad  # type: ignore[union-attr]
     assert groups["encoder"].predictions.boxes.requires_grad
 

@@ -1,0 +1,38 @@
+"""The README's commands: each composes as it stands there. Those that train are run for real in test_training.py."""
+
+import re
+import shlex
+
+import pytest
+from command import ROOT, run
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+TRAININGS = [command for command in COMMANDS if "python train.py" in command]
+
+
+def test_there_are_commands() -> None:
+    assert len(TRAININGS) >= 8
+    assert {"make demo", "make test"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+def test_a_training_command_composes(command: str) -> None:
+    words = [word for word in shlex.split(command.partition("python train.py")[2]) if word not in ("--cfg", "job")]
+    if "-m" in words:  # a sweep's jobs, one by one
+        words = [re.sub(r",.*", "", word) for word in words if word != "-m"]
+    done = run("train.py", *words, "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {match for command in COMMANDS for match in re.findall(r"^make ([\w-]+)", command)} <= targets
+    assert set(re.findall(r"`make ([\w-]+)`", README)) <= targets
+
+
+def test_linked_files_exist() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
