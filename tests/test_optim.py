@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_senseless_rates_are_refused(lr: float, patterns: dict[str, float], mess
 
 
 def test_steps_equal_those_of_the_official_groups() -> None:
-    """Three clipped steps of AdamW over main.py's param_dicts end in the same weights."""
+    """Three clipped steps with the same gradients over main.py's param_dicts end in the same weights."""
     ours = tiny_detr().train()
     official = copy.deepcopy(ours)
     named = [(name, p) for name, p in official.named_parameters() if p.requires_grad]
@@ -101,23 +102,48 @@ def test_steps_equal_those_of_the_official_groups() -> None:
         {"params": [p for name, p in named if "backbone" not in name]},
         {"params": [p for name, p in named if "backbone" in name], "lr": 1e-3},
     ]
-    theirs = torch.optim.AdamW(param_dicts, lr=1e-2, weight_decay=1e-4)
-    mine = adamw(model=ours, lr=1e-2, weight_decay=1e-4, lr_by_pattern={"backbone": 1e-3})
+    theirs = torch.optim.AdamW(param_dicts, lr=1e-2, weight_decay=0.1)
+    mine = adamw(model=ours, lr=1e-2, weight_decay=0.1, lr_by_pattern={"backbone": 1e-3})
     criterion = SetCriterion(
         matcher=HungarianMatcher(), terms={"class": CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)}
     )
     targets = random_targets([2, 1])
     before = copy.deepcopy(ours.state_dict())
     for seed in range(3):
-        batch = random_images([(64, 64)] * 2, seed=seed)
+        predictions = ours(*random_images([(64, 64)] * 2, seed=seed))
+        criterion(predictions, targets, Normalizer(objects=3, images=2)).total.backward()
+        for parameter, other in zip(ours.parameters(), official.parameters(), strict=True):
+            other.grad = None if parameter.grad is None else parameter.grad.clone()
         for model, optimizer in ((ours, mine), (official, theirs)):
-            criterion(model(*batch), targets, Normalizer(objects=3, images=2)).total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             optimizer.step()
             optimizer.zero_grad()
     for (name, parameter), other in zip(ours.named_parameters(), official.parameters(), strict=True):
-        assert torch.equal(parameter, other), name
+        torch.testing.assert_close(parameter, other, rtol=1e-6, atol=1e-6, msg=name)  # the fused kernel's rounding
         assert parameter.requires_grad != torch.equal(parameter, before[name]), name
+
+
+def test_layouts_agree(tmp_path: Path) -> None:
+    """AdamW's fused kernel reads weights, gradients and state in memory order: where one is channels-last and another
+    is not, it is silently wrong. So all have the parameter's strides, also after saving and loading."""
+    model = tiny_detr(queries="two_stage").train()
+    optimizer = adamw(model=model, lr=1e-3)
+    for _ in range(2):  # also where a gradient is added to another
+        predictions = model(*random_images([(64, 64), (48, 64)]))
+        outputs = [predictions, predictions.groups["encoder"].predictions]
+        torch.stack([each.logits.sum() + each.boxes.sum() for each in outputs]).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    resumed = tiny_detr(queries="two_stage")
+    again = adamw(model=resumed, lr=1e-3)
+    again.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    trained = [parameter for parameter in resumed.parameters() if parameter.requires_grad]
+    assert any(not parameter.is_contiguous() for parameter in trained)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.stride() == parameter.stride(), name
+    for parameter in trained:
+        for value in (again.state[parameter]["exp_avg"], again.state[parameter]["exp_avg_sq"]):
+            assert value.stride() == parameter.stride()
 
 
 # Schedules.

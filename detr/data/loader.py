@@ -108,6 +108,8 @@ class Loader:
             collate_fn=_collate_or_report,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # Its own, since each pass draws a seed from it: the model's dropout must not depend on the passes so far.
+            generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
         )
 
