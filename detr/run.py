@@ -82,7 +82,8 @@ def train(config: DictConfig) -> None:
         )
         log_start(info, train_set, val_set, device, folder)
         best = trainer.fit().best
-        logger.log_checkpoint(folder.best)
+        if folder.best.exists():  # not where the validation split has no annotations
+            logger.log_checkpoint(folder.best)
         show_results(trainer.console, best, folder, logger.directory)
 
 
