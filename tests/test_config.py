@@ -228,7 +228,6 @@ VALUES = {
     "trainer.max_epochs": ["null", 3],
     "+dataset.extra": ["[1,2]", "{a:b}"],
     "++trainer.clip_norm": [2.0],
-    "~init_from": [None],
     "~dataset.test": [None],
 }
 
