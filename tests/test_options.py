@@ -1,0 +1,92 @@
+"""Every option of every group builds, takes an optimizer step and is evaluated: as sweeps of real runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command import ROOT, TINY, run
+
+SMALL = [*TINY, "dataset=shapes", "trainer.max_steps=1", "dataloader.batch_size=4", "dataloader.num_workers=0"]
+UNTRAINED = "backbone.weights=null"
+QUICKSTART = ["experiment=quickstart", UNTRAINED]
+PAPER = ["experiment=detr_r50_coco", "augmentation=none", UNTRAINED]
+DC5 = "resnet50_dc5,resnet101_dc5"
+
+# What is common, and what is swept; every option stands in one of them at least.
+SWEEPS = {
+    "backbones": [*PAPER, f"backbone=resnet18,resnet34,resnet50,resnet101,{DC5},timm,efficientnet_lite0"],
+    "backbones_of_the_quickstart": [*QUICKSTART, "backbone=resnet18,resnet50,timm,efficientnet_lite0"],
+    "experiments": [
+        UNTRAINED,
+        "augmentation=none",
+        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco",
+    ],
+    "transformers": [
+        *PAPER,
+        "backbone=resnet18",
+        "transformer=detr,detr_pre_norm",
+        "position_embedding=sine,learned",
+    ],
+    "losses": [
+        *PAPER,
+        "backbone=resnet18",
+        "neck=single_level",
+        "loss=detr,focal",
+        "matcher=hungarian",
+        "model=detr",
+        "transformer.activation=gelu,glu",
+    ],
+    "schedules": [
+        *PAPER,
+        "backbone=resnet18",
+        "optimizer=adamw",
+        "scheduler=multistep,step,cosine,constant",
+        "trainer.precision=bf16",
+    ],
+    "queries": [*QUICKSTART, "queries=anchors,two_stage", "transformer/encoder=detr,top_down", "neck=multi_level"],
+    "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
+    "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
+    "augmentations": [*QUICKSTART, "augmentation=light,none"],
+    "the_papers_augmentation": [
+        *QUICKSTART,
+        "augmentation=detr",
+        "augmentation.train.scales=[64,96]",
+        "augmentation.eval.sizes=[96]",
+    ],
+    "surroundings": [
+        *QUICKSTART,
+        "logger=wandb,none",
+        "evaluator=coco",
+        "evaluator.backend=hotcoco,faster_coco_eval,pycocotools",
+        "paths=default",
+        "dataloader=default",
+        "trainer=default",
+    ],
+}
+ELSEWHERE = {"dataset=coco", "dataset=custom"}  # they need files of their own: tests/data, and BCCD in the README
+
+
+def test_every_option_is_swept() -> None:
+    options = {
+        f"{path.parent.relative_to(ROOT / 'conf')}={path.stem}" for path in (ROOT / "conf").rglob("*/*.yaml")
+    } - ELSEWHERE
+    swept = {
+        f"{word.partition('=')[0]}={value}"
+        for words in (SMALL, *SWEEPS.values())
+        for word in words
+        for value in word.partition("=")[2].split(",")
+    }
+    assert options - swept == set()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_option_takes_a_step(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = tmp_path_factory.getbasetemp() / "options"  # one for all sweeps of this process
+    done = run("train.py", "-m", *SMALL, *SWEEPS[name], f"dataset.root={data}", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    jobs = [path for path in tmp_path.iterdir() if path.name.isdigit()]
+    assert jobs
+    for job in jobs:
+        (row,) = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
+        assert row["step"] == 1
+        assert row["val/AP"] >= 0
