@@ -46,7 +46,7 @@ SWEEPS = {
     "queries": [*QUICKSTART, "queries=anchors,two_stage", "transformer/encoder=detr,top_down", "neck=multi_level"],
     "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
     "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
-    "augmentations": [*QUICKSTART, "augmentation=light,none"],
+    "augmentations": [*QUICKSTART, "augmentation=light,flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,
         "augmentation=detr",

@@ -45,6 +45,11 @@ def light_train(max_size: int) -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(0.5), RandomZoom(max_size), RandomPhotometric()])
 
 
+def flip_train(max_size: int) -> v2.Transform:
+    """Nothing but the flip, for trainings of a few epochs: what else would vary costs time and is not seen twice."""
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
+
+
 class ResizeShortSide(v2.Transform):
     """Resize to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
 
