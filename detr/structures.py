@@ -7,7 +7,7 @@ D the width of the transformer, T tokens of the encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -51,13 +51,20 @@ class Targets(_Movable):
     boxes: Tensor  # [N, 4] cxcywh in [0, 1], relative to the unpadded image
     image: Tensor  # [N] which image of the batch, ascending
     counts: list[int]  # objects of each image: kept on the host, so that nobody has to wait for the device
+    masks: Tensor | None = None  # [N, H, W] bool, padded like the batch's images; None where nobody asked for masks
 
     @classmethod
-    def of(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor]) -> Self:
-        """From each image's labels [n] and boxes [n, 4]."""
+    def of(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Self:
+        """From each image's labels [n], boxes [n, 4] and masks [n, H, W], all of one size."""
         counts = [len(each) for each in labels]
         image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-        return cls(torch.cat(list(labels)), torch.cat(list(boxes)), image.to(labels[0].device), counts)
+        return cls(
+            labels=torch.cat(list(labels)),
+            boxes=torch.cat(list(boxes)),
+            image=image.to(labels[0].device),
+            counts=counts,
+            masks=None if masks is None else torch.cat(list(masks)),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +80,7 @@ class Sample:
     image_id: int
     original_size: tuple[int, int]  # (height, width) as stored, EXIF orientation applied
     file: str
+    masks: Tensor | None = None  # [n, H, W] bool
 
 
 @dataclass
@@ -104,6 +112,11 @@ class Matches(_Movable):
         return len(self.layer)
 
 
+MaskDecoder = Callable[[Tensor, Tensor], Tensor]
+"""image [M] and query [M] → mask logits [M, h, w] in fp32. Masks are computed for the queries that somebody asks for:
+of a training batch those that are matched, an eighth of all or fewer; the others would get no gradient anyway."""
+
+
 @dataclass
 class Predictions:
     """What the heads say, for every decoder layer: auxiliary losses are an axis, not names."""
@@ -111,13 +124,14 @@ class Predictions:
     logits: Tensor  # [L, B, Q, K]
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
     groups: dict[str, Group] = field(default_factory=dict)  # further supervised outputs
+    masks: MaskDecoder | None = None  # of the last layer's queries
 
     def at_least_fp32(self) -> Predictions:
         """The same with half-precision tensors as float32, groups included."""
         groups = {
             name: replace(group, predictions=group.predictions.at_least_fp32()) for name, group in self.groups.items()
         }
-        return Predictions(at_least_fp32(self.logits), at_least_fp32(self.boxes), groups)
+        return replace(self, logits=at_least_fp32(self.logits), boxes=at_least_fp32(self.boxes), groups=groups)
 
 
 @dataclass
@@ -188,6 +202,7 @@ class Detections:
     scores: Tensor  # [n] descending
     labels: Tensor  # [n] class index
     boxes: Tensor  # [n, 4] xyxy in pixels of the original image
+    masks: Tensor | None = None  # [n, height, width] bool, of the original image's size
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detr.data.coco import CocoDetection
@@ -27,7 +29,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     for index, (sample, (h, w)) in enumerate(zip(samples, sizes.tolist(), strict=True)):
         images[index, :, :h, :w] = sample.image
         padding[index, :h, :w] = False
-    targets = Targets.of([sample.labels for sample in samples], [sample.boxes for sample in samples])
+    masks = [_padded(sample.masks, height, width) for sample in samples if sample.masks is not None]
+    targets = Targets.of(
+        [sample.labels for sample in samples], [sample.boxes for sample in samples], masks if masks else None
+    )
     return Batch(
         images=images,
         padding=padding,
@@ -37,6 +42,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         original_sizes=torch.tensor([sample.original_size for sample in samples]),
         files=[sample.file for sample in samples],
     )
+
+
+def _padded(masks: Tensor, height: int, width: int) -> Tensor:
+    """[n, h, w] → [n, height, width], no object in the padding."""
+    return F.pad(masks, (0, width - masks.shape[-1], 0, height - masks.shape[-2]))
 
 
 class EpochSampler(Sampler[list[Key]]):
