@@ -100,12 +100,14 @@ class ResNet(Backbone):
         name: resnet18, resnet34, resnet50 or resnet101.
         weights: `imagenet` (torchvision's V1 weights, as the paper; downloaded), a local state dict, or null.
         levels: stages whose output is returned, by name or index: layer1 (stride 4) … layer4 (stride 32, index -1).
-        trainable: stages that learn; the paper trains layer2 to layer4.
+        trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn. The paper trains
+            layer2 to layer4.
         dilation: DC5: layer4 keeps the resolution of layer3 and dilates its convolutions.
 
     Raises:
         UserError: weights that cannot be had or do not fit.
-        ValueError: an unknown name or stage; dilation with resnet18 or resnet34.
+        ValueError: an unknown name or level; an expression in `trainable` that matches no parameter; dilation with
+            resnet18 or resnet34.
     """
 
     LEVELS = ("layer1", "layer2", "layer3", "layer4")
@@ -126,7 +128,6 @@ class ResNet(Backbone):
         _check_choices("name", [name], self.NAMES)
         names = [_stage(level, self.LEVELS) for level in levels]
         _check_choices("levels", names, self.LEVELS)
-        _check_choices("trainable", trainable, self.STAGES)
         if dilation and basic:
             raise ValueError(f"dilation needs bottleneck blocks, which {name} has not; use resnet50 or resnet101")
         network = torchvision.models.get_model(
@@ -137,11 +138,11 @@ class ResNet(Backbone):
         if weights is not None:
             _load(network, _imagenet_resnet(name) if weights == "imagenet" else _read(weights), weights)
         self.levels = [stage for stage in self.LEVELS if stage in names]
+        stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES})
+        _train_only(stages, trainable)
         last = self.STAGES.index(self.levels[-1])
-        self.body = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES[: last + 1]})
+        self.body = nn.ModuleDict({stage: stages[stage] for stage in self.STAGES[: last + 1]})
         freeze_batch_norm(self.body).to(memory_format=torch.channels_last)
-        for stage, module in self.body.items():
-            module.requires_grad_(stage in trainable)
         numbers = [int(level[-1]) for level in self.levels]
         self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]
         self.strides = [16 if dilation and number == 4 else 2 ** (number + 1) for number in numbers]
@@ -240,7 +241,7 @@ def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
         parameter.requires_grad_(bool(matching))
         unused -= matching
     if unused:
-        tops = ", ".join(name for name, _ in module.named_children())
+        tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key, _ in module.named_parameters()))
         raise ValueError(f"trainable: {min(unused)} matches no parameter's name; names start with {tops}")
 
 

@@ -318,7 +318,7 @@ def test_package_weights_know_photographs(lite0: Timm) -> None:
         ({"name": "resnet18", "dilation": True}, "bottleneck"),
         ({"levels": ["layer5"]}, "layer5 is none of layer1"),
         ({"levels": []}, "at least one"),
-        ({"trainable": ["layer9"]}, "layer9 is none of conv1"),
+        ({"trainable": ["layer9"]}, "layer9 matches no parameter's name; names start with conv1"),
     ],
 )
 def test_resnet_refuses(options: dict[str, Any], message: str) -> None:
