@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NotRequired, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
-from typing_extensions import NotRequired, TypedDict  # pydantic cannot check typing's before Python 3.12
+from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist, read_annotations
 from detr.data.coco import CocoDetection, CocoSplits, Split, SplitFiles, Target, Transform
-from detr.data.panoptic_json import PanopticJson, read_panoptic
+from detr.data.panoptic_json import PanopticJson, read_panoptic, read_things
 from detr.data.segment_ids import VOID, read_segment_ids
 from detr.data.segmentations import Rows, Segmentations, Size
 from detr.errors import UserError
@@ -64,7 +64,7 @@ class PanopticSegmentations(Segmentations):
         file = str(self.files[image])
         pixels = read_segment_ids(file, size)
         ids = self.ids[self.offsets[image] : self.offsets[image + 1]].astype(np.int32)
-        masks = pixels == ids[:, None, None]
+        masks: NDArray[np.bool_] = np.equal(pixels, ids[:, None, None])
         strays = pixels[~masks.any(axis=0)]
         strays = strays[strays != VOID]
         if len(strays):
@@ -183,6 +183,7 @@ class CocoPanoptic(CocoSplits):
 
     Args:
         root, categories: as for `CocoSplits`.
+        panoptic_root: the folder of JSON and PNGs; the paths of the splits usually refer to it.
         train, val, test: image folder, JSON, folder of the PNGs ("segments"), and maybe an instances JSON.
         masks: whether samples have masks.
         num_classes: with categories=identity, how many classes there are, if not max id + 1; COCO's 200 ids have
@@ -198,6 +199,7 @@ class CocoPanoptic(CocoSplits):
         val: PanopticFiles,
         test: PanopticFiles | None = None,
         masks: bool = False,
+        panoptic_root: str | None = None,
         num_classes: int | None = None,
     ) -> None:
         plain = [
@@ -209,7 +211,9 @@ class CocoPanoptic(CocoSplits):
         super().__init__(root=root, categories=categories, train=plain[0], val=plain[1], test=plain[2], masks=masks)
         if num_classes is not None and categories != "identity":
             raise UserError("dataset.num_classes is for dataset.categories=identity; contiguous classes are counted")
+        self.panoptic_root = panoptic_root
         self.num_classes = num_classes
+        self._things: dict[int, bool] | None = None  # of the training split
         self._panoptic: dict[str, PanopticFiles | None] = {"train": train, "val": val, "test": test}
 
     def split(
@@ -225,20 +229,22 @@ class CocoPanoptic(CocoSplits):
         assert files is not None
         table = read_table(files, require_annotations=name != "test", masks=self.masks)
         if classes is None:
+            self._things = table.things if name == "train" else self._things
             classes = self._learned_classes(name, table.segments.categories)
         return PanopticDetection(table, classes, transform=transform, seed=seed, masks=self.masks)
 
     def _classes_from(self, categories: dict[int, str], files: Sequence[str]) -> Classes:
         classes = super()._classes_from(categories, files)
-        if self.num_classes is None:
-            return classes
-        missing = self.num_classes - classes.num_classes
-        if missing < 0:
+        count = classes.num_classes if self.num_classes is None else self.num_classes
+        if count < classes.num_classes:
             raise UserError(
-                f"{', '.join(files)}: category id {max(categories)} needs dataset.num_classes to be at least "
-                f"{classes.num_classes}, not {self.num_classes}"
+                f"{files[0]}: category id {max(categories)} needs dataset.num_classes to be at least "
+                f"{classes.num_classes}, not {count}"
             )
-        return Classes(classes.names + ("N/A",) * missing, tuple(range(self.num_classes)))
+        holes = range(classes.num_classes, count)
+        ids = (*classes.category_ids, *holes)
+        things = read_things(Path(files[0])) if self._things is None else self._things
+        return Classes((*classes.names, *("N/A" for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
 
 
 def read_table(files: PanopticFiles, *, require_annotations: bool = True, masks: bool = False) -> PanopticTable:
@@ -278,7 +284,8 @@ def masks_to_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
     if not len(masks):
         return np.zeros((0, 4), dtype=np.float32)
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
+    rows: NDArray[np.bool_] = np.logical_or.reduce(masks, axis=2)
+    columns: NDArray[np.bool_] = np.logical_or.reduce(masks, axis=1)
     right = columns.shape[1] - 1 - columns[:, ::-1].argmax(axis=1)
     bottom = rows.shape[1] - 1 - rows[:, ::-1].argmax(axis=1)
     return np.stack([columns.argmax(axis=1), rows.argmax(axis=1), right, bottom], axis=1).astype(np.float32)
@@ -288,14 +295,16 @@ def _png_paths(found: PanopticJson, files: PanopticFiles) -> NDArray[np.str_]:
     """[I] paths that exist; none where the JSON lists images only."""
     folder = files.get("segments")
     if found.annotations.annotated and folder is None:
-        raise UserError(f"{files['annotations']} has segments, but dataset.*.segments, the folder of their PNGs, is not set")
+        raise UserError(f"{files['annotations']}: dataset.*.segments, the folder of its PNGs, is not set")
     paths = [str(Path(folder or "") / name) for name in found.pngs]
     check_images_exist(paths, files["annotations"], key="dataset.*.segments")
     return np.array(paths, dtype=np.str_)
 
 
 def _things_of(segments: Annotations, things: dict[int, bool], masks: bool) -> Annotations:
-    """The segments that instance evaluation is about."""
+    """The segments that instance evaluation is about; of a split without annotations, everything."""
+    if not segments.annotated:
+        return replace(segments, segmentations=None)
     is_thing = np.array([things[category_id] for category_id in segments.category_ids.tolist()], dtype=np.bool_)
     kept = segments.keep(is_thing)
     categories = {category_id: name for category_id, name in kept.categories.items() if things.get(category_id)}

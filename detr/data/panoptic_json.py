@@ -81,6 +81,13 @@ def read_panoptic(path: Path, folder: Path, *, require_annotations: bool = True)
     )
 
 
+def read_things(path: Path) -> dict[int, bool]:
+    """Only which categories are things (category id -> isthing). Raises UserError as `read_panoptic`."""
+    content = _load(path)
+    _categories(path, content)
+    return _things(path, content)
+
+
 def _things(path: Path, content: Item) -> dict[int, bool]:
     """Category id -> isthing."""
     table = {}
