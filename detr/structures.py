@@ -205,6 +205,15 @@ class Detections:
     masks: Tensor | None = None  # [n, height, width] bool, of the original image's size
 
 
+@dataclass
+class PanopticSegments:
+    """Post-processed segments of one image, which share its pixels out among themselves."""
+
+    ids: Tensor  # [height, width] int32, of the original image's size: 0 is void, i + 1 is segment i
+    labels: Tensor  # [n] class index
+    scores: Tensor  # [n]
+
+
 @dataclass(frozen=True)
 class Classes:
     """What the class indices mean, and which category ids of the data set they stand for.

@@ -89,7 +89,7 @@ class CocoEvaluator:
         self._ground_truth = GroundTruth(ground_truth, backend)
         self._category_of_label = np.array(classes.category_ids, dtype=np.int64)
         self._known_label = np.array([self._ground_truth.knows_category(i) for i in classes.category_ids], dtype=bool)
-        self._names = _unique_names(ground_truth["categories"])
+        self._names = unique_names(ground_truth["categories"])
         self.reset()
 
     def reset(self) -> None:
@@ -180,7 +180,7 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else UNDEFINED
 
 
-def _unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
+def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
     """Category id → name, sorted by id; a name that several categories share gets the id behind it."""
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     occurrences = Counter(names.values())
