@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+HOLE = "N/A"  # the name of a class that no category of the data set stands for
 Classification = Literal["softmax", "sigmoid"]  # what class logits mean; with softmax the last one is no-object
 
 
@@ -221,7 +222,7 @@ class Classes:
     Travels in the checkpoint, so that predictions come out in the data set's own category ids.
     """
 
-    names: tuple[str, ...]  # index = class; holes of the identity map are called "N/A"
+    names: tuple[str, ...]  # index = class; holes of the identity map are called HOLE
     category_ids: tuple[int, ...]  # index = class
     things: tuple[bool, ...] | None = None  # index = class; else it is stuff. None: the data set does not tell
 
@@ -243,7 +244,7 @@ class Classes:
     def identity(cls, categories: Mapping[int, str]) -> Self:
         """Class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
         ids = tuple(range(max(categories, default=-1) + 1))
-        return cls(tuple(categories.get(i, "N/A") for i in ids), ids)
+        return cls(tuple(categories.get(i, HOLE) for i in ids), ids)
 
     @property
     def num_classes(self) -> int:

@@ -23,7 +23,7 @@ from detr.data.panoptic_json import PanopticJson, read_panoptic, read_things
 from detr.data.segment_ids import VOID, read_segment_ids
 from detr.data.segmentations import Rows, Segmentations, Size
 from detr.errors import UserError
-from detr.structures import Classes
+from detr.structures import HOLE, Classes
 
 
 class PanopticFiles(TypedDict):
@@ -129,13 +129,14 @@ class PanopticDetection(CocoDetection):
         return self._table.things
 
     def ground_truth(self) -> dict[str, Any]:
-        """For box and instance mask evaluators: the instances file, or the segments of things where there is none."""
-        return self._table.instances.to_coco()
+        """For evaluators: the instances file, or the segments of things where there is none; under "panoptic", all."""
+        return self._table.instances.to_coco() | {"panoptic": self.panoptic_ground_truth()}
 
     def panoptic_ground_truth(self) -> dict[str, Any]:
         """In COCO's panoptic format; the "file_name" of an annotation is its PNG's whole path."""
         table = self._table.segments
         images = zip(self.image_ids, self.files, table.sizes.tolist(), strict=True)
+        pngs = zip(self.image_ids, self._table.pngs.tolist(), strict=self.annotated)
         return {
             "images": [
                 {"id": image_id, "file_name": Path(file).name, "height": height, "width": width}
@@ -143,17 +144,26 @@ class PanopticDetection(CocoDetection):
             ],
             "annotations": [
                 {"image_id": image_id, "file_name": png, "segments_info": self._segments_info(index)}
-                for index, (image_id, png) in enumerate(zip(self.image_ids, self._table.pngs.tolist(), strict=True))
+                for index, (image_id, png) in enumerate(pngs)
             ],
-            "categories": [
-                {"id": category_id, "name": name, "isthing": int(self.things[category_id])}
-                for category_id, name in sorted(table.categories.items())
-            ],
+            "categories": self._categories(),
         }
 
     def subset(self, indices: Sequence[int]) -> PanopticDetection:
         chosen = self._table.subset(indices)
         return PanopticDetection(chosen, self.classes, transform=self.transform, seed=self.seed, masks=self.masks)
+
+    def _categories(self) -> list[dict[str, Any]]:
+        """Those of the file; where it lists images only, those that the model knows."""
+        if self.annotated:
+            categories = sorted(self._table.segments.categories.items())
+            return [{"id": i, "name": name, "isthing": int(self.things[i])} for i, name in categories]
+        things = self.classes.things or (True,) * self.classes.num_classes
+        return [
+            {"id": i, "name": name, "isthing": int(thing)}
+            for i, name, thing in zip(self.classes.category_ids, self.classes.names, things, strict=True)
+            if name != HOLE
+        ]
 
     def _segments_info(self, index: int) -> list[dict[str, int]]:
         table = self._table.segments
@@ -244,7 +254,7 @@ class CocoPanoptic(CocoSplits):
         holes = range(classes.num_classes, count)
         ids = (*classes.category_ids, *holes)
         things = read_things(Path(files[0])) if self._things is None else self._things
-        return Classes((*classes.names, *("N/A" for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
+        return Classes((*classes.names, *(HOLE for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
 
 
 def read_table(files: PanopticFiles, *, require_annotations: bool = True, masks: bool = False) -> PanopticTable:

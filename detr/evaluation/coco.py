@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from detr.evaluation.mask_matching import mask_matching
 from detr.evaluation.results import Results
 from detr.files import write_with
 from detr.structures import Classes, Detections
+
+if TYPE_CHECKING:
+    from detr.evaluation.panoptic_quality import PanopticEvaluation
 
 AREAS = ("all", "small", "medium", "large")  # by COCO: below 32², from 32² to 96², above 96² pixels
 MAX_DETECTIONS = (1, 10, 100)  # of one class in one image, the best ones
@@ -53,18 +56,23 @@ class Evaluation:
     recall_thresholds: np.ndarray  # [R]
     category_ids: tuple[int, ...]  # [K]
     segm: Evaluation | None = None  # the same of masks, where they are evaluated
+    panoptic: PanopticEvaluation | None = None  # of segments, where they are evaluated
 
     def to_dict(self) -> dict[str, Any]:
-        """For metrics.json: the numbers, per_class and, under "segm", those of masks."""
-        return (
-            self.metrics | {"per_class": self.per_class} | ({} if self.segm is None else {"segm": self.segm.to_dict()})
-        )
+        """For metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
+        content: dict[str, Any] = self.metrics | {"per_class": self.per_class}
+        if self.segm is not None:
+            content["segm"] = self.segm.to_dict()
+        if self.panoptic is not None:
+            content |= self.panoptic.metrics | {"PQ_per_class": self.panoptic.per_class}
+        return content
 
     def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS."""
+        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
         numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
         segm = {} if self.segm is None else self.segm.named()
-        return numbers | {f"segm/{name}": value for name, value in segm.items()}
+        panoptic = {} if self.panoptic is None else self.panoptic.named()
+        return numbers | {f"segm/{name}": value for name, value in segm.items()} | panoptic
 
     def save_precision_recall(self, path: Path | str) -> None:
         """Write the arrays, and the names of their axes, as a compressed .npz: enough to plot any curve later.

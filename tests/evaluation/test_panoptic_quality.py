@@ -12,10 +12,10 @@ import pytest
 import torch
 from hotcoco.panoptic import pq_compute
 from PIL import Image
-from torchmetrics.detection import PanopticQuality
+from torchmetrics.detection import PanopticQuality as TorchmetricsQuality
 
 from detr.data.segment_ids import from_rgb, save_segment_ids
-from detr.evaluation.panoptic import PanopticEvaluator
+from detr.evaluation.panoptic_quality import PanopticQuality
 from detr.structures import Classes, PanopticSegments
 
 HEIGHT, WIDTH = 24, 32
@@ -71,7 +71,7 @@ class Case:
             ],
         }
         self.found = [segments_of(segments) for segments in predicted]
-        self.evaluator = PanopticEvaluator(ground_truth=self.ground_truth, classes=CLASSES)
+        self.evaluator = PanopticQuality(ground_truth=self.ground_truth, classes=CLASSES)
         self.evaluator.update([5 + number for number in range(len(truth))], self.found)
         self.result = self.evaluator.compute()
 
@@ -122,7 +122,7 @@ def without_void(scene: Segments) -> Segments:
 
 def torchmetrics_values(case: Case, truth: list[GroundTruth], predicted: list[Segments]) -> np.ndarray:
     """[1, classes, 3] PQ, SQ and RQ of each class: things in ascending order, then stuff."""
-    metric = PanopticQuality(
+    metric = TorchmetricsQuality(
         things={3, 7, 10},
         stuffs={11, 200},
         allow_unknown_preds_category=True,
@@ -277,7 +277,7 @@ def test_submission(tmp_path):
     case = Case(tmp_path, truth, [disturbed(rng, scene) for scene in scenes])
     (tmp_path / "run/panoptic").mkdir(parents=True)
     (tmp_path / "run/panoptic/old.png").touch()
-    case.evaluator.save(tmp_path / "run")
+    case.evaluator.submission.save(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run/panoptic").iterdir()) == ["0.png", "1.png", "2.png"]
     saved = json.loads((tmp_path / "run/panoptic.json").read_text())
     for number, annotation in enumerate(saved["annotations"]):
@@ -318,7 +318,7 @@ def test_classes_without_category_become_void(tmp_path):
     classes = Classes(
         (*CLASSES.names, "N/A"), (*CLASSES.category_ids, 50), things=(True, True, False, False, True, True)
     )
-    evaluator = PanopticEvaluator(ground_truth=case.ground_truth, classes=classes)
+    evaluator = PanopticQuality(ground_truth=case.ground_truth, classes=classes)
     assert evaluator.things.tolist() == [True, True, False, False, True, True]
     segments: Segments = [(3, cat), (10, rectangle(10, 20, 0, 9))]
     found = segments_of(segments)
@@ -326,7 +326,7 @@ def test_classes_without_category_become_void(tmp_path):
     evaluator.update([5], [found])
     assert evaluator.compute().per_class["cat"] == 100
     assert evaluator.compute().per_class["dog"] == -1
-    evaluator.save(tmp_path / "run")
+    evaluator.submission.save(tmp_path / "run")
     (annotation,) = json.loads((tmp_path / "run/panoptic.json").read_text())["annotations"]
     assert [segment["category_id"] for segment in annotation["segments_info"]] == [3]
 
@@ -334,8 +334,8 @@ def test_classes_without_category_become_void(tmp_path):
 def test_images_of_one_name(tmp_path):
     case = Case(tmp_path, [[], []], [[], []])
     case.ground_truth["images"][1]["file_name"] = "other/0.jpg"
-    evaluator = PanopticEvaluator(ground_truth=case.ground_truth, classes=CLASSES)
+    evaluator = PanopticQuality(ground_truth=case.ground_truth, classes=CLASSES)
     evaluator.update([5, 6], case.found)
-    evaluator.save(tmp_path / "run")
+    evaluator.submission.save(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run/panoptic").iterdir()) == ["5.png", "6.png"]
     assert set(evaluator.compute().metrics.values()) == {-1}
