@@ -214,6 +214,7 @@ def show_results(console: Console, best: dict[str, float] | None, folder: RunFol
         metrics = {name.removeprefix("val/"): value for name, value in best.items()}
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
         console.results("Validation", rows_of(f"best (epoch {best['epoch']})", metrics), per_class)
+        console.panoptic(metrics)
     places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
     places |= {"predictions": folder.path / "predictions", "evaluate": f"python evaluate.py checkpoint={folder.best}"}
     if wandb_folder is not None:
@@ -228,9 +229,12 @@ def rows_of(name: str, metrics: dict[str, float]) -> dict[str, dict[str, float]]
 
 
 def write_report(report: Report, folder: Path, console: Console, config: DictConfig) -> None:
-    """predictions.json, metrics.json and the precision-recall arrays of an evaluation."""
+    """predictions.json, metrics.json, precision-recall arrays and, of a panoptic evaluation, the submission."""
     write_json_list(folder / "predictions.json", report.results)
     places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
+    if report.submission is not None:
+        report.submission.save(folder)
+        places["segments"] = folder / "panoptic.json"
     if report.evaluation is None:
         log.info("the %s split has no annotations: predictions only", config.split)
     else:
@@ -238,5 +242,6 @@ def write_report(report: Report, folder: Path, console: Console, config: DictCon
         write_json(folder / "metrics.json", evaluation.to_dict(), indent=2)
         evaluation.save_precision_recall(folder / "precision_recall.npz")
         console.results(str(config.checkpoint), rows_of(config.split, evaluation.named()), evaluation.per_class)
+        console.panoptic(evaluation.named())
         places["metrics"] = folder / "metrics.json"
     console.places(places)

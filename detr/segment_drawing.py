@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from detr.drawing import MIN_SIDE, Color, class_color, label_font, readable_on
-from detr.structures import PanopticSegments
+from detr.drawing import (
+    MIN_SIDE,
+    Color,
+    Example,
+    Segments,
+    class_color,
+    join_captioned,
+    label_font,
+    readable_on,
+    side_by_side,
+)
 
 OPACITY = 0.55  # of the tint
 LABELLED = 0.004  # part of the picture; smaller segments have no name written on them
 
 
-@dataclass(frozen=True)
-class Segments:
-    """n segments of one image."""
-
-    ids: NDArray[np.integer]  # [height, width] 0 void, i + 1 segment i
-    labels: list[int]  # [n] class index
-
-    @classmethod
-    def of(cls, segments: PanopticSegments) -> Self:
-        return cls(segments.ids.numpy(), segments.labels.tolist())
-
-    @classmethod
-    def from_masks(cls, masks: Tensor, labels: Tensor) -> Self:
-        """Masks [n, height, width], of which the last wins where they overlap, and labels [n]."""
-        numbers = np.arange(1, len(masks) + 1, dtype=np.int64)[:, None, None]
-        return cls((masks.cpu().numpy() * numbers).max(axis=0, initial=0), labels.tolist())
+def comparison(example: Example) -> Image.Image:
+    """Ground truth on the left, predictions on the right: segments where they were evaluated, else boxes."""
+    if example.segments is None:
+        return side_by_side(example)
+    true, predicted = example.segments
+    return join_captioned(
+        [
+            (draw_segments(example.image, true, example.names), f"ground truth: {_kinds(true)}  {example.caption}"),
+            (draw_segments(example.image, predicted, example.names), f"predicted: {_kinds(predicted)}"),
+        ]
+    )
 
 
 def draw_segments(image: Image.Image, segments: Segments, names: Sequence[str]) -> Image.Image:
@@ -67,6 +68,11 @@ def segment_colors(labels: Sequence[int]) -> list[Color]:
         red, green, blue = (round(255 * part) for part in shade)
         colors.append((red, green, blue))
     return colors
+
+
+def _kinds(segments: Segments) -> str:
+    count = len(segments.labels)
+    return f"{count} segment" if count == 1 else f"{count} segments"
 
 
 def _borders(ids: NDArray[np.integer]) -> NDArray[np.bool_]:
