@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from detr.checkpoint import load_checkpoint, load_weights, newest_intact, weights_to_evaluate
+from detr.checkpoint import load_weights, newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
 from detr.console import Console
-from detr.data.coco import CocoDetection, check_capacity
+from detr.data.coco import CocoDetection, CocoSplits, check_capacity
 from detr.data.loader import eval_loader, train_loader
 from detr.engine import Options, Trainer, autocast
 from detr.environment import git_sha, hardware, resolve_device, seed_everything
@@ -25,6 +26,9 @@ from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.run_folder import RunFolder
 from detr.structures import Classes
+from detr.transfer import Report as Transfer
+from detr.transfer import start_from
+from detr.weights import Weights, load
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +50,17 @@ def train(config: DictConfig) -> None:
     train_set, val_set = training_data(plain, options.overfit_batches)
     model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
     check_capacity(train_set, model.queries.num_queries)
+    transfer = None
     if checkpoint is None and plain["init_from"] is not None:
-        load_weights(model, weights_to_evaluate(load_checkpoint(plain["init_from"])), plain["init_from"])
+        transfer = initialize(model, plain["init_from"], train_set.classes)
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
     validation = build_validation(plain, val_set, options, device, criterion)
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
+    if transfer is not None:
+        info["init_from"] = transfer.to_dict()
     with logger:
         trainer = Trainer(
             options=options,
@@ -88,20 +95,27 @@ def train(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig, overrides: list[str]) -> None:
-    """Evaluate a checkpoint on a split. Its own config is the base; overrides come on top."""
-    checkpoint = load_checkpoint(config.checkpoint)
-    own = override(checkpoint["config"], overrides)
+    """Evaluate weights on a split. A checkpoint's own config is the base; overrides come on top.
+
+    Weights from elsewhere have no config: the base is their experiment, of a zoo name or among the overrides.
+    """
+    weights = load(config.checkpoint)
+    own = (
+        override({}, with_experiment(weights, overrides))
+        if weights.checkpoint is None
+        else override(weights.checkpoint["config"], overrides)
+    )
     check(own)
     plain = resolved(own)
     options: Options = build(plain["trainer"], "trainer")
     device = resolve_device(options.device)
-    classes = Classes.from_dict(checkpoint["classes"])
     data = build(plain["dataset"], "dataset")
+    classes = classes_to_evaluate(weights, data)
     dataset = data.split(
         config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
     )
-    model = build_model(plain, classes, pretrained=False)
-    load_weights(model, weights_to_evaluate(checkpoint), config.checkpoint)
+    model = build_model(plain, dataset.classes, pretrained=False)
+    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
     validation = build_validation(plain, dataset, options, device, criterion=None)
     console = Console()
     started = time.monotonic()
@@ -109,6 +123,43 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         report = validation(model.to(device), bar.advance)
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
     write_report(report, Path(run_directory()), console, config)
+
+
+def with_experiment(weights: Weights, overrides: list[str]) -> list[str]:
+    """Overrides that say what config the weights were trained with."""
+    if any(each.startswith("experiment=") for each in overrides):
+        return overrides
+    if weights.experiment is None:
+        raise UserError(
+            f"{weights.source} has no config of its own; give the experiment that it is of, such as "
+            f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
+        )
+    return [f"experiment={weights.experiment}", *overrides]
+
+
+def classes_to_evaluate(weights: Weights, data: CocoSplits) -> Classes:
+    """What the rows of the class head stand for, in category ids of the data set.
+
+    Raises:
+        UserError: the data set's classes are not those of the weights.
+    """
+    if weights.checkpoint is not None and weights.classes is not None:
+        return weights.classes
+    if weights.classes is not None and data.categories == "identity":
+        return weights.classes
+    if weights.classes is not None and weights.classes.names != data.classes.names:
+        raise UserError(
+            f"the classes of {weights.source} ({shortened(weights.classes.names)}) are not those of the data set "
+            f"({shortened(data.classes.names)}); for COCO's classes give dataset.categories=identity, for others train "
+            f"with init_from={weights.source}"
+        )
+    return data.classes
+
+
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many there are."""
+    shown = ", ".join([name for name in names if name != Classes.HOLE][:count])
+    return f"{len(names)}: {shown}, …" if len(names) > count else shown
 
 
 def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, Any] | None, str]:
@@ -120,10 +171,18 @@ def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, An
         if checkpoint is None:
             log.info("resume=auto: no checkpoint in %s; starting afresh", folder.checkpoints)
         return checkpoint, str(folder.last)
-    checkpoint = load_checkpoint(resume)
-    if "trainer" not in checkpoint:
+    found = load(resume).checkpoint
+    if found is None or "trainer" not in found:
         raise UserError(f"{resume} has weights but no training state; start from them with init_from={resume}")
-    return checkpoint, resume
+    return found, resume
+
+
+def initialize(model: DETR, source: str, classes: Classes) -> Transfer:
+    """Start from other weights, and say what became of them."""
+    transfer = start_from(model, load(source), classes)
+    for line in transfer.lines():
+        log.info(line)
+    return transfer
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
