@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detr.models.backbone import ResNet
 from detr.models.detr import DETR
+from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
 from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
@@ -27,6 +28,7 @@ def tiny_detr(
     num_queries: int = 7,
     dropout: float = 0.0,
     layers: int = 2,
+    masks: bool = False,
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
@@ -38,12 +40,12 @@ def tiny_detr(
         "anchors": AnchorQueries,
         "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4)),
     }
+    needed = 3 if several else 1
     model = DETR(
-        backbone=ResNet(
-            name="resnet18", weights=None, levels=["layer2", "layer3", "layer4"] if several else ["layer4"]
-        ),
+        backbone=ResNet(name="resnet18", weights=None, levels=range(-4 if masks else -needed, 0)),
         neck=functools.partial(
             Neck,
+            num_levels=needed,
             d_model=width,
             position_embedding=SinePositionEmbedding(d_model=width),
             normalization="group" if several else "none",
@@ -52,6 +54,7 @@ def tiny_detr(
         encoder=(TopDownEncoder if several else TransformerEncoder)(num_layers=1, **small),
         decoder=(TransformerDecoder if queries == "learned" else AnchorDecoder)(num_layers=layers, **small),
         queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
+        mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
         num_classes=CLASSES,
         d_model=width,
         classification=classification,
@@ -66,12 +69,15 @@ def random_boxes(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([centres, sizes], -1)
 
 
-def random_targets(counts: Sequence[int], *, classes: int = CLASSES, seed: int = 0) -> Targets:
-    """As many objects an image as `counts` says."""
+def random_targets(
+    counts: Sequence[int], *, classes: int = CLASSES, masks: tuple[int, int] | None = None, seed: int = 0
+) -> Targets:
+    """As many objects an image as `counts` says; with `masks`, pixels of that (height, width) drawn one by one."""
     generator = torch.Generator().manual_seed(seed)
     return Targets.of(
         [torch.randint(classes, (count,), generator=generator) for count in counts],
         [random_boxes(count, generator) for count in counts],
+        None if masks is None else [torch.rand(count, *masks, generator=generator) < 0.4 for count in counts],
     )
 
 

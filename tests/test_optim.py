@@ -126,15 +126,18 @@ def test_steps_equal_those_of_the_official_groups() -> None:
 def test_layouts_agree(tmp_path: Path) -> None:
     """AdamW's fused kernel reads weights, gradients and state in memory order: where one is channels-last and another
     is not, it is silently wrong. So all have the parameter's strides, also after saving and loading."""
-    model = tiny_detr(queries="two_stage").train()
+    model = tiny_detr(queries="two_stage", masks=True).train()
     optimizer = adamw(model=model, lr=1e-3)
     for _ in range(2):  # also where a gradient is added to another
         predictions = model(*random_images([(64, 64), (48, 64)]))
+        assert predictions.masks is not None
+        masks = predictions.masks(torch.tensor([0, 1]), torch.tensor([3, 1]))
         outputs = [predictions, predictions.groups["encoder"].predictions]
-        torch.stack([each.logits.sum() + each.boxes.sum() for each in outputs]).sum().backward()
+        sums = [each.logits.sum() + each.boxes.sum() for each in outputs]
+        torch.stack([*sums, masks.square().sum()]).sum().backward()
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    resumed = tiny_detr(queries="two_stage")
+    resumed = tiny_detr(queries="two_stage", masks=True)
     again = adamw(model=resumed, lr=1e-3)
     again.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
     trained = [parameter for parameter in resumed.parameters() if parameter.requires_grad]

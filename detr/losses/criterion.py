@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detr.losses.masks import MaskTerm, matched_masks
 from detr.losses.terms import Term
 from detr.matcher import HungarianMatcher
 from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets
@@ -20,6 +21,7 @@ class SetCriterion(nn.Module):
     Args:
         matcher: who answers for which object.
         terms: by name; switch one off with `~loss.terms.NAME`.
+        mask_terms: by name, for a model with a mask head.
         classification: what the class logits mean; terms and matcher must agree.
         normalization: `process`: as the paper, cross-entropy is a mean over the micro-batch of one process and box
             losses are divided by the objects of the whole step; `global`: everything as if the micro-batches of all
@@ -35,6 +37,7 @@ class SetCriterion(nn.Module):
         *,
         matcher: HungarianMatcher,
         terms: Mapping[str, Term],
+        mask_terms: Mapping[str, MaskTerm] | None = None,
         classification: Classification = "softmax",
         normalization: Literal["process", "global"] = "process",
         auxiliary: bool = True,
@@ -51,6 +54,7 @@ class SetCriterion(nn.Module):
                 )
         self.matcher = matcher
         self.terms = nn.ModuleDict(terms)
+        self.mask_terms = nn.ModuleDict(mask_terms or {})
         self.classification = classification
         self.normalization = normalization
         self.auxiliary = auxiliary
@@ -67,6 +71,9 @@ class SetCriterion(nn.Module):
             predictions = predictions.at_least_fp32()
             matches, group_matches = self.matcher(predictions, targets)
             terms = self._terms(predictions, targets, matches, normalizer)
+            if self.mask_terms:
+                masks = matched_masks(predictions, targets, matches)
+                terms |= {name: term.weight * term(masks, normalizer) for name, term in self.mask_terms.items()}
             for name, group in predictions.groups.items():
                 known = group_matches[name] if group.matches is None else group.matches
                 terms |= self._group_terms(name, group, targets, known, normalizer)

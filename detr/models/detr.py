@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detr.models.backbone import Backbone
 from detr.models.layers import MLP, class_head, zero_last_layer
+from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.queries import Queries
 from detr.models.transformer import TransformerDecoder, TransformerEncoder
@@ -23,6 +24,7 @@ class DETR(nn.Module):
         encoder: features → memory.
         decoder: queries and memory → hidden states and boxes.
         queries: a factory, since the data set says how many classes there are.
+        mask_head: a factory, as the neck; null: boxes only.
         d_model: width of the transformer.
         classification: softmax (with a no-object column, the last) or sigmoid.
         num_classes: classes of the data set.
@@ -40,6 +42,7 @@ class DETR(nn.Module):
         decoder: TransformerDecoder,
         queries: Callable[..., Queries],
         num_classes: int,
+        mask_head: Callable[..., MaskHead] | None = None,
         d_model: int = 256,
         classification: Classification = "softmax",
     ) -> None:
@@ -56,6 +59,9 @@ class DETR(nn.Module):
         self.box_head = MLP(d_model, d_model, 4, 3)
         if decoder.refines:
             zero_last_layer(self.box_head)
+        self.mask_head = (
+            None if mask_head is None else mask_head(channels=backbone.channels, num_levels=self.neck.num_levels)
+        )
         if decoder.refines != self.queries.has_reference:
             raise ValueError(
                 "transformer.decoder refines anchors, but the queries have none; use queries=anchors or two_stage"
@@ -69,8 +75,10 @@ class DETR(nn.Module):
             images: [B, 3, H, W], uint8 or float in [0, 1].
             padding: [B, H, W] bool, True = padding (bottom and right).
         """
-        features = self.neck(self.backbone(self.backbone.normalize(images, padding)), padding)
+        levels = self.backbone(self.backbone.normalize(images, padding))
+        features = self.neck(levels, padding)
         memory = self.encoder(features)
         queries, groups = self.queries(memory)
         hidden, boxes = self.decoder(queries, memory, self.box_head)
-        return Predictions(self.class_head(hidden), boxes.sigmoid(), groups)
+        masks = None if self.mask_head is None else self.mask_head(hidden[-1], memory, features, levels)
+        return Predictions(self.class_head(hidden), boxes.sigmoid(), groups, masks)

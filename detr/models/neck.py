@@ -17,11 +17,15 @@ class Neck(nn.Module):
     """A 1×1 convolution for each level of the backbone (DETR's `input_proj`), and where every feature is.
 
     Args:
-        channels: of the backbone's levels.
+        channels: of the backbone's levels, fine to coarse.
+        num_levels: how many of them the transformer reads, the coarsest; null: all. A mask head reads the others, too.
         d_model: width of the transformer.
         position_embedding: padding [B, h, w] → [B, D, h, w].
         normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR).
         level_embedding: add a learned vector for each level to its positions (Deformable DETR).
+
+    Raises:
+        ValueError: the backbone has fewer levels.
     """
 
     def __init__(
@@ -30,16 +34,23 @@ class Neck(nn.Module):
         channels: Sequence[int],
         d_model: int,
         position_embedding: nn.Module,
+        num_levels: int | None = None,
         normalization: Literal["none", "group"] = "none",
         level_embedding: bool = False,
     ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(_projection(count, d_model, normalization) for count in channels)
+        self.num_levels = len(channels) if num_levels is None else num_levels
+        if not 1 <= self.num_levels <= len(channels):
+            raise ValueError(f"num_levels is {num_levels}, but backbone.levels has {len(channels)}")
+        self.projections = nn.ModuleList(
+            _projection(count, d_model, normalization) for count in channels[-self.num_levels :]
+        )
         self.position_embedding = position_embedding
-        self.level_embedding = nn.Parameter(torch.randn(len(channels), d_model)) if level_embedding else None
+        self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model)) if level_embedding else None
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Features:
         """Levels [B, C, h, w] and padding [B, H, W] → features of width D."""
+        features = features[-self.num_levels :]
         maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]
         paddings = [
             F.interpolate(padding[:, None].float(), size=level.shape[-2:], mode="nearest")[:, 0].bool()

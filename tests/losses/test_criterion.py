@@ -15,13 +15,17 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou
 
 from detr.losses.criterion import SetCriterion
+from detr.losses.masks import Dice, MaskFocal
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
 from detr.matcher import HungarianMatcher
 from detr.structures import Classification, Group, Matches, Normalizer, Predictions, Targets
 
 
 def criterion(
-    classification: Classification = "softmax", normalization: Literal["process", "global"] = "process", **more: Any
+    classification: Classification = "softmax",
+    normalization: Literal["process", "global"] = "process",
+    masks: bool = False,
+    **more: Any,
 ) -> SetCriterion:
     return SetCriterion(
         matcher=HungarianMatcher(classification=classification),
@@ -30,6 +34,7 @@ def criterion(
             "bbox": L1(weight=5),
             "giou": GIoU(weight=2),
         },
+        mask_terms={"mask": MaskFocal(), "dice": Dice()} if masks else None,
         classification=classification,
         normalization=normalization,
         **more,
@@ -204,18 +209,21 @@ def test_process_normalization_is_the_papers() -> None:
         torch.testing.assert_close(mine.terms["bbox"], own.terms["bbox"] * len(part) / 4)
 
 
+@pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("counts", [[0, 0], [2, 0]])
 @pytest.mark.parametrize(
     ("queries", "classification"),
     [("learned", "softmax"), ("anchors", "sigmoid"), ("two_stage", "sigmoid"), ("two_stage", "softmax")],
 )
 def test_every_trainable_parameter_gets_a_gradient(
-    queries: Any, classification: Classification, counts: list[int]
+    queries: Any, classification: Classification, counts: list[int], masks: bool
 ) -> None:
     """Not None, as DDP wants it, also when no image has an object."""
-    model = tiny_detr(queries=queries, classification=classification).train()
-    targets = random_targets(counts)
-    losses = criterion(classification)(model(*random_images([(64, 48), (40, 64)])), targets, normalizer_of(targets))
+    model = tiny_detr(queries=queries, classification=classification, masks=masks).train()
+    targets = random_targets(counts, masks=(64, 64) if masks else None)
+    losses = criterion(classification, masks=masks)(
+        model(*random_images([(64, 48), (40, 64)])), targets, normalizer_of(targets)
+    )
     losses.total.backward()
     assert losses.total.isfinite()
     if not any(counts):
