@@ -62,6 +62,21 @@ MASK_HEAD: Table = (
 )
 
 
+def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
+    """A regular expression for a pattern, and what `Match.expand` takes."""
+    parts = [r"(.+)" if part == "**" else r"([^.]+)" if part == "*" else re.escape(part) for part in pattern.split(".")]
+    numbers = iter(range(1, 10))
+    filled = [rf"\{next(numbers)}" if part in ("*", "**") else part for part in replacement.split(".")]
+    return re.compile(r"\.".join(parts)), ".".join(filled)
+
+
+def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
+    for pattern, replacement in rules:
+        if match := pattern.fullmatch(name):
+            return match.expand(replacement)
+    return None
+
+
 @dataclass(frozen=True)
 class Renaming:
     """A table as two functions."""
@@ -147,18 +162,3 @@ def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None], 
             raise UserError(complaint % name)
         result[other] = tensor
     return result
-
-
-def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
-    """A regular expression for a pattern, and what `Match.expand` takes."""
-    parts = [r"(.+)" if part == "**" else r"([^.]+)" if part == "*" else re.escape(part) for part in pattern.split(".")]
-    numbers = iter(range(1, 10))
-    filled = [rf"\{next(numbers)}" if part in ("*", "**") else part for part in replacement.split(".")]
-    return re.compile(r"\.".join(parts)), ".".join(filled)
-
-
-def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
-    for pattern, replacement in rules:
-        if match := pattern.fullmatch(name):
-            return match.expand(replacement)
-    return None

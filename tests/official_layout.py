@@ -137,7 +137,8 @@ def random_weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
             return 1 + 0.2 * noise.clamp(-3, 3)
         if len(shape) > 1:
             inputs = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
-            return noise if name.endswith("query_embed.weight") else noise * (2 / inputs) ** 0.5
+            # Queries are far apart: else all of them would give nearly the same answer.
+            return 4 * noise if name.endswith("query_embed.weight") else noise * (2 / inputs) ** 0.5
         if name.endswith("weight"):
             return (0.3 if ".bn3." in name else 1.0) * (1 + 0.1 * noise)
         return 0.1 * noise

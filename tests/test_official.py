@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_layout import ARCHITECTURES, Architecture, official_shapes, random_weights, write_official
+from official_layout import ARCHITECTURES, R101, Architecture, official_shapes, random_weights, write_official
 from torch import Tensor
 
 from detr.checkpoint import load_weights
@@ -32,9 +32,10 @@ def detector(experiment: str, classes: int, *overrides: str) -> DETR:
 
 
 def zoo_detector(name: str) -> DETR:
-    if not (Path(__file__).parents[1] / "conf" / "experiment" / f"{ZOO[name].experiment}.yaml").exists():
-        pytest.skip(f"there is no experiment {ZOO[name].experiment} yet")
-    return detector(ZOO[name].experiment, ARCHITECTURES[name].classes)
+    architecture = ARCHITECTURES[name]
+    backbone = f"backbone=resnet{'101' if architecture.blocks == R101 else '50'}{'_dc5' * architecture.dilation}"
+    head = f"mask_head={'fpn' if architecture.masks else 'none'}"
+    return detector("detr_r50_coco", architecture.classes, backbone, head)
 
 
 def tiny_detector(*overrides: str) -> DETR:
@@ -176,7 +177,7 @@ def test_another_architecture_is_told(architecture: Architecture, words: list[st
     ("overrides", "name"),
     [
         (["queries=anchors", "transformer/decoder=anchor"], "queries.content.weight"),
-        (["neck=multi_level"], "neck.level_embedding"),
+        (["neck=multi_level", "neck.num_levels=1"], "neck.level_embedding"),
         (["backbone=efficientnet_lite0", "backbone.weights=null"], "backbone.body.conv_stem.weight"),
     ],
 )
