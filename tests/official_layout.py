@@ -7,6 +7,7 @@ models/detr.py, models/segmentation.py of facebookresearch/detr; sizes of hubcon
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,9 +139,10 @@ def random_weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
         if len(shape) > 1:
             inputs = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
             # Queries are far apart: else all of them would give nearly the same answer.
-            return 4 * noise if name.endswith("query_embed.weight") else noise * (2 / inputs) ** 0.5
+            return 4 * noise if re.search("query_embed|query_position", name) else noise * (2 / inputs) ** 0.5
         if name.endswith("weight"):
-            return (0.3 if ".bn3." in name else 1.0) * (1 + 0.1 * noise)
+            end_of_block = re.search(r"\.bn3\.|\.layer\.2\.normalization\.", name)
+            return (0.3 if end_of_block else 1.0) * (1 + 0.1 * noise)
         return 0.1 * noise
 
     return {name: value(name, shape) for name, shape in shapes.items()}

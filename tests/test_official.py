@@ -1,4 +1,4 @@
-"""The table of official names, for every published architecture, against the layout written down in official_layout.py."""
+"""The table of official names, for every published architecture, against the layout that official_layout.py has."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def tiny_detector(*overrides: str) -> DETR:
     sizes = ["transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"]
     layers = ["transformer.encoder.num_layers=2", "transformer.decoder.num_layers=2", "queries.num_queries=7"]
     return detector("detr_r50_coco", 5, *sizes, *layers, *overrides)
+
+
+def load_into(model: DETR, path: Path) -> None:
+    found = load(str(path))
+    load_weights(model, found.tensors, found.source, name_in_file=found.name_in_file)
 
 
 def outputs(model: DETR) -> list[Tensor]:
@@ -139,8 +144,7 @@ def test_unknown_missing_and_broken_weights_are_named(change, words: list[str], 
     path = tmp_path / "changed.pth"
     torch.save({"model": weights}, path)
     with pytest.raises(UserError) as caught:
-        found = load(str(path))
-        load_weights(tiny_detector(), found.tensors, found.source, name_in_file=found.name_in_file)
+        load_into(tiny_detector(), path)
     for word in [*words, str(path)]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -166,9 +170,9 @@ def test_unknown_missing_and_broken_weights_are_named(change, words: list[str], 
     ],
 )
 def test_another_architecture_is_told(architecture: Architecture, words: list[str], tmp_path: Path) -> None:
-    found = load(str(write_official(tmp_path / "other.pth", architecture)))
+    path = write_official(tmp_path / "other.pth", architecture)
     with pytest.raises(UserError) as caught:
-        load_weights(tiny_detector(), found.tensors, found.source, name_in_file=found.name_in_file)
+        load_into(tiny_detector(), path)
     for word in [*words, "other.pth"]:
         assert word in str(caught.value)
 
