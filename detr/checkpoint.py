@@ -137,7 +137,8 @@ def _shorten(kind: str, names: list[str]) -> str:
 def architectural_differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
     """What about two models' sizes explains that weights do not fit, as the keys of our config."""
     file, model = _architecture(theirs), _architecture(ours)
-    return [f"{key} is {file[key]} in it and {model[key]} here" for key in file if file[key] != model[key]]
+    known = [key for key in file if file[key] and model[key]]
+    return [f"{key} is {file[key]} in it and {model[key]} here" for key in known if file[key] != model[key]]
 
 
 RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {  # bottleneck blocks?, blocks of each stage

@@ -56,7 +56,9 @@ def train(config: DictConfig) -> None:
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
-    validation = build_validation(plain, val_set, options, device, criterion)
+    validation = build_validation(
+        plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
+    )
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
     if transfer is not None:
@@ -68,7 +70,12 @@ def train(config: DictConfig) -> None:
             criterion=criterion.to(device),
             optimizer=optimizer,
             schedule=build(plain["scheduler"], "scheduler"),
-            loader=train_loader(train_set, seed=plain["seed"], **plain["dataloader"]),
+            loader=train_loader(
+                train_set,
+                batch_size=plain["dataloader"]["batch_size"],
+                num_workers=plain["dataloader"]["num_workers"],
+                seed=plain["seed"],
+            ),
             validation=validation,
             logger=logger,
             folder=folder,
@@ -116,7 +123,10 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
     )
     model = build_model(plain, dataset.classes, pretrained=False)
     load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
-    validation = build_validation(plain, dataset, options, device, criterion=None)
+    if any(each.startswith("dataloader.batch_size=") for each in overrides):
+        plain["dataloader"] |= {"eval_batch_size": plain["dataloader"]["batch_size"]}
+    batch_size = eval_batch_size(plain["dataloader"], model)
+    validation = build_validation(plain, dataset, options, device, None, batch_size)
     console = Console()
     started = time.monotonic()
     with console.evaluation(len(dataset)) as bar:
@@ -220,17 +230,33 @@ def build_validation(
     options: Options,
     device: torch.device,
     criterion: SetCriterion | None,
+    batch_size: int,
 ) -> Validation:
     """Everything that evaluates one split."""
     evaluator = build(plain["evaluator"], "evaluator", ground_truth=dataset.ground_truth(), classes=dataset.classes)
     return Validation(
-        loader=eval_loader(dataset, **plain["dataloader"]),
+        loader=eval_loader(dataset, batch_size=batch_size, num_workers=plain["dataloader"]["num_workers"]),
         evaluator=evaluator,
         device=device,
         autocast=functools.partial(autocast, device, options.precision),
         classification=plain["loss"]["classification"],
         criterion=criterion,
     )
+
+
+def eval_batch_size(dataloader: dict[str, Any], model: DETR) -> int:
+    """Images of a batch in evaluations; 1 for DC5 unless told otherwise.
+
+    The official DC5 models were trained with one image a process, that is without padding, and their authors
+    evaluate them so (README of facebookresearch/detr): features at an image's edge depend on the padding behind it.
+    """
+    wanted = dataloader.get("eval_batch_size")
+    if wanted is not None:
+        return wanted
+    if model.backbone.dilated and dataloader["batch_size"] > 1:
+        log.info("a DC5 model is evaluated one image at a time; dataloader.eval_batch_size=N changes that")
+        return 1
+    return dataloader["batch_size"]
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
