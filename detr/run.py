@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 
+ENOUGH_FROM_SCRATCH = 10_000  # images: with fewer, queries without anchors hardly learn where to look
+
 
 def train(config: DictConfig) -> None:
     """Train as the checked config says, in the run folder that Hydra made."""
@@ -50,6 +52,8 @@ def train(config: DictConfig) -> None:
     train_set, val_set = training_data(plain, options.overfit_batches)
     model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
     check_capacity(train_set, model.queries.num_queries)
+    if checkpoint is None and plain["init_from"] is None and options.overfit_batches is None:
+        warn_from_scratch(model, len(train_set))
     transfer = None
     if checkpoint is None and plain["init_from"] is not None:
         transfer = initialize(model, plain["init_from"], train_set.classes)
@@ -242,6 +246,17 @@ def build_validation(
         classification=plain["loss"]["classification"],
         criterion=criterion,
     )
+
+
+def warn_from_scratch(model: DETR, images: int) -> None:
+    """The paper's queries need many images to learn where to look; queries with anchors are told, and need few."""
+    if images < ENOUGH_FROM_SCRATCH and not model.queries.has_reference:
+        log.warning(
+            "training the paper's queries from scratch on %d images, which rarely succeeds on fewer than about %d: "
+            "start from published weights (experiment=finetune_custom, or init_from=detr_r50), or train the detector "
+            "that is made for few images (experiment=quickstart)",
+            *(images, ENOUGH_FROM_SCRATCH),
+        )
 
 
 def eval_batch_size(dataloader: dict[str, Any], model: DETR) -> int:
