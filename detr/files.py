@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +48,19 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 def write_json(path: Path | str, content: Any, *, indent: int | None = None) -> None:
     """Write `content` as JSON, atomically. NaN and infinity are no JSON and raise ValueError."""
     write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def write_json_list(path: Path | str, items: Iterable[Any]) -> None:
+    """Write a JSON list, atomically, item by item: they need not fit into memory together."""
+
+    def write(stream: BinaryIO) -> None:
+        separator = b"["
+        for item in items:
+            stream.write(separator + json.dumps(item, allow_nan=False).encode())
+            separator = b",\n"
+        stream.write(b"[]\n" if separator == b"[" else b"]\n")
+
+    write_with(path, write)
 
 
 def append_json_line(path: Path | str, row: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detr.data.segmentations import RLE, CocoSegmentations, Segmentations, read_segmentations
 from detr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Annotations:
     crowd: NDArray[np.bool_]  # [A]
     categories: dict[int, str]  # id -> name
     annotated: bool  # False: images only, as COCO's image_info files
+    segmentations: Segmentations | None = None  # [A] the masks; None: nobody asked for them
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -64,6 +66,7 @@ class Annotations:
             boxes=self.boxes[mask],
             areas=self.areas[mask],
             crowd=self.crowd[mask],
+            segmentations=None if self.segmentations is None else self.segmentations.take(mask),
         )
 
     def subset(self, indices: Sequence[int]) -> Annotations:
@@ -82,6 +85,7 @@ class Annotations:
             boxes=self.boxes[order],
             areas=self.areas[order],
             crowd=self.crowd[order],
+            segmentations=None if self.segmentations is None else self.segmentations.take(order),
         )
 
     def corners(self) -> NDArray[np.float32]:
@@ -96,8 +100,8 @@ class Annotations:
     def to_coco(self) -> dict[str, Any]:
         """As a COCO dictionary for evaluators: boxes as in the file, crowds included, original category ids.
 
-        Annotations are numbered from 1: pycocotools takes the id 0 for "not matched", and ids of
-        merged files may clash.
+        Where masks were read, each annotation has its "segmentation" as compressed run lengths. Annotations are
+        numbered from 1: pycocotools takes the id 0 for "not matched", and ids of merged files may clash.
         """
         names = [Path(file).name for file in self.files]
         images = [
@@ -117,13 +121,24 @@ class Annotations:
             for number in range(len(self.boxes))
         ]
         categories = [{"id": category_id, "name": name} for category_id, name in sorted(self.categories.items())]
+        for annotation, rle in zip(annotations, self._rles(), strict=False):
+            annotation["segmentation"] = rle
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
+    def _rles(self) -> Iterator[RLE]:
+        """[A] all masks, image by image; nothing where nobody asked for them."""
+        if self.segmentations is not None:
+            for index, (height, width) in enumerate(self.sizes.tolist()):
+                yield from self.segmentations.rles(self.objects(index), (height, width))
 
-def read_annotations(folders: Sequence[str], files: Sequence[str], *, require_annotations: bool = True) -> Annotations:
+
+def read_annotations(
+    folders: Sequence[str], files: Sequence[str], *, require_annotations: bool = True, masks: bool = False
+) -> Annotations:
     """Read and merge COCO files. `folders`: one image folder for all files, or one each.
 
-    Boxes without area inside their image are dropped with a warning.
+    Boxes without area inside their image are dropped with a warning. With `masks`, every annotation needs a valid
+    "segmentation".
 
     Raises:
         UserError: a file is missing, is no JSON or no COCO, contradicts itself or the others, or has no images.
@@ -134,7 +149,9 @@ def read_annotations(folders: Sequence[str], files: Sequence[str], *, require_an
             "give one folder for all of dataset.*.annotations, or one for each"
         )
     every_folder = list(folders) * len(files) if len(folders) == 1 else list(folders)
-    tables = [_read_file(Path(f), Path(d), require_annotations) for f, d in zip(files, every_folder, strict=True)]
+    tables = [
+        _read_file(Path(f), Path(d), require_annotations, masks) for f, d in zip(files, every_folder, strict=True)
+    ]
     merged = tables[0] if len(tables) == 1 else _merge(tables, files)
     if not len(merged):
         raise UserError(f"{', '.join(files)}: no images; a data set needs at least one")
@@ -173,7 +190,7 @@ def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def _read_file(path: Path, folder: Path, require_annotations: bool) -> Annotations:
+def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool) -> Annotations:
     content = _load(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
@@ -190,6 +207,7 @@ def _read_file(path: Path, folder: Path, require_annotations: bool) -> Annotatio
     owners = _owners(path, items, annotation_ids, image_ids)
     order = np.argsort(owners, kind="stable")
     boxes = _boxes(path, items)
+    segmentations = read_segmentations(path, items, annotation_ids, sizes[owners]).take(order) if masks else None
     return Annotations(
         image_ids=image_ids,
         sizes=sizes,
@@ -202,6 +220,7 @@ def _read_file(path: Path, folder: Path, require_annotations: bool) -> Annotatio
         crowd=np.array([bool(item.get("iscrowd", 0)) for item in items], dtype=np.bool_)[order],
         categories=categories,
         annotated=annotated,
+        segmentations=segmentations,
     )
 
 
@@ -381,6 +400,7 @@ def _merge_categories(tables: Sequence[Mapping[int, str]], files: Sequence[str])
 
 def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
     categories = _merge_categories([table.categories for table in tables], files)
+    segmentations = [table.segmentations for table in tables if isinstance(table.segmentations, CocoSegmentations)]
     return Annotations(
         image_ids=_distinct_image_ids(tables, files),
         sizes=np.concatenate([table.sizes for table in tables]),
@@ -393,6 +413,7 @@ def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
         crowd=np.concatenate([table.crowd for table in tables]),
         categories=categories,
         annotated=any(table.annotated for table in tables),
+        segmentations=CocoSegmentations.join(segmentations) if len(segmentations) == len(tables) else None,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import pil_to_tensor
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist, read_annotations, read_categories
@@ -23,7 +23,7 @@ from detr.structures import Classes, Sample
 
 MAX_IDENTITY_CLASSES = 10_000  # beyond it the ids are numbers of something, not an enumeration of classes
 
-Target = dict[str, Any]  # "boxes": BoundingBoxes [n, 4] xyxy in pixels, "labels": Tensor [n]
+Target = dict[str, Any]  # "boxes": BoundingBoxes [n, 4] xyxy in pixels, "labels": Tensor [n], maybe "masks": Mask
 Transform = Callable[[Image.Image, Target], tuple[Image.Image, Target]]
 Split = Literal["train", "val", "test"]
 
@@ -36,7 +36,7 @@ class SplitFiles(TypedDict):
 
 
 class CocoDetection(Dataset[Sample]):
-    """Images with boxes from COCO-format annotations.
+    """Images with boxes, and masks where they were read, from COCO-format annotations.
 
     `dataset[index]` or `dataset[epoch, index]` -> `Sample`. The augmentation is a pure function of
     (seed, epoch, index): neither the number of workers nor resuming changes it, and torch's global
@@ -75,6 +75,7 @@ class CocoDetection(Dataset[Sample]):
             image_id=int(self._annotations.image_ids[index]),
             original_size=(height, width),
             file=file,
+            masks=_as_bool(target.get("masks")),
         )
 
     @property
@@ -112,10 +113,14 @@ class CocoDetection(Dataset[Sample]):
     def _target(self, index: int, size: tuple[int, int]) -> Target:
         rows = self._targets.objects(index)
         boxes = torch.from_numpy(self._boxes[rows])
-        return {
+        target: Target = {
             "boxes": BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size),
             "labels": torch.from_numpy(self._labels[rows]),
         }
+        if self._targets.segmentations is not None:
+            masks = self._targets.segmentations.masks(rows, size)
+            target["masks"] = Mask(torch.from_numpy(masks.view(np.uint8)))  # bool cannot be resized
+        return target
 
     def _augment(self, image: Image.Image, target: Target, epoch: int, index: int) -> tuple[Image.Image, Target]:
         entropy = [self.seed % 2**64, epoch, index]
@@ -133,6 +138,7 @@ class CocoSplits:
         categories: "contiguous": classes 0 … n-1 in the order of the category ids, which may have gaps;
             "identity": class = category id, as official DETR has it for COCO (91 classes).
         train, val, test: image folders and annotation files.
+        masks: whether samples have instance masks, from the annotations' polygons or run lengths.
     """
 
     def __init__(
@@ -143,9 +149,11 @@ class CocoSplits:
         train: SplitFiles,
         val: SplitFiles,
         test: SplitFiles | None = None,
+        masks: bool = False,
     ) -> None:
         self.root = root
         self.categories = categories
+        self.masks = masks
         self._splits: dict[str, SplitFiles | None] = {"train": train, "val": val, "test": test}
         self._classes: Classes | None = None
 
@@ -167,7 +175,9 @@ class CocoSplits:
         """
         files = self._files(name)
         paths = _paths(files["annotations"])
-        annotations = read_annotations(_paths(files["images"]), paths, require_annotations=name != "test")
+        annotations = read_annotations(
+            _paths(files["images"]), paths, require_annotations=name != "test", masks=self.masks
+        )
         check_images_exist(annotations.files.tolist(), ", ".join(paths))
         if classes is None:
             if name == "train" and self._classes is None:
@@ -224,6 +234,11 @@ def _class_indices(annotations: Annotations, category_ids: NDArray[np.int64], cl
                 f'("{name}"), which is {known}; use the categories of the training data'
             )
     return np.array([classes.index_of[category_id] for category_id in category_ids.tolist()], dtype=np.int64)
+
+
+def _as_bool(masks: Mask | None) -> Tensor | None:
+    """[n, H, W] plain and boolean."""
+    return None if masks is None else masks.as_subclass(Tensor).bool()
 
 
 def _normalized(boxes: Tensor, image: Image.Image) -> Tensor:

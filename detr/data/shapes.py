@@ -35,7 +35,7 @@ class Shapes(CocoSplits):
 
     Args:
         counts: images of each split, by default 2,000, 200 and 200. Smaller ones are prefixes of larger ones.
-        root, categories, train, val, test: as for `CocoSplits`.
+        root, categories, train, val, test, masks: as for `CocoSplits`.
 
     Raises:
         UserError: `root` holds something else, other counts, or cannot be written.
@@ -49,9 +49,10 @@ class Shapes(CocoSplits):
         train: SplitFiles,
         val: SplitFiles,
         test: SplitFiles | None = None,
+        masks: bool = False,
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(root=root, categories=categories, train=train, val=val, test=test)
+        super().__init__(root=root, categories=categories, train=train, val=val, test=test, masks=masks)
         generate(Path(root), COUNTS if counts is None else counts)
 
 

@@ -1,4 +1,4 @@
-"""The three implementations of COCO's box evaluation behind one function; they return the same arrays.
+"""The three implementations of COCO's evaluation, of boxes or masks, behind one class; they return the same arrays.
 
 All are driven through the interface they share (`COCO`, `COCOeval`, `params`, `eval`), on ids that were renumbered
 by rank. That keeps the order of images and classes, on which ties between equal scores depend, and sidesteps two
@@ -46,23 +46,27 @@ class Curves:
 class GroundTruth:
     """A COCO data set, loaded once into a backend and evaluated against as often as one likes."""
 
-    def __init__(self, content: Mapping[str, Any], backend: Backend) -> None:
+    def __init__(self, content: Mapping[str, Any], backend: Backend, *, masks: bool = False) -> None:
         """
         Args:
             content: the COCO JSON: images, categories and annotations. Where an annotation has no area, the box's
-                is taken; where it has no iscrowd, 0. Crowds are treated as COCO does. Segmentations are not read.
+                is taken; where it has no iscrowd, 0. Crowds are treated as COCO does.
             backend: the implementation; imported here and nowhere else.
+            masks: whether masks are evaluated, too; otherwise segmentations are not read.
 
         Raises:
-            UserError: the backend's package is not installed.
+            UserError: the backend's package is not installed, or an annotation has no mask although they are due.
         """
         self.backend = backend
+        self.masks = masks
         self._coco, self._evaluation = _import(backend)
         self._image_ranks = _ranks(image["id"] for image in content["images"])
         self._category_ranks = _ranks(category["id"] for category in content["categories"])
         self._dataset = self._renumber(content)
-        with _silence():
-            self._loaded = self._load(self._dataset["annotations"])
+        self._annotations_of: dict[int, list[dict[str, Any]]] = {}
+        for annotation in self._dataset["annotations"]:
+            self._annotations_of.setdefault(annotation["image_id"], []).append(annotation)
+        self._loaded = self.load(self._dataset["annotations"])
 
     def knows_image(self, image_id: int) -> bool:
         return image_id in self._image_ranks
@@ -78,7 +82,7 @@ class GroundTruth:
         boxes: np.ndarray,
         scores: np.ndarray,
     ) -> Curves:
-        """Match detections to the ground truth of `image_ids`, all other images left out.
+        """Match boxes to the ground truth of `image_ids`, all other images left out.
 
         Args:
             image_ids: the images that were looked at, at least one.
@@ -87,47 +91,70 @@ class GroundTruth:
             boxes: [D, 4] absolute xywh, float64.
             scores: [D] float64.
         """
-        images = np.array([self._image_ranks[image] for image in detection_images], dtype=np.float64)
-        categories = np.array([self._category_ranks[category] for category in detection_categories], dtype=np.float64)
-        rows = np.column_stack([images, boxes, scores, categories])
-        with _silence():
-            detections = self._load_detections(rows)
-            evaluation = self._evaluation(self._loaded, detections, "bbox")
+        rows = self.rows(detection_images, detection_categories, boxes, scores)
+        if self.backend == "hotcoco":
+            with silence():
+                detections = self._loaded.loadRes(rows)
+        else:
+            # Not loadRes: pycocotools fails on an empty list, and both would copy every box into a polygon.
+            detections = self.load([detection(index, row) for index, row in enumerate(rows.tolist(), start=1)])
+        return self.match(image_ids, detections, "bbox")
+
+    def match(self, image_ids: Sequence[int], detections: Any, kind: Literal["bbox", "segm"]) -> Curves:
+        """Detections that were loaded by the backend, against the ground truth of `image_ids`."""
+        with silence():
+            evaluation = self._evaluation(self._loaded, detections, kind)
             evaluation.params.imgIds = sorted(self._image_ranks[image] for image in image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
-        return _curves(evaluation)
+        return curves(evaluation)
 
-    def _load_detections(self, rows: np.ndarray) -> Any:
-        """[D, 7] image, x, y, width, height, score, category → the backend's own data set."""
-        if self.backend == "hotcoco":
-            return self._loaded.loadRes(rows)
-        # Not loadRes: pycocotools fails on an empty list, and both would copy every box into a polygon.
-        return self._load([_detection(index, row) for index, row in enumerate(rows.tolist(), start=1)])
+    def rows(
+        self, images: Sequence[int], categories: Sequence[int], boxes: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        """[D, 7] image, x, y, width, height, score, category; image and category by their rank."""
+        image_ranks = np.array([self._image_ranks[image] for image in images], dtype=np.float64)
+        category_ranks = np.array([self._category_ranks[category] for category in categories], dtype=np.float64)
+        return np.column_stack([image_ranks, boxes, scores, category_ranks])
 
-    def _load(self, annotations: list[dict[str, Any]]) -> Any:
+    def load(self, annotations: list[dict[str, Any]]) -> Any:
+        """Annotations or detections as a data set of the backend's own."""
         dataset = self._dataset | {"annotations": annotations}
-        if self.backend == "hotcoco":
-            return self._coco(dataset)
-        coco = self._coco()
-        coco.dataset = dataset
-        coco.createIndex()
-        return coco
+        with silence():
+            if self.backend == "hotcoco":
+                return self._coco(dataset)
+            coco = self._coco()
+            coco.dataset = dataset
+            coco.createIndex()
+            return coco
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The categories, renumbered."""
+        return self._dataset["categories"]
+
+    def image(self, image_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """An image and its annotations, renumbered."""
+        rank = self._image_ranks[image_id]
+        return self._dataset["images"][rank - 1], self._annotations_of.get(rank, [])
 
     def _renumber(self, content: Mapping[str, Any]) -> dict[str, Any]:
         annotations = [
             self._annotation(index, annotation) for index, annotation in enumerate(content.get("annotations", []), 1)
         ]
+        sizes = {
+            image["id"]: {key: image[key] for key in ("height", "width") if key in image} for image in content["images"]
+        }
         return {
             "info": {},
-            "images": [{"id": rank} for rank in self._image_ranks.values()],
+            "images": [{"id": rank} | sizes[image_id] for image_id, rank in self._image_ranks.items()],
             "categories": [{"id": rank, "name": str(rank)} for rank in self._category_ranks.values()],
             "annotations": annotations,
         }
 
     def _annotation(self, index: int, annotation: Mapping[str, Any]) -> dict[str, Any]:
         box = [float(value) for value in annotation["bbox"]]
-        return {
+        renumbered = {
             "id": index,
             "image_id": self._image_ranks[annotation["image_id"]],
             "category_id": self._category_ranks[annotation["category_id"]],
@@ -135,9 +162,11 @@ class GroundTruth:
             "area": float(annotation.get("area", box[2] * box[3])),
             "iscrowd": int(annotation.get("iscrowd", 0)),
         }
+        return renumbered | ({"segmentation": _segmentation(annotation)} if self.masks else {})
 
 
-def _detection(index: int, row: list[float]) -> dict[str, Any]:
+def detection(index: int, row: Sequence[float]) -> dict[str, Any]:
+    """A row of `GroundTruth.rows` as COCO's loadRes makes a data set's annotation of it: the area is the box's."""
     image, x, y, width, height, score, category = row
     return {
         "id": index,
@@ -150,11 +179,21 @@ def _detection(index: int, row: list[float]) -> dict[str, Any]:
     }
 
 
+def _segmentation(annotation: Mapping[str, Any]) -> Any:
+    if not annotation.get("segmentation"):
+        raise UserError(
+            f"evaluator.masks=true, but annotation {annotation.get('id')} of the ground truth comes without mask; "
+            "set dataset.masks=true, or evaluator.masks=false"
+        )
+    return annotation["segmentation"]
+
+
 def _ranks(ids: Iterable[int]) -> dict[int, int]:
     return {identifier: rank for rank, identifier in enumerate(sorted(set(ids)), start=1)}
 
 
-def _curves(evaluation: Any) -> Curves:
+def curves(evaluation: Any) -> Curves:
+    """Of a COCOeval that has accumulated."""
     arrays = {name: np.asarray(evaluation.eval[name], dtype=np.float64) for name in ("precision", "recall", "scores")}
     return Curves(
         **arrays,
@@ -179,7 +218,7 @@ def _import(backend: Backend) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _silence() -> Any:
+def silence() -> Any:
     """The backends report their progress by printing."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,16 +1,20 @@
-"""COCO's box metrics: collect detections image by image, then ask a backend for precision and recall."""
+"""COCO's metrics of boxes and masks: collect detections image by image, then ask a backend for precision and recall."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detr.data.segmentations import RLE, encode
+from detr.errors import UserError
 from detr.evaluation.backends import Backend, Curves, GroundTruth
+from detr.evaluation.mask_matching import mask_matching
+from detr.evaluation.results import Results
 from detr.files import write_with
 from detr.structures import Classes, Detections
 
@@ -48,9 +52,24 @@ class Evaluation:
     iou_thresholds: np.ndarray  # [T]
     recall_thresholds: np.ndarray  # [R]
     category_ids: tuple[int, ...]  # [K]
+    segm: Evaluation | None = None  # the same of masks, where they are evaluated
+
+    def to_dict(self) -> dict[str, Any]:
+        """For metrics.json: the numbers, per_class and, under "segm", those of masks."""
+        return (
+            self.metrics | {"per_class": self.per_class} | ({} if self.segm is None else {"segm": self.segm.to_dict()})
+        )
+
+    def named(self) -> dict[str, float]:
+        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS."""
+        numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
+        segm = {} if self.segm is None else self.segm.named()
+        return numbers | {f"segm/{name}": value for name, value in segm.items()}
 
     def save_precision_recall(self, path: Path | str) -> None:
         """Write the arrays, and the names of their axes, as a compressed .npz: enough to plot any curve later.
+
+        Those of masks are called segm_precision, segm_recall and segm_scores.
 
         Raises:
             UserError: the file cannot be written.
@@ -66,6 +85,8 @@ class Evaluation:
             "areas": np.array(AREAS),
             "max_detections": np.array(MAX_DETECTIONS),
         }
+        if self.segm is not None:
+            content |= {f"segm_{name}": getattr(self.segm, name) for name in ("precision", "recall", "scores")}
         write_with(path, lambda stream: np.savez_compressed(stream, **content))
 
 
@@ -76,17 +97,22 @@ class CocoEvaluator:
     counts as it is given: the numbers are those of pycocotools on a file with that content.
     """
 
-    def __init__(self, *, backend: Backend, ground_truth: Mapping[str, Any], classes: Classes) -> None:
+    def __init__(
+        self, *, backend: Backend, ground_truth: Mapping[str, Any], classes: Classes, masks: bool = False
+    ) -> None:
         """
         Args:
-            backend: which implementation computes; the numbers are the same.
+            backend: which implementation computes; the numbers are the same. With masks, hotcoco matches them as they
+                come; the other two hold the run lengths of all images in memory.
             ground_truth: the COCO JSON of the split.
             classes: the way from class indices to the data set's own category ids.
+            masks: whether masks are evaluated beside the boxes; detections and ground truth must have them.
 
         Raises:
-            UserError: the backend's package is not installed.
+            UserError: the backend's package is not installed, or the ground truth comes without masks.
         """
-        self._ground_truth = GroundTruth(ground_truth, backend)
+        self.masks = masks
+        self._ground_truth = GroundTruth(ground_truth, backend, masks=masks)
         self._category_of_label = np.array(classes.category_ids, dtype=np.int64)
         self._known_label = np.array([self._ground_truth.knows_category(i) for i in classes.category_ids], dtype=bool)
         self._names = _unique_names(ground_truth["categories"])
@@ -94,35 +120,30 @@ class CocoEvaluator:
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._boxes: dict[int, np.ndarray] = {}  # image id → [n, 4] float64 xywh
-        self._scores: dict[int, np.ndarray] = {}
-        self._categories: dict[int, np.ndarray] = {}
+        self._results = Results()
+        self._matching = mask_matching(self._ground_truth) if self.masks else None
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What `Evaluation.named` will have."""
+        names = [*METRICS, *(f"AP/{name}" for name in self._names.values())]
+        return names + [f"segm/{name}" for name in names] if self.masks else names
 
     def update(self, image_ids: list[int], detections: list[Detections]) -> None:
         """Take the detections of some images; those of a label that is no category of the ground truth are dropped.
 
         Raises:
             ValueError: an image is not in the ground truth, or came before.
+            UserError: masks are due, and the detections have none.
         """
         for image_id, detected in zip(image_ids, detections, strict=True):
             if not self._ground_truth.knows_image(image_id):
                 raise ValueError(f"image {image_id} is not in the ground truth")
-            if image_id in self._boxes:
-                raise ValueError(f"image {image_id} is evaluated twice")
             self._add(image_id, detected)
 
-    def results(self) -> list[dict[str, Any]]:
-        """All detections in COCO's results format, in the order of the updates, at full precision.
-
-        Each is image_id, category_id (the data set's own), bbox (xywh in pixels), score.
-        """
-        return [
-            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-            for image_id, boxes in self._boxes.items()
-            for category, box, score in zip(
-                self._categories[image_id].tolist(), boxes.tolist(), self._scores[image_id].tolist(), strict=True
-            )
-        ]
+    def results(self) -> Results:
+        """All detections since the last reset, in COCO's results format, in the order of the updates."""
+        return self._results
 
     def compute(self) -> Evaluation:
         """Evaluate everything since the last reset.
@@ -130,26 +151,43 @@ class CocoEvaluator:
         Raises:
             ValueError: no image came by.
         """
-        if not self._boxes:
+        found = self._results
+        if not found.boxes:
             raise ValueError("nothing to evaluate: no image came by since the last reset")
-        counts = [len(boxes) for boxes in self._boxes.values()]
+        counts = [len(boxes) for boxes in found.boxes.values()]
         curves = self._ground_truth.evaluate(
-            image_ids=list(self._boxes),
-            detection_images=[image for image, count in zip(self._boxes, counts, strict=True) for _ in range(count)],
-            detection_categories=np.concatenate(list(self._categories.values())).tolist(),
-            boxes=np.concatenate(list(self._boxes.values())),
-            scores=np.concatenate(list(self._scores.values())),
+            image_ids=list(found.boxes),
+            detection_images=[image for image, count in zip(found.boxes, counts, strict=True) for _ in range(count)],
+            detection_categories=np.concatenate(list(found.categories.values())).tolist(),
+            boxes=np.concatenate(list(found.boxes.values())),
+            scores=np.concatenate(list(found.scores.values())),
         )
-        return _summarise(curves, self._names)
+        evaluation = _summarise(curves, self._names)
+        if self._matching is None:
+            return evaluation
+        return replace(evaluation, segm=_summarise(self._matching.compute(), self._names))
 
     def _add(self, image_id: int, detected: Detections) -> None:
         labels = detected.labels.detach().cpu().numpy()
         keep = self._known_label[labels]
         # In float64, so that x + width of the stored box is the corner that was predicted.
-        boxes = detected.boxes.detach().cpu().double().numpy()[keep]
-        self._boxes[image_id] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        self._scores[image_id] = detected.scores.detach().cpu().double().numpy()[keep]
-        self._categories[image_id] = self._category_of_label[labels[keep]]
+        corners = detected.boxes.detach().cpu().double().numpy()[keep]
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        scores = detected.scores.detach().cpu().double().numpy()[keep]
+        categories = self._category_of_label[labels[keep]]
+        rles = self._encoded(detected, keep)
+        self._results.add(image_id, categories, boxes, scores, rles)
+        if self._matching is not None and rles is not None:
+            self._matching.add(image_id, categories, boxes, scores, rles)
+
+    def _encoded(self, detected: Detections, keep: np.ndarray) -> list[RLE] | None:
+        if not self.masks:
+            return None
+        if detected.masks is None:
+            raise UserError(
+                "evaluator.masks=true, but the detector finds no masks; choose mask_head=fpn, or evaluator.masks=false"
+            )
+        return encode(detected.masks.detach().cpu().numpy()[keep])
 
 
 def _summarise(curves: Curves, names: Mapping[int, str]) -> Evaluation:

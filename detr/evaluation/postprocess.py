@@ -1,12 +1,20 @@
-"""From the last decoder layer's outputs to boxes in pixels of the original image."""
+"""From the last decoder layer's outputs to boxes and masks in pixels of the original image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import box_convert
 
-from detr.structures import Classification, Detections, Predictions
+from detr.structures import Classification, Detections, MaskDecoder, Predictions
+
+Size = Sequence[int]  # (height, width)
+
+MASK_THRESHOLD = 0.5  # of the probability
+QUERIES_AT_ONCE = 16  # whose masks are computed and scaled together: bounds the memory
 
 
 @torch.no_grad()
@@ -16,6 +24,8 @@ def postprocess(
     *,
     classification: Classification,
     max_detections: int = 100,
+    sizes: Tensor | None = None,
+    padded_size: Size | None = None,
 ) -> list[Detections]:
     """Turn the last layer's predictions into scored boxes, one `Detections` an image, scores descending.
 
@@ -24,9 +34,16 @@ def postprocess(
     may answer with several classes (`PostProcess` in models/deformable_detr.py of fundamentalvision/Deformable-DETR).
     Of equal scores the earlier query (then class) comes first. Neither filters by score nor suppresses overlaps.
 
+    Masks, where the predictions have them, are those of the boxes' queries (`masks_of_queries`), on the CPU.
+
     Args:
-        predictions: logits [L, B, Q, K], boxes [L, B, Q, 4] cxcywh in [0, 1].
+        predictions: logits [L, B, Q, K], boxes [L, B, Q, 4] cxcywh in [0, 1], and maybe masks.
         original_sizes: [B, 2] (height, width) in pixels of the images as stored.
+        sizes: [B, 2] of the images in the batch without padding; only masks need it.
+        padded_size: (height, width) of the batch with padding; only masks need it.
+
+    Raises:
+        ValueError: there are masks, but no `sizes` or `padded_size`.
     """
     logits = predictions.logits[-1].float()
     boxes = _to_pixels(predictions.boxes[-1].float(), original_sizes)
@@ -34,10 +51,45 @@ def postprocess(
         scores, labels, queries = _best_class_of_each_query(logits)
     else:
         scores, labels, queries = _best_pairs(logits, max_detections)
-    return [
+    detections = [
         Detections(scores=score, labels=label, boxes=box[query])
         for score, label, query, box in zip(scores, labels, queries, boxes, strict=True)
     ]
+    if predictions.masks is not None:
+        if sizes is None or padded_size is None:
+            raise ValueError("masks need the sizes of the images and of the padded batch")
+        for image, (size, original) in enumerate(zip(sizes.tolist(), original_sizes.tolist(), strict=True)):
+            masks = masks_of_queries(predictions.masks, image, queries[image], padded_size, size, original)
+            detections[image].masks = masks
+    return detections
+
+
+def masks_of_queries(
+    masks: MaskDecoder, image: int, queries: Tensor, padded_size: Size, size: Size, original_size: Size
+) -> Tensor:
+    """[n, height, width] bool, on the CPU: the masks of queries [n] of one image, in the size of the original.
+
+    As `PostProcessSegm` in models/segmentation.py of facebookresearch/detr: bilinear to the padded size, cut at
+    probability one half, cropped to the image, nearest to the original size. A few queries at a time, each once even
+    if it answers for several classes; what adds up is one byte a pixel.
+
+    Args:
+        masks: of the predictions.
+        image: its number in the batch.
+        queries: [n] indices.
+        padded_size, size, original_size: (height, width) of the batch, of the image in it, and of the stored image.
+    """
+    asked, position = queries.unique(return_inverse=True)
+    result = torch.empty(len(queries), *original_size, dtype=torch.bool)
+    for start in range(0, len(asked), QUERIES_AT_ONCE):
+        chunk = asked[start : start + QUERIES_AT_ONCE]
+        logits = masks(torch.full_like(chunk, image), chunk)[:, None]
+        probabilities = F.interpolate(logits, size=tuple(padded_size), mode="bilinear", align_corners=False).sigmoid()
+        cut = (probabilities > MASK_THRESHOLD)[..., : size[0], : size[1]].to(torch.uint8)
+        resized = F.interpolate(cut, size=tuple(original_size), mode="nearest")[:, 0].bool()
+        (rows,) = torch.where((position >= start) & (position < start + len(chunk)))
+        result[rows.cpu()] = resized[position[rows] - start].cpu()
+    return result
 
 
 def _to_pixels(boxes: Tensor, sizes: Tensor) -> Tensor:

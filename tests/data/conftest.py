@@ -34,7 +34,12 @@ def write(tmp_path: Path) -> Callable[..., CocoSplits]:
     """Writes COCO dictionaries as train.json, … with their images, and opens the data set."""
 
     def write(
-        train: Coco, val: Coco | None = None, *, categories: str = "contiguous", images: bool = True
+        train: Coco,
+        val: Coco | None = None,
+        *,
+        categories: str = "contiguous",
+        images: bool = True,
+        masks: bool = False,
     ) -> CocoSplits:
         folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
@@ -46,6 +51,6 @@ def write(tmp_path: Path) -> Callable[..., CocoSplits]:
         files = {
             name: {"images": str(folder), "annotations": str(tmp_path / f"{name}.json")} for name in ("train", "val")
         }
-        return CocoSplits(root=str(tmp_path), categories=categories, **files)
+        return CocoSplits(root=str(tmp_path), categories=categories, masks=masks, **files)
 
     return write

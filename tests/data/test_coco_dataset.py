@@ -208,9 +208,58 @@ def test_exif_orientation_follows_the_json(coco, write, json_size, turned):
 
 def test_annotations_are_arrays(coco, write):
     """Python objects would be copied into every worker as soon as their reference counts move."""
-    dataset = write(coco).split("train", transform=keep)
+    dataset = write(with_polygons(coco), masks=True).split("train", transform=keep)
     values = vars(dataset._annotations)
-    assert {name for name, value in values.items() if not isinstance(value, np.ndarray)} == {"categories", "annotated"}
+    others = {name for name, value in values.items() if not isinstance(value, np.ndarray)}
+    assert others == {"categories", "annotated", "segmentations"}
+    assert all(isinstance(value, np.ndarray) for value in vars(values["segmentations"]).values())
+
+
+def with_polygons(coco):
+    """Each object fills the upper left half of its box."""
+    for annotation in coco["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + width, y, x, y + height]]
+    return coco
+
+
+def test_samples_have_masks_where_they_are_asked_for(coco, write):
+    given = with_polygons(coco)
+    assert write(given).split("train", transform=keep)[0].masks is None
+    dataset = write(given, masks=True).split("train", transform=keep)
+    masks = dataset[0].masks
+    assert masks.shape == (2, HEIGHT, WIDTH)
+    assert type(masks) is torch.Tensor
+    assert masks.dtype == torch.bool
+    assert masks[0, 5:13, 5:15].float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert masks[0].sum() == masks[0, 5:13, 5:15].sum()
+    assert masks[1, 20:, 30:].any()
+    assert len(dataset[1].masks) == len(dataset[1].labels) == 1  # the crowd is left out
+    assert dataset[2].masks.shape == (0, HEIGHT, WIDTH)
+    assert all(a["segmentation"]["size"] == [HEIGHT, WIDTH] for a in dataset.ground_truth()["annotations"])
+    assert dataset.subset([1])[0].masks.equal(dataset[1].masks)
+
+
+def test_masks_are_cut_and_scaled_with_their_boxes(coco, write):
+    """Whatever the augmentation, an object's mask lies in its box and reaches three of its sides."""
+    for name, transform in {"detr": detr_train([48, 56], 90), "light": light_train(64)}.items():
+        dataset = write(with_polygons(coco), masks=True).split("train", transform=transform)
+        for epoch in range(20):
+            for index in range(3):
+                sample = dataset[epoch, index]
+                assert sample.masks.shape == (len(sample.boxes), *sample.image.shape[-2:]), name
+                for mask, (x, y, width, height) in zip(sample.masks, absolute(sample), strict=True):
+                    rows, columns = np.nonzero(mask.numpy())
+                    if len(rows):  # a crop may keep a corner of the box without any pixel of the object
+                        assert x - 2 <= columns.min() <= columns.max() <= x + width + 2, name
+                        assert y - 2 <= rows.min() <= rows.max() <= y + height + 2, name
+
+
+def test_a_missing_mask_is_named_before_training(coco, write):
+    given = with_polygons(coco)
+    del given["annotations"][3]["segmentation"]
+    with pytest.raises(UserError, match=r'train.json: annotation 4: "segmentation" is missing.*dataset.masks=false'):
+        write(given, masks=True).split("train", transform=keep)
 
 
 @pytest.mark.skipif(not BCCD.exists(), reason="the blood cell images are not beside the checkout")

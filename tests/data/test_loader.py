@@ -58,6 +58,18 @@ def test_collate_pads_at_the_bottom_and_right(shapes):
     assert batch.image_ids == [7 * i for i in range(len(shapes))]
 
 
+def test_collate_pads_masks():
+    samples = [sample(8, 10, 2), sample(12, 6, 0), sample(5, 5, 1)]
+    for each in samples:
+        each.masks = torch.ones(len(each.labels), *each.image.shape[-2:], dtype=torch.bool)
+    masks = collate(samples).targets.masks
+    assert masks.shape == (3, 12, 10)
+    assert masks.dtype == torch.bool
+    assert masks.flatten(1).sum(1).tolist() == [80, 80, 25]
+    assert masks[2, :5, :5].all()
+    assert collate(samples[1:2]).targets.masks.shape == (0, 12, 6)
+
+
 def test_collate_without_any_object():
     targets = collate([sample(4, 5, 0), sample(4, 5, 0)]).targets
     assert targets.boxes.shape == (0, 4)

@@ -327,6 +327,32 @@ def test_masks_follow(seed):
         assert (seen - box.as_subclass(Tensor)).abs().max() <= 1.5
 
 
+@pytest.mark.parametrize("size", [(30, 40), (61, 47), (90, 120), (133, 178)])
+def test_masks_are_resized_as_the_official_code_does(size):
+    """`resize` in datasets/transforms.py: nearest, of floats, above one half."""
+    image, target = example(120, 90, random_boxes(120, 90))
+    masks = torch.rand(6, 90, 120) < 0.5
+    target["masks"] = tv_tensors.Mask(masks.to(torch.uint8))
+    _, resized = v2.Resize(size)(image, target)
+    expected = torch.nn.functional.interpolate(masks[:, None].float(), size, mode="nearest")[:, 0] > 0.5
+    assert resized["masks"].bool().equal(expected)
+
+
+def test_a_crop_keeps_the_objects_whose_box_it_touches():
+    """`crop` in datasets/transforms.py favours boxes over masks: an object may stay without any visible pixel."""
+    boxes = [[0, 0, 30, 30], [40, 40, 60, 60], [100, 50, 110, 60]]
+    image, target = example(120, 90, boxes)
+    masks = torch.zeros(3, 90, 120, dtype=torch.uint8)
+    masks[0, :5, :5] = masks[1, 40:60, 40:60] = masks[2, 50:60, 100:110] = 1
+    target["masks"] = tv_tensors.Mask(masks)
+    crop = RandomSizeCrop(50, 50)
+    crop.make_params = lambda inputs: {"top": 20, "left": 20, "height": 50, "width": 50}
+    _, cropped = crop(image, target)
+    assert cropped["labels"].tolist() == [0, 1]
+    assert cropped["masks"].flatten(1).sum(1).tolist() == [0, 400]
+    assert cropped["masks"].shape[-2:] == (50, 50)
+
+
 def test_impossible_sizes_are_refused():
     for build in (lambda: ResizeShortSide([], 5), lambda: ResizeShortSide([0], 5), lambda: ShrinkLongSide(0)):
         with pytest.raises(UserError, match="augmentation: "):

@@ -232,7 +232,7 @@ def test_labels_that_are_no_category_are_dropped() -> None:
 
 def test_results_are_cocos_format_and_lose_nothing() -> None:
     evaluator_ = evaluator(one_object(), {1: detections([[10.1, 20.2, 30.3, 40.4]], [0], [0.123456789])})
-    (result,) = json.loads(json.dumps(evaluator_.results()))
+    (result,) = json.loads(json.dumps(list(evaluator_.results())))
     assert set(result) == {"image_id", "category_id", "bbox", "score"}
     assert (result["image_id"], result["category_id"]) == (1, 3)
     x, y, width, height = result["bbox"]
@@ -309,7 +309,7 @@ def test_real_ground_truth_gives_what_pycocotools_says_about_the_files(split: st
     rng = np.random.default_rng(0)
     evaluator_ = evaluator(ground_truth, perturbed(ground_truth, rng, 6.0))
     evaluation = evaluator_.compute()
-    expected = pycocotools_on_files(ground_truth, evaluator_.results())
+    expected = pycocotools_on_files(ground_truth, list(evaluator_.results()))
     assert 0.1 < expected[0] < 0.9
     np.testing.assert_allclose(list(evaluation.metrics.values()), expected, atol=1e-10)
     for backend in BACKENDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Literal
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_convert
 
-from detr.evaluation.postprocess import postprocess
+from detr.evaluation.postprocess import QUERIES_AT_ONCE, postprocess
 from detr.structures import Detections, Predictions
 
 SIZES = torch.tensor([[480, 640], [333, 500], [1, 7]])  # height, width
@@ -109,3 +111,64 @@ def test_sorted_and_only_the_last_layer_counts(
         assert torch.equal(one.boxes, other.boxes)
         assert torch.equal(one.labels, other.labels)
         assert (one.scores.diff() <= 0).all()
+
+
+BATCH = {"sizes": torch.tensor([[40, 64], [48, 30], [5, 7]]), "padded_size": (48, 64)}  # of SIZES, scaled down
+
+
+def with_masks(given_: Predictions, seed: int = 0) -> tuple[Predictions, torch.Tensor]:
+    """And the logits of all masks [B, Q, h, w]: smooth, so that masks are regions."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(*given_.logits.shape[1:3], 3, 4, generator=generator)
+    logits = torch.nn.functional.interpolate(coarse, size=(12, 16), mode="bicubic")
+    return dataclasses.replace(given_, masks=lambda image, query: logits[image, query]), logits
+
+
+def official_masks(logits: torch.Tensor) -> list[torch.Tensor]:
+    """The steps of `PostProcessSegm`: all queries of all images at once. [Q, height, width] of each image."""
+    scaled = torch.nn.functional.interpolate(logits, size=BATCH["padded_size"], mode="bilinear", align_corners=False)
+    masks = scaled.sigmoid() > 0.5
+    return [
+        torch.nn.functional.interpolate(mask[None, :, :h, :w].float(), size=tuple(original), mode="nearest")[0].bool()
+        for mask, (h, w), original in zip(masks, BATCH["sizes"].tolist(), SIZES.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("queries", [1, 12, QUERIES_AT_ONCE, 2 * QUERIES_AT_ONCE + 3])
+@pytest.mark.parametrize("classification", ["softmax", "sigmoid"])
+def test_masks_are_those_of_the_official_code(queries: int, classification: Literal["softmax", "sigmoid"]) -> None:
+    given_, logits = with_masks(predictions(queries=queries))
+    plain = postprocess(given_, SIZES, classification=classification, max_detections=20, **BATCH)
+    for image, (found, masks, original) in enumerate(zip(plain, official_masks(logits), SIZES.tolist(), strict=True)):
+        assert found.masks is not None
+        assert found.masks.shape == (len(found.scores), *original)
+        assert found.masks.dtype == torch.bool
+        for box, mask in zip(found.boxes, found.masks, strict=True):
+            scale = torch.tensor([original[1], original[0]] * 2)
+            (query,) = (
+                (box_convert(given_.boxes[-1, image], "cxcywh", "xyxy") * scale - box).abs().amax(1) < 1e-3
+            ).nonzero(as_tuple=True)
+            assert mask.equal(masks[query.item()])
+    assert 0.1 < plain[0].masks.float().mean() < 0.9
+
+
+def test_masks_need_the_sizes_of_the_batch() -> None:
+    given_, _ = with_masks(predictions())
+    with pytest.raises(ValueError, match="masks need the sizes"):
+        postprocess(given_, SIZES, classification="softmax")
+
+
+def test_only_the_masks_of_answers_are_computed_and_each_once() -> None:
+    given_, logits = with_masks(predictions(queries=40, classes=3))
+    asked: list[tuple[int, int]] = []
+
+    def decode(image: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        assert len(query) <= QUERIES_AT_ONCE
+        asked.extend(zip(image.tolist(), query.tolist(), strict=True))
+        return logits[image, query]
+
+    found = postprocess(
+        dataclasses.replace(given_, masks=decode), SIZES, classification="sigmoid", max_detections=10, **BATCH
+    )
+    assert [len(each.masks) for each in found if each.masks is not None] == [10, 10, 10]
+    assert len(asked) == len(set(asked)) <= 30
