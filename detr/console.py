@@ -65,9 +65,8 @@ class Console:
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:
         """One line an epoch."""
         parts = [f"epoch {epoch}", f"{row['train/seconds']:.0f} s", f"loss {row['train/loss']:.3f}"]
-        parts += [
-            f"{name} {row[f'val/{name}']:.{1 if name == 'PQ' else 3}f}" for name in SUMMARY if f"val/{name}" in row
-        ]
+        shown = [name for name in SUMMARY if f"val/{name}" in row]
+        parts += [f"{name} {row[f'val/{name}']:.{1 if name == 'PQ' else 3}f}" for name in shown]
         parts += [f"{row['train/images_per_second']:.0f} images/s"]
         return "  ".join(parts) + ("  (best so far)" if better else "")
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-HOLE = "N/A"  # the name of a class that no category of the data set stands for
 Classification = Literal["softmax", "sigmoid"]  # what class logits mean; with softmax the last one is no-object
 
 
@@ -222,7 +221,9 @@ class Classes:
     Travels in the checkpoint, so that predictions come out in the data set's own category ids.
     """
 
-    names: tuple[str, ...]  # index = class; holes of the identity map are called HOLE
+    HOLE: ClassVar[str] = "N/A"  # the name of an identity map's index that is no category
+
+    names: tuple[str, ...]  # index = class
     category_ids: tuple[int, ...]  # index = class
     things: tuple[bool, ...] | None = None  # index = class; else it is stuff. None: the data set does not tell
 
@@ -244,7 +245,7 @@ class Classes:
     def identity(cls, categories: Mapping[int, str]) -> Self:
         """Class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
         ids = tuple(range(max(categories, default=-1) + 1))
-        return cls(tuple(categories.get(i, HOLE) for i in ids), ids)
+        return cls(tuple(categories.get(i, cls.HOLE) for i in ids), ids)
 
     @property
     def num_classes(self) -> int:

@@ -23,7 +23,7 @@ from detr.data.panoptic_json import PanopticJson, read_panoptic, read_things
 from detr.data.segment_ids import VOID, read_segment_ids
 from detr.data.segmentations import Rows, Segmentations, Size
 from detr.errors import UserError
-from detr.structures import HOLE, Classes
+from detr.structures import Classes
 
 
 class PanopticFiles(TypedDict):
@@ -162,7 +162,7 @@ class PanopticDetection(CocoDetection):
         return [
             {"id": i, "name": name, "isthing": int(thing)}
             for i, name, thing in zip(self.classes.category_ids, self.classes.names, things, strict=True)
-            if name != HOLE
+            if name != Classes.HOLE
         ]
 
     def _segments_info(self, index: int) -> list[dict[str, int]]:
@@ -254,7 +254,7 @@ class CocoPanoptic(CocoSplits):
         holes = range(classes.num_classes, count)
         ids = (*classes.category_ids, *holes)
         things = read_things(Path(files[0])) if self._things is None else self._things
-        return Classes((*classes.names, *(HOLE for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
+        return Classes((*classes.names, *(Classes.HOLE for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
 
 
 def read_table(files: PanopticFiles, *, require_annotations: bool = True, masks: bool = False) -> PanopticTable:
