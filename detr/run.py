@@ -65,6 +65,7 @@ def train(config: DictConfig) -> None:
         plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
     )
     check_monitor(options.monitor, validation.metric_names)
+    check_masks(model, validation)
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
     if transfer is not None:
@@ -133,6 +134,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         plain["dataloader"] |= {"eval_batch_size": plain["dataloader"]["batch_size"]}
     batch_size = eval_batch_size(plain["dataloader"], model)
     validation = build_validation(plain, dataset, options, device, None, batch_size)
+    check_masks(model, validation)
     console = Console()
     started = time.monotonic()
     with console.evaluation(len(dataset)) as bar:
@@ -228,6 +230,15 @@ def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) ->
     if not pretrained:
         node = node | {"backbone": node["backbone"] | {"weights": None}}
     return build(node, "model", num_classes=classes.num_classes)
+
+
+def check_masks(model: DETR, validation: Validation) -> None:
+    """UserError if masks are to be evaluated that the model will not find."""
+    key = validation.evaluator.needs_masks
+    if key is not None and model.mask_head is None:
+        raise UserError(
+            f"{key}, but the detector finds no masks; choose mask_head=fpn, or evaluator=coco without masks"
+        )
 
 
 def build_validation(

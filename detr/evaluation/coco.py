@@ -132,6 +132,11 @@ class CocoEvaluator:
         self._matching = mask_matching(self._ground_truth) if self.masks else None
 
     @property
+    def needs_masks(self) -> str | None:
+        """The override that asks for a detector with masks, if any."""
+        return "evaluator.masks=true" if self.masks else None
+
+    @property
     def metric_names(self) -> list[str]:
         """What `Evaluation.named` will have."""
         names = [*METRICS, *(f"AP/{name}" for name in self._names.values())]

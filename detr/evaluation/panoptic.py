@@ -58,21 +58,17 @@ class PanopticEvaluator(CocoEvaluator):
         self.quality.reset()
 
     @property
+    def needs_masks(self) -> str:
+        return "evaluator=panoptic"
+
+    @property
     def metric_names(self) -> list[str]:
         return super().metric_names + self.quality.metric_names
 
     def update_segments(
         self, predictions: Predictions, batch: Batch, classification: Classification
     ) -> list[PanopticSegments]:
-        """Find the segments of a batch, take them, and give them back.
-
-        Raises:
-            UserError: the detector finds no masks.
-        """
-        if predictions.masks is None:
-            raise UserError(
-                "evaluator=panoptic, but the detector finds no masks; choose mask_head=fpn, or evaluator=coco"
-            )
+        """Find the segments of a batch, take them, and give them back. The predictions must have masks."""
         segments = panoptic_segments(
             predictions,
             batch,
