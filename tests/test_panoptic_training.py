@@ -145,8 +145,8 @@ def test_the_papers_two_stages(root: Path, tmp_path: Path) -> None:
     [
         (["dataset=shapes", "dataset.masks=true"], "evaluator=panoptic needs segments to compare with"),
         (
-            ["mask_head=none", "trainer.monitor=PQ"],
-            "evaluator=panoptic, but the detector finds no masks; choose mask_h",
+            ["experiment=quickstart", "dataset=shapes_panoptic", "evaluator=panoptic"],
+            "evaluator=panoptic, but the detector finds no masks; choose mask_head=fpn",
         ),
         (["trainer.monitor=PQ_thing"], "did you mean PQ_things"),
         (["evaluator.min_score.sigmoid=high"], "evaluator.min_score.sigmoid"),
@@ -157,7 +157,9 @@ def test_the_papers_two_stages(root: Path, tmp_path: Path) -> None:
 def test_mistakes_are_answered_before_training(
     shapes: list[str], tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    done = run("train.py", *shapes, "trainer.max_steps=1", *overrides, f"hydra.run.dir={tmp_path}/run")
+    given = {word.partition("=")[0] for word in overrides}
+    common = [word for word in shapes if word.partition("=")[0] not in given]
+    done = run("train.py", *common, "trainer.max_steps=1", *overrides, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
