@@ -6,10 +6,12 @@ A checkpoint is a dictionary of plain containers and tensors: `model` (and `ema`
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +30,46 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     write_with(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
 
 
-def load_checkpoint(source: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours from a path or an https address, without running any code that it might hold.
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ours, without running any code that it might hold.
 
     Raises:
         UserError: not there, unreadable, truncated, or not a checkpoint of this project.
     """
-    content = _download(str(source)) if str(source).startswith(("https://", "http://")) else _read(Path(source))
-    if not isinstance(content, dict) or not {"format", "model", "config", "classes"} <= content.keys():
-        raise UserError(f"{source} is no checkpoint of this project: it lacks model, config or classes")
+    content = read_pickle(Path(path))
+    if not is_checkpoint(content):
+        raise UserError(f"{path} is no checkpoint of this project: it lacks model, config or classes")
+    return content
+
+
+def is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether a file's content is a checkpoint of this project.
+
+    Raises:
+        UserError: it is one that this version cannot read.
+    """
+    if not {"format", "model", "config", "classes"} <= content.keys():
+        return False
     if content["format"] > FORMAT:
-        raise UserError(f"{source} was written by a newer version of detr; update to read it")
+        raise UserError("the checkpoint was written by a newer version of detr; update to read it")
+    return True
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote: tensors, plain containers and official DETR's `argparse.Namespace`, nothing else.
+
+    Raises:
+        UserError: not there, truncated, of another kind, or with an object that could run code.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a truncated or foreign file
+        raise UserError(f"{path} {_why_unreadable(str(error), error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
@@ -56,25 +87,40 @@ def newest_intact(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Strictly: every name and shape must fit.
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    name_in_file: Callable[[str], str] = str,
+) -> None:
+    """Strictly: every name and shape must fit, every value be finite.
+
+    Args:
+        source: for messages, as `name_in_file`, which gives a weight's name in a file that has other names.
 
     Raises:
         UserError: with a report of what differs.
     """
     wanted = model.state_dict()
     differences = {
-        "missing": [name for name in wanted if name not in weights],
-        "not in the model": [name for name in weights if name not in wanted],
+        "missing": [name_in_file(name) for name in wanted if name not in weights],
+        "not in the model": [name_in_file(name) for name in weights if name not in wanted],
         "of another shape": [
-            f"{name} {list(weights[name].shape)} instead of {list(wanted[name].shape)}"
+            f"{name_in_file(name)} {list(weights[name].shape)} instead of {list(wanted[name].shape)}"
             for name in wanted
             if name in weights and weights[name].shape != wanted[name].shape
         ],
     }
     reports = [_shorten(kind, names) for kind, names in differences.items() if names]
     if reports:
+        reports = [*architectural_differences(weights, wanted), *reports]
         raise UserError(f"the weights of {source} do not fit the model: {'; '.join(reports)}; use the config it had")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{source}: {name_in_file(name)} has values that are not finite; take an earlier checkpoint"
+            )
     model.load_state_dict(weights)
 
 
@@ -88,18 +134,51 @@ def _shorten(kind: str, names: list[str]) -> str:
     return f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{rest})"
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a truncated or foreign file
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint: truncated, or of another kind ({reason})") from error
+def architectural_differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    """What about two models' sizes explains that weights do not fit, as the keys of our config."""
+    file, model = _architecture(theirs), _architecture(ours)
+    known = [key for key in file if file[key] and model[key]]
+    return [f"{key} is {file[key]} in it and {model[key]} here" for key in known if file[key] != model[key]]
 
 
-def _download(address: str) -> Any:
-    try:
-        return torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
-    except (URLError, OSError) as error:
-        raise UserError(f"{address} could not be downloaded ({error}); give a local path") from error
+RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {  # bottleneck blocks?, blocks of each stage
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+}
+
+
+def _architecture(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The sizes that names and shapes tell; dilation and the number of attention heads they do not."""
+    stages = tuple(_count(rf"backbone\.body\.layer{stage}\.(\d+)\.", weights) for stage in (1, 2, 3, 4))
+    bottleneck = any(name.endswith(".conv3.weight") for name in weights)
+    return {
+        "backbone": RESNETS.get((bottleneck, stages), "another"),
+        "transformer.d_model": _size("class_head.weight", 1, weights),
+        "transformer.encoder.num_layers": _count(r"encoder\.layers\.(\d+)\.", weights),
+        "transformer.decoder.num_layers": _count(r"decoder\.layers\.(\d+)\.", weights),
+        "transformer.dim_feedforward": _size("decoder.layers.0.feed_forward.linear1.weight", 0, weights),
+        "queries.num_queries": _size("queries.embedding.weight", 0, weights),
+        "the number of class logits": _size("class_head.weight", 0, weights),
+    }
+
+
+def _count(pattern: str, weights: Mapping[str, Tensor]) -> int:
+    """How many different numbers the pattern finds at the start of names."""
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+
+
+def _size(name: str, axis: int, weights: Mapping[str, Tensor]) -> int | None:
+    return weights[name].shape[axis] if name in weights else None
+
+
+def _why_unreadable(message: str, error: Exception) -> str:
+    unsafe = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|class)) (?:GLOBAL )?([\w.]+)", message)
+    if unsafe:
+        return (
+            f"was not read: it holds more than weights ({unsafe[1]}), which may run code on this machine; "
+            "have its state dict saved alone"
+        )
+    reason = message.strip().partition("\n")[0] or type(error).__name__
+    return f"cannot be read as a checkpoint: truncated, or of another kind ({reason})"

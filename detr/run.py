@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from detr.checkpoint import load_checkpoint, load_weights, newest_intact, weights_to_evaluate
+from detr.checkpoint import load_weights, newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
 from detr.config.suggest import did_you_mean
 from detr.console import Console
-from detr.data.coco import CocoDetection, check_capacity
+from detr.data.coco import CocoDetection, CocoSplits, check_capacity
 from detr.data.loader import eval_loader, train_loader
 from detr.engine import Options, Trainer, autocast
 from detr.environment import git_sha, hardware, resolve_device, seed_everything
@@ -26,10 +27,15 @@ from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.run_folder import RunFolder
 from detr.structures import Classes
+from detr.transfer import Report as Transfer
+from detr.transfer import start_from
+from detr.weights import Weights, load
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+ENOUGH_FROM_SCRATCH = 10_000  # images: with fewer, queries without anchors hardly learn where to look
 
 
 def train(config: DictConfig) -> None:
@@ -47,15 +53,22 @@ def train(config: DictConfig) -> None:
     train_set, val_set = training_data(plain, options.overfit_batches)
     model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
     check_capacity(train_set, model.queries.num_queries)
+    if checkpoint is None and plain["init_from"] is None and options.overfit_batches is None:
+        warn_from_scratch(model, len(train_set))
+    transfer = None
     if checkpoint is None and plain["init_from"] is not None:
-        load_weights(model, weights_to_evaluate(load_checkpoint(plain["init_from"])), plain["init_from"])
+        transfer = initialize(model, plain["init_from"], train_set.classes)
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
-    validation = build_validation(plain, val_set, options, device, criterion)
+    validation = build_validation(
+        plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
+    )
     check_monitor(options.monitor, validation.metric_names)
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
+    if transfer is not None:
+        info["init_from"] = transfer.to_dict()
     with logger:
         trainer = Trainer(
             options=options,
@@ -63,7 +76,12 @@ def train(config: DictConfig) -> None:
             criterion=criterion.to(device),
             optimizer=optimizer,
             schedule=build(plain["scheduler"], "scheduler"),
-            loader=train_loader(train_set, seed=plain["seed"], **plain["dataloader"]),
+            loader=train_loader(
+                train_set,
+                batch_size=plain["dataloader"]["batch_size"],
+                num_workers=plain["dataloader"]["num_workers"],
+                seed=plain["seed"],
+            ),
             validation=validation,
             logger=logger,
             folder=folder,
@@ -90,27 +108,74 @@ def train(config: DictConfig) -> None:
 
 
 def evaluate(config: DictConfig, overrides: list[str]) -> None:
-    """Evaluate a checkpoint on a split. Its own config is the base; overrides come on top."""
-    checkpoint = load_checkpoint(config.checkpoint)
-    own = override(checkpoint["config"], overrides)
+    """Evaluate weights on a split. A checkpoint's own config is the base; overrides come on top.
+
+    Weights from elsewhere have no config: the base is their experiment, of a zoo name or among the overrides.
+    """
+    weights = load(config.checkpoint)
+    own = (
+        override({}, with_experiment(weights, overrides))
+        if weights.checkpoint is None
+        else override(weights.checkpoint["config"], overrides)
+    )
     check(own)
     plain = resolved(own)
     options: Options = build(plain["trainer"], "trainer")
     device = resolve_device(options.device)
-    classes = Classes.from_dict(checkpoint["classes"])
     data = build(plain["dataset"], "dataset")
+    classes = classes_to_evaluate(weights, data)
     dataset = data.split(
         config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
     )
-    model = build_model(plain, classes, pretrained=False)
-    load_weights(model, weights_to_evaluate(checkpoint), config.checkpoint)
-    validation = build_validation(plain, dataset, options, device, criterion=None)
+    model = build_model(plain, dataset.classes, pretrained=False)
+    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
+    if any(each.startswith("dataloader.batch_size=") for each in overrides):
+        plain["dataloader"] |= {"eval_batch_size": plain["dataloader"]["batch_size"]}
+    batch_size = eval_batch_size(plain["dataloader"], model)
+    validation = build_validation(plain, dataset, options, device, None, batch_size)
     console = Console()
     started = time.monotonic()
     with console.evaluation(len(dataset)) as bar:
         report = validation(model.to(device), bar.advance)
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
     write_report(report, Path(run_directory()), console, config)
+
+
+def with_experiment(weights: Weights, overrides: list[str]) -> list[str]:
+    """Overrides that say what config the weights were trained with."""
+    if any(each.startswith("experiment=") for each in overrides):
+        return overrides
+    if weights.experiment is None:
+        raise UserError(
+            f"{weights.source} has no config of its own; give the experiment that it is of, such as "
+            f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
+        )
+    return [f"experiment={weights.experiment}", *overrides]
+
+
+def classes_to_evaluate(weights: Weights, data: CocoSplits) -> Classes:
+    """What the rows of the class head stand for, in category ids of the data set.
+
+    Raises:
+        UserError: the data set's classes are not those of the weights.
+    """
+    if weights.checkpoint is not None and weights.classes is not None:
+        return weights.classes
+    if weights.classes is not None and data.categories == "identity":
+        return weights.classes
+    if weights.classes is not None and weights.classes.names != data.classes.names:
+        raise UserError(
+            f"the classes of {weights.source} ({shortened(weights.classes.names)}) are not those of the data set "
+            f"({shortened(data.classes.names)}); for COCO's classes give dataset.categories=identity, for others train "
+            f"with init_from={weights.source}"
+        )
+    return data.classes
+
+
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many there are."""
+    shown = ", ".join([name for name in names if name != Classes.HOLE][:count])
+    return f"{len(names)}: {shown}, …" if len(names) > count else shown
 
 
 def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, Any] | None, str]:
@@ -122,10 +187,18 @@ def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, An
         if checkpoint is None:
             log.info("resume=auto: no checkpoint in %s; starting afresh", folder.checkpoints)
         return checkpoint, str(folder.last)
-    checkpoint = load_checkpoint(resume)
-    if "trainer" not in checkpoint:
+    found = load(resume).checkpoint
+    if found is None or "trainer" not in found:
         raise UserError(f"{resume} has weights but no training state; start from them with init_from={resume}")
-    return checkpoint, resume
+    return found, resume
+
+
+def initialize(model: DETR, source: str, classes: Classes) -> Transfer:
+    """Start from other weights, and say what became of them."""
+    transfer = start_from(model, load(source), classes)
+    for line in transfer.lines():
+        log.info(line)
+    return transfer
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
@@ -163,11 +236,12 @@ def build_validation(
     options: Options,
     device: torch.device,
     criterion: SetCriterion | None,
+    batch_size: int,
 ) -> Validation:
     """Everything that evaluates one split."""
     evaluator = build(plain["evaluator"], "evaluator", ground_truth=dataset.ground_truth(), classes=dataset.classes)
     return Validation(
-        loader=eval_loader(dataset, **plain["dataloader"]),
+        loader=eval_loader(dataset, batch_size=batch_size, num_workers=plain["dataloader"]["num_workers"]),
         evaluator=evaluator,
         device=device,
         autocast=functools.partial(autocast, device, options.precision),
@@ -181,6 +255,32 @@ def check_monitor(monitor: str, names: list[str]) -> None:
     if names and monitor not in names:
         advice = did_you_mean(monitor, names) or f"; it may be {', '.join(each for each in names if '/' not in each)}"
         raise UserError(f"trainer.monitor: the validation has no metric {monitor}{advice}")
+
+
+def warn_from_scratch(model: DETR, images: int) -> None:
+    """The paper's queries need many images to learn where to look; queries with anchors are told, and need few."""
+    if images < ENOUGH_FROM_SCRATCH and not model.queries.has_reference:
+        log.warning(
+            "training the paper's queries from scratch on %d images, which rarely succeeds on fewer than about %d: "
+            "start from published weights (experiment=finetune_custom, or init_from=detr_r50), or train the detector "
+            "that is made for few images (experiment=quickstart)",
+            *(images, ENOUGH_FROM_SCRATCH),
+        )
+
+
+def eval_batch_size(dataloader: dict[str, Any], model: DETR) -> int:
+    """Images of a batch in evaluations; 1 for DC5 unless told otherwise.
+
+    The official DC5 models were trained with one image a process, that is without padding, and their authors
+    evaluate them so (README of facebookresearch/detr): features at an image's edge depend on the padding behind it.
+    """
+    wanted = dataloader.get("eval_batch_size")
+    if wanted is not None:
+        return wanted
+    if model.backbone.dilated and dataloader["batch_size"] > 1:
+        log.info("a DC5 model is evaluated one image at a time; dataloader.eval_batch_size=N changes that")
+        return 1
+    return dataloader["batch_size"]
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:

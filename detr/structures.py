@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -212,7 +212,9 @@ class Classes:
     Travels in the checkpoint, so that predictions come out in the data set's own category ids.
     """
 
-    names: tuple[str, ...]  # index = class; holes of the identity map are called "N/A"
+    HOLE: ClassVar[str] = "N/A"  # the name of an identity map's index that is no category
+
+    names: tuple[str, ...]  # index = class
     category_ids: tuple[int, ...]  # index = class
 
     def __post_init__(self) -> None:
@@ -231,7 +233,7 @@ class Classes:
     def identity(cls, categories: Mapping[int, str]) -> Self:
         """Class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
         ids = tuple(range(max(categories, default=-1) + 1))
-        return cls(tuple(categories.get(i, "N/A") for i in ids), ids)
+        return cls(tuple(categories.get(i, cls.HOLE) for i in ids), ids)
 
     @property
     def num_classes(self) -> int:

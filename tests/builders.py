@@ -29,6 +29,7 @@ def tiny_detr(
     dropout: float = 0.0,
     layers: int = 2,
     masks: bool = False,
+    num_classes: int = CLASSES,
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
@@ -55,7 +56,7 @@ def tiny_detr(
         decoder=(TransformerDecoder if queries == "learned" else AnchorDecoder)(num_layers=layers, **small),
         queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
         mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
-        num_classes=CLASSES,
+        num_classes=num_classes,
         d_model=width,
         classification=classification,
     )

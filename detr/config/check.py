@@ -24,10 +24,13 @@ SCHEMA: dict[str, Any] = {
     "resume": str | None,
     "init_from": str | None,
     "checkpoint": str,
+    "format": Literal["official"],
+    "output": str | None,
     "split": Literal["train", "val", "test"],
     "paths.output_root": str,
     "paths.data_root": str,
     "dataloader.batch_size": Annotated[int, Ge(1)],
+    "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
     "dataloader.num_workers": Annotated[int, Ge(0)],
 }
 """Keys that the entry points read themselves. All others are arguments of a constructor, or referred to by one."""

@@ -31,8 +31,10 @@ class Backbone(nn.Module):
     Attributes:
         channels: of each level that `forward` returns, fine to coarse.
         strides: of each level.
+        dilated: DC5: the last stage keeps the resolution of the one before it.
     """
 
+    dilated = False
     channels: list[int]
     strides: list[int]
     mean: Tensor
@@ -138,6 +140,7 @@ class ResNet(Backbone):
         if weights is not None:
             _load(network, _imagenet_resnet(name) if weights == "imagenet" else _read(weights), weights)
         self.levels = [stage for stage in self.LEVELS if stage in names]
+        self.dilated = dilation
         stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES})
         _train_only(stages, trainable)
         last = self.STAGES.index(self.levels[-1])

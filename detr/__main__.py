@@ -1,0 +1,42 @@
+"""`detr VERB [overrides]`, which is the same as `python -m detr VERB [overrides]`."""
+
+import importlib
+import pkgutil
+import sys
+
+from detr import commands
+from detr.config import user_errors
+from detr.config.suggest import did_you_mean
+from detr.errors import UserError
+
+
+def main() -> None:
+    """Run the verb that the command line begins with; without one, list them all."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb = arguments[0]
+    with user_errors():
+        if verb not in verbs():
+            hint = did_you_mean(verb, verbs()) or f"; there are {', '.join(verbs())}"
+            raise UserError(f"{verb}: there is no such verb{hint}")
+    sys.argv = [f"detr {verb}", *arguments[1:]]
+    importlib.import_module(f"{commands.__name__}.{verb}").main()
+
+
+def verbs() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+
+
+def usage() -> str:
+    """One line a verb: the first of its docstring."""
+    documents = {verb: importlib.import_module(f"{commands.__name__}.{verb}").__doc__ or "" for verb in verbs()}
+    lines = [f"  {verb:<10} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
+    return "\n".join(
+        ["usage: detr VERB [KEY=VALUE …]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"]
+    )
+
+
+if __name__ == "__main__":
+    main()
