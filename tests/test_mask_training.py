@@ -15,7 +15,6 @@ from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.coco import METRICS
 
-
 BY_HEART = [
     "trainer.overfit_batches=1",
     "trainer.max_epochs=60",
