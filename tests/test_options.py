@@ -49,7 +49,7 @@ SWEEPS = {
     "panoptic": [
         UNTRAINED,
         "augmentation=none",
-        "experiment=shapes_panoptic,detr_r50_panoptic",
+        "experiment=shapes_panoptic,detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic",
         "dataset=shapes_panoptic",
         "evaluator=panoptic",
     ],
