@@ -155,7 +155,12 @@ def test_fine_tuning_on_other_classes_from_official_weights(small: Path, tmp_pat
         (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
     overrides = ["experiment=finetune_custom", f"dataset.root={root}", f"init_from={small}", *SMALL_OVERRIDES[1:]]
     done = run(
-        "train.py", *overrides, "trainer.max_steps=1", "logger=none", "queries.num_queries=5", f"hydra.run.dir={tmp_path}/run"
+        "train.py",
+        *overrides,
+        "trainer.max_steps=1",
+        "logger=none",
+        "queries.num_queries=5",
+        f"hydra.run.dir={tmp_path}/run",
     )
     assert done.returncode == 0, done.stderr
     for line in (
@@ -222,7 +227,10 @@ def bad(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("BAD/nowhere.pth", ["nowhere.pth", "no checkpoint"]),
         ("detr_r50_dc", ["did you mean detr_r50_dc5?"]),
         ("resnet", ["detr_r101_panoptic"]),
-        ("detr_r101", ["dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth", "download it elsewhere and give its path"]),
+        (
+            "detr_r101",
+            ["dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth", "download it elsewhere and give its path"],
+        ),
     ],
 )
 def test_what_bad_checkpoints_get(checkpoint: str, words: list[str], bad: Path, coco: Path, tmp_path: Path) -> None:
