@@ -84,7 +84,8 @@ def class_color(label: int) -> Color:
 def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.Image:
     """A copy of the image with masks, boxes and labels; small images are scaled up to `MIN_SIDE` first.
 
-    Masks are half transparent with an outline, and lie below all boxes. The best-scored boxes are drawn last, on top of the others.
+    Masks are half transparent with an outline, and lie below all boxes. The best-scored of either are drawn last, on
+    top of the others.
     """
     scale = max(1.0, MIN_SIDE / max(image.size))
     canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))

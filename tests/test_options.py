@@ -53,6 +53,8 @@ SWEEPS = {
         "augmentation.train.scales=[64,96]",
         "augmentation.eval.sizes=[96]",
     ],
+    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
+    "masks_of_the_quickstart": [UNTRAINED, "experiment=shapes_masks"],
     "surroundings": [
         *QUICKSTART,
         "logger=wandb,none",
