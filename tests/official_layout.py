@@ -139,6 +139,8 @@ def random_weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
         if len(shape) > 1:
             inputs = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
             # Queries are far apart: else all of them would give nearly the same answer.
+            if re.search(r"class_(embed|labels)", name):
+                return noise  # and their classes differ
             return 4 * noise if re.search("query_embed|query_position", name) else noise * (2 / inputs) ** 0.5
         if name.endswith("weight"):
             end_of_block = re.search(r"\.bn3\.|\.layer\.2\.normalization\.", name)
