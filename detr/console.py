@@ -64,7 +64,11 @@ class Console:
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:
         """One line an epoch."""
         parts = [f"epoch {epoch}", f"{row['train/seconds']:.0f} s", f"loss {row['train/loss']:.3f}"]
-        parts += [f"{name} {row[f'val/{name}']:.3f}" for name in ("AP", "AP50") if f"val/{name}" in row]
+        parts += [
+            f"{name} {row[f'val/{name}']:.3f}"
+            for name in ("AP", "AP50", "segm/AP", "segm/AP50")
+            if f"val/{name}" in row
+        ]
         parts += [f"{row['train/images_per_second']:.0f} images/s"]
         return "  ".join(parts) + ("  (best so far)" if better else "")
 

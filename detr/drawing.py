@@ -1,4 +1,4 @@
-"""Boxes on pictures: what was found beside what is there."""
+"""Boxes and masks on pictures: what was found beside what is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from detr.structures import Detections
@@ -16,6 +18,8 @@ Color = tuple[int, int, int]
 Corners = tuple[float, float, float, float]
 
 DRAWN_SCORE = 0.5  # predictions below are not drawn
+KEPT_SCORE = 0.05  # predictions below never help a reader
+OPACITY = 0.45  # of masks
 MIN_SIDE = 448  # pixels of the longer side; smaller images are scaled up before anything is drawn on them
 PAPER: Color = (255, 255, 255)
 INK: Color = (30, 30, 30)
@@ -23,23 +27,27 @@ INK: Color = (30, 30, 30)
 
 @dataclass(frozen=True)
 class Boxes:
-    """n boxes of one image, in plain numbers."""
+    """n boxes of one image, in plain numbers, and maybe their masks."""
 
     corners: list[Corners]  # [n] xyxy in pixels
     labels: list[int]  # [n] class index
     scores: list[float] | None = None  # [n]; None: ground truth
+    masks: NDArray[np.bool_] | None = None  # [n, height, width] of the image's size
 
     @classmethod
     def of(cls, detections: Detections) -> Self:
-        return cls.from_tensors(detections.boxes, detections.labels, detections.scores)
+        return cls.from_tensors(detections.boxes, detections.labels, detections.scores, detections.masks)
 
     @classmethod
-    def from_tensors(cls, boxes: Tensor, labels: Tensor, scores: Tensor | None = None) -> Self:
-        """Boxes [n, 4] xyxy in pixels, labels [n], scores [n]."""
+    def from_tensors(
+        cls, boxes: Tensor, labels: Tensor, scores: Tensor | None = None, masks: Tensor | None = None
+    ) -> Self:
+        """Boxes [n, 4] xyxy in pixels, labels [n], scores [n], masks [n, height, width]."""
         return cls(
             corners=[(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()],
             labels=labels.tolist(),
             scores=None if scores is None else scores.tolist(),
+            masks=None if masks is None else masks.cpu().numpy(),
         )
 
     def above(self, score: float) -> Boxes:
@@ -51,6 +59,7 @@ class Boxes:
             corners=[self.corners[index] for index in keep],
             labels=[self.labels[index] for index in keep],
             scores=[self.scores[index] for index in keep],
+            masks=None if self.masks is None else self.masks[keep],
         )
 
 
@@ -73,16 +82,19 @@ def class_color(label: int) -> Color:
 
 
 def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.Image:
-    """A copy of the image with boxes and labels; small images are scaled up to `MIN_SIDE` first.
+    """A copy of the image with masks, boxes and labels; small images are scaled up to `MIN_SIDE` first.
 
-    The best-scored boxes are drawn last, on top of the others.
+    Masks are half transparent with an outline, and lie below all boxes. The best-scored boxes are drawn last, on top of the others.
     """
     scale = max(1.0, MIN_SIDE / max(image.size))
     canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
-    draw = ImageDraw.Draw(canvas)
     unit = max(canvas.size)
-    font = _font(max(11, unit // 42))
     order = range(len(boxes.labels)) if boxes.scores is None else _ascending(boxes.scores)
+    if boxes.masks is not None:
+        for index in order:
+            _draw_mask(canvas, boxes.masks[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
+    draw = ImageDraw.Draw(canvas)
+    font = _font(max(11, unit // 42))
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
         _draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
@@ -161,6 +173,17 @@ def _drawable(corners: Corners, scale: float, size: tuple[int, int]) -> Corners:
 def _text(boxes: Boxes, index: int, names: Sequence[str]) -> str:
     name = names[boxes.labels[index]]
     return name if boxes.scores is None else f"{name} {boxes.scores[index]:.2f}"
+
+
+def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, width: int) -> None:
+    """Tint the pixels of a mask [height, width], which is scaled to the canvas, and draw along its inner edge."""
+    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(canvas.size, Image.Resampling.NEAREST)
+    framed = Image.new("L", (canvas.width + 2 * width, canvas.height + 2 * width))  # so that the picture's edge is one
+    framed.paste(inside, (width, width))
+    core = framed.filter(ImageFilter.MinFilter(2 * width + 1))
+    core = core.crop((width, width, width + canvas.width, width + canvas.height))
+    canvas.paste(color, mask=inside.point(lambda value: round(value * OPACITY)))
+    canvas.paste(color, mask=ImageChops.subtract(inside, core))
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:

@@ -29,6 +29,7 @@ from detr.structures import Batch, Losses, Normalizer
 
 log = logging.getLogger(__name__)
 
+LOSS = "loss"  # the one metric that is better when lower
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,6 +47,7 @@ class Options:
     ema_decay: float | None = None
     overfit_batches: int | None = None
     evaluate_every: int = 1
+    monitor: str = "AP"
     patience: int | None = None
     keep_every: int | None = 100
     log_every: int = 10
@@ -129,7 +131,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether any limit is reached, or there was no better AP for too long."""
+        """Whether any limit is reached, or `monitor` was no better for too long."""
         return self.moment().progress >= 1 or self.progress.poor >= (self.options.patience or float("inf"))
 
     @property
@@ -240,10 +242,9 @@ class Trainer:
         better = False
         if report is not None and report.evaluation is not None:
             row |= {f"val/{name}": value for name, value in report.metrics.items()}
-            row |= {f"val/AP/{name}": value for name, value in report.evaluation.per_class.items()}
             self.folder.save_evaluation(epoch, report.evaluation)
             self.logger.log_images(report.examples, epoch)
-            better = progress.best is None or row["val/AP"] > progress.best["val/AP"]
+            better = self.is_better(row)
             progress.poor = 0 if better else progress.poor + 1
             if better:
                 progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
@@ -254,6 +255,14 @@ class Trainer:
         self.folder.append({"epoch": epoch, "step": progress.step, **row})
         self.save(epoch, better)
         log.info(self.console.summary(epoch, row, better))
+
+    def is_better(self, row: dict[str, float]) -> bool:
+        """Whether an evaluation is the best so far, by the metric that is monitored."""
+        key = f"val/{self.options.monitor}"
+        best = self.progress.best
+        if best is None or key not in best:  # or the run that was resumed monitored something else
+            return True
+        return row[key] < best[key] if self.options.monitor == LOSS else row[key] > best[key]
 
     def save(self, epoch: int, better: bool) -> None:
         """last.pt, best.pt, and those that are kept. last.pt comes last: a resumed run starts from a whole epoch."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from PIL import Image
 
-from detr.drawing import Boxes, Example
+from detr.drawing import KEPT_SCORE, Boxes, Example
 from detr.errors import UserError
 
 Mode = Literal["offline", "online", "disabled"]
@@ -22,8 +22,6 @@ NAME_LENGTH = 120  # characters of a run's name; W&B takes 128
 UNNAMED_OVERRIDES = ("experiment", "name", "resume", "paths", "logger", "hydra", "dataloader.num_workers")
 
 TAGGED_CHOICES = ("dataset", "backbone", "transformer", "queries", "loss")  # groups whose option becomes a tag
-
-LOGGED_SCORE = 0.05  # boxes below never help a reader; W&B has a slider for the rest
 
 
 class Logger(ABC):
@@ -299,7 +297,7 @@ def _boxed_image(example: Example) -> Any:
 
     boxes = {
         "ground_truth": _wandb_boxes(example.truth, example.names, example.image),
-        "predictions": _wandb_boxes(example.predicted.above(LOGGED_SCORE), example.names, example.image),
+        "predictions": _wandb_boxes(example.predicted.above(KEPT_SCORE), example.names, example.image),
     }
     # JPEG: a thirtieth of the size of PNG.
     return wandb.Image(example.image.convert("RGB"), boxes=boxes, caption=example.caption, file_type="jpg")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from detr.checkpoint import load_weights, newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
+from detr.config.suggest import did_you_mean
 from detr.console import Console
 from detr.data.coco import CocoDetection, CocoSplits, check_capacity
 from detr.data.loader import eval_loader, train_loader
@@ -21,7 +22,7 @@ from detr.engine import Options, Trainer, autocast
 from detr.environment import git_sha, hardware, resolve_device, seed_everything
 from detr.errors import UserError
 from detr.evaluation.validation import Report, Validation
-from detr.files import write_json
+from detr.files import write_json, write_json_list
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.run_folder import RunFolder
@@ -63,6 +64,7 @@ def train(config: DictConfig) -> None:
     validation = build_validation(
         plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
     )
+    check_monitor(options.monitor, validation.metric_names)
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
     if transfer is not None:
@@ -248,6 +250,13 @@ def build_validation(
     )
 
 
+def check_monitor(monitor: str, names: list[str]) -> None:
+    """UserError if no evaluation will have this metric. `names` is empty where nothing is evaluated."""
+    if names and monitor not in names:
+        advice = did_you_mean(monitor, names) or f"; it may be {', '.join(each for each in names if '/' not in each)}"
+        raise UserError(f"trainer.monitor: the validation has no metric {monitor}{advice}")
+
+
 def warn_from_scratch(model: DETR, images: int) -> None:
     """The paper's queries need many images to learn where to look; queries with anchors are told, and need few."""
     if images < ENOUGH_FROM_SCRATCH and not model.queries.has_reference:
@@ -304,7 +313,7 @@ def show_results(console: Console, best: dict[str, float] | None, folder: RunFol
     if best is not None:
         metrics = {name.removeprefix("val/"): value for name, value in best.items()}
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
-        console.results("Validation", {f"best (epoch {best['epoch']})": metrics}, per_class)
+        console.results("Validation", rows_of(f"best (epoch {best['epoch']})", metrics), per_class)
     places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
     places |= {"predictions": folder.path / "predictions", "evaluate": f"python evaluate.py checkpoint={folder.best}"}
     if wandb_folder is not None:
@@ -312,16 +321,22 @@ def show_results(console: Console, best: dict[str, float] | None, folder: RunFol
     console.places(places)
 
 
+def rows_of(name: str, metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Boxes and, where they were evaluated, masks as two rows of a table."""
+    segm = {key.removeprefix("segm/"): value for key, value in metrics.items() if key.startswith("segm/")}
+    return {name: metrics} | ({f"{name}, masks": segm} if segm else {})
+
+
 def write_report(report: Report, folder: Path, console: Console, config: DictConfig) -> None:
     """predictions.json, metrics.json and the precision-recall arrays of an evaluation."""
-    write_json(folder / "predictions.json", report.results)
+    write_json_list(folder / "predictions.json", report.results)
     places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
     if report.evaluation is None:
         log.info("the %s split has no annotations: predictions only", config.split)
     else:
         evaluation = report.evaluation
-        write_json(folder / "metrics.json", evaluation.metrics | {"per_class": evaluation.per_class}, indent=2)
+        write_json(folder / "metrics.json", evaluation.to_dict(), indent=2)
         evaluation.save_precision_recall(folder / "precision_recall.npz")
-        console.results(str(config.checkpoint), {config.split: evaluation.metrics}, evaluation.per_class)
+        console.results(str(config.checkpoint), rows_of(config.split, evaluation.named()), evaluation.per_class)
         places["metrics"] = folder / "metrics.json"
     console.places(places)

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from detr.checkpoint import save_checkpoint
 from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
-from detr.files import append_json_line, write_atomically, write_json, write_with
+from detr.files import append_json_line, write_atomically, write_json_list, write_with
 
 
 class RunFolder:
@@ -69,9 +69,9 @@ class RunFolder:
         save_checkpoint(path, checkpoint)
         return path
 
-    def save_best(self, predictions: Sequence[Mapping[str, Any]], pictures: Sequence[Image.Image]) -> None:
+    def save_best(self, predictions: Iterable[Mapping[str, Any]], pictures: Sequence[Image.Image]) -> None:
         """Write predictions.json (COCO results format) and predictions/*.jpg."""
-        write_json(self.path / "predictions.json", predictions)
+        write_json_list(self.path / "predictions.json", predictions)
         for index, picture in enumerate(pictures):
             path = self.path / "predictions" / f"{index:03d}.jpg"
             write_with(path, functools.partial(picture.save, format="JPEG", quality=92))

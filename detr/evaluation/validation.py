@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.images import read_image
 from detr.data.loader import Loader
-from detr.drawing import Boxes, Example
+from detr.drawing import KEPT_SCORE, Boxes, Example
 from detr.evaluation.coco import CocoEvaluator, Evaluation
 from detr.evaluation.postprocess import postprocess
+from detr.evaluation.results import Results
 from detr.losses.criterion import SetCriterion
 from detr.structures import Batch, Classification, Detections, Normalizer
 
@@ -25,15 +27,15 @@ Autocast = Callable[[], Any]  # gives the context that the model computes in
 class Report:
     """What a pass over a split found."""
 
-    results: list[dict[str, Any]]  # COCO results format
+    results: Results  # COCO results format
     evaluation: Evaluation | None = None  # None: the split has no annotations
     loss: float | None = None
     examples: list[Example] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The 12 numbers, and the loss where it was computed."""
-        numbers = dict(self.evaluation.metrics) if self.evaluation else {}
+        """Every number of the evaluation by its name, and the loss where it was computed."""
+        numbers = self.evaluation.named() if self.evaluation else {}
         return numbers | ({"loss": self.loss} if self.loss is not None else {})
 
 
@@ -42,7 +44,7 @@ class Validation:
 
     Args:
         loader: of the split, in order.
-        evaluator: of the same split.
+        evaluator: of the same split; says whether masks are looked at.
         device: where the model is.
         autocast: the context of the model's forward pass.
         classification: what the class logits mean.
@@ -69,6 +71,13 @@ class Validation:
         self.criterion = criterion
         self.num_examples = num_examples
 
+    @property
+    def metric_names(self) -> list[str]:
+        """What `Report.metrics` will have."""
+        if not self.loader.dataset.annotated:
+            return []
+        return self.evaluator.metric_names + (["loss"] if self.criterion is not None else [])
+
     @torch.inference_mode()
     def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Report:
         """
@@ -87,7 +96,13 @@ class Validation:
             if self.criterion is not None:
                 normalizer = Normalizer(objects=max(1, len(batch.targets)), images=len(batch))
                 losses += self.criterion(predictions, batch.targets, normalizer).total * len(batch)
-            detections = postprocess(predictions, batch.original_sizes, classification=self.classification)
+            detections = postprocess(
+                predictions if self.evaluator.masks else replace(predictions, masks=None),
+                batch.original_sizes,
+                classification=self.classification,
+                sizes=batch.sizes,
+                padded_size=batch.images.shape[-2:],
+            )
             self.evaluator.update(batch.image_ids, detections)
             examples += self._examples(cpu_batch, detections, self.num_examples - len(examples))
             images += len(batch)
@@ -110,10 +125,19 @@ class Validation:
             examples.append(
                 Example(
                     image=read_image(batch.files[index], size=(height, width)),
-                    truth=Boxes.from_tensors(corners, batch.targets.labels[mine]),
-                    predicted=Boxes.of(detections[index]),
+                    truth=Boxes.from_tensors(corners, batch.targets.labels[mine], masks=_truth_masks(batch, index)),
+                    predicted=Boxes.of(detections[index]).above(KEPT_SCORE),
                     names=names,
                     caption=batch.files[index].rpartition("/")[2],
                 )
             )
         return examples
+
+
+def _truth_masks(batch: Batch, index: int) -> Tensor | None:
+    """[n, height, width] the masks of one image in its original size."""
+    if batch.targets.masks is None:
+        return None
+    height, width = batch.sizes[index].tolist()
+    masks = batch.targets.masks[batch.targets.image == index, :height, :width].to(torch.uint8)
+    return F.interpolate(masks[:, None], size=batch.original_sizes[index].tolist(), mode="nearest")[:, 0].bool()
