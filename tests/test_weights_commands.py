@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import tiny_detr
 from command import ROOT, TINY, command, run
 from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
@@ -21,6 +22,8 @@ from test_official import detector, load_into
 
 from detr.data.coco_categories import THINGS
 from detr.errors import UserError
+from detr.models.detr import DETR
+from detr.run import eval_batch_size, warn_from_scratch
 from detr.weights import load
 from detr.zoo import ZOO, download, fetch
 
@@ -294,3 +297,38 @@ def test_weights_from_an_address(
     with pytest.raises(UserError, match="damaged on its way"):
         download(f"{address}/damaged.pth", tmp_path / "damaged.pth", "e632da11")
     assert not (tmp_path / "damaged.pth").exists()
+
+
+def dc5(dilation: bool) -> DETR:
+    return detector("detr_r50_coco", 91, f"backbone.dilation={str(dilation).lower()}", *SMALL_OVERRIDES[1:])
+
+
+@pytest.mark.parametrize(
+    ("dilation", "dataloader", "overrides", "expected"),
+    [
+        (False, {"batch_size": 4}, [], 4),
+        (True, {"batch_size": 4}, [], 1),
+        (True, {"batch_size": 4, "eval_batch_size": None}, [], 1),
+        (True, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
+        (False, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
+        (True, {"batch_size": 2, "eval_batch_size": None}, ["dataloader.batch_size=2"], 2),
+        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2"], 2),
+        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2", "dataloader.eval_batch_size=8"], 8),
+    ],
+)
+def test_batches_of_an_evaluation(
+    dilation: bool, dataloader: dict, overrides: list[str], expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert eval_batch_size(dataloader, dc5(dilation), overrides) == expected
+    assert ("one image at a time" in caplog.text) == (expected == 1)
+
+
+@pytest.mark.parametrize(
+    ("queries", "images", "warned"), [("learned", 200, True), ("learned", 20_000, False), ("two_stage", 200, False)]
+)
+def test_training_the_papers_queries_on_few_images_is_warned_of(
+    queries, images: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_from_scratch(tiny_detr(queries=queries), images)
+    assert ("init_from=detr_r50" in caplog.text) == warned
