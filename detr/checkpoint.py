@@ -49,7 +49,7 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
     Raises:
         UserError: it is one that this version cannot read.
     """
-    if not {"format", "model", "config", "classes"} <= content.keys():
+    if not {"format", "model", "config", "classes"} <= content.keys() or "transformer" not in content["config"]:
         return False
     if content["format"] > FORMAT:
         raise UserError("the checkpoint was written by a newer version of detr; update to read it")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from detr.checkpoint import load_weights, newest_intact
+from detr.checkpoint import newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
 from detr.config.suggest import did_you_mean
 from detr.console import Console
@@ -28,7 +28,7 @@ from detr.models.detr import DETR
 from detr.run_folder import RunFolder
 from detr.structures import Classes
 from detr.transfer import start_from
-from detr.weights import Weights, load
+from detr.weights import Weights, load, load_strictly
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
     )
     model = build_model(plain, dataset.classes, pretrained=False)
-    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
+    load_strictly(model, weights)
     batch_size = eval_batch_size(plain["dataloader"], model, overrides)
     validation = build_validation(plain, dataset, options, device, None, batch_size)
     console = Console()

@@ -158,7 +158,7 @@ def write_official(path: Path, architecture: Architecture, *, training: bool = F
             "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]},
             "lr_scheduler": {"step_size": 200, "gamma": 0.1, "last_epoch": 3},
             "epoch": 3,
-            "args": argparse.Namespace(lr=1e-4, backbone="resnet50", masks=False, position_embedding="sine"),
+            "args": argparse.Namespace(lr=1e-4, backbone="resnet50", nheads=architecture.heads, masks=False),
         }
     torch.save(content, path)
     return path
