@@ -12,13 +12,21 @@ from command import run
 NEW_NAME = "disc"  # what fine-tuning calls a circle, so that nothing of it is carried over
 CATEGORIES = {"circle": (42, NEW_NAME), "star": (7, "Star"), "square": (11, "square")}  # others are no objects any more
 
+IMAGES = 120  # to fine-tune on, 15 steps: with many, a fresh class head catches up within the epoch
+
 PRETRAINING = [
-    "trainer.max_steps=450",
+    "trainer.max_steps=300",
     "trainer.max_minutes=null",
     "trainer.max_epochs=null",
     "trainer.evaluate_every=100",
 ]
-FINE_TUNING = ["trainer.max_epochs=1", "trainer.max_minutes=null", "optimizer.lr=3e-4", "scheduler=constant"]
+FINE_TUNING = [
+    "trainer.max_epochs=1",
+    "trainer.max_minutes=null",
+    "optimizer.lr=3e-4",
+    "scheduler=constant",
+    "scheduler.warmup_steps=0",
+]
 
 
 def relabelled(source: Path, target: Path) -> None:
@@ -27,16 +35,18 @@ def relabelled(source: Path, target: Path) -> None:
     for split in ("train", "val"):
         content = json.loads((source / "annotations" / f"{split}.json").read_text())
         new = {each["id"]: CATEGORIES[each["name"]] for each in content["categories"] if each["name"] in CATEGORIES}
+        content["images"] = content["images"][:IMAGES]
+        kept = {each["id"] for each in content["images"]}
         content["categories"] = [{"id": index, "name": name} for index, name in new.values()]
         content["annotations"] = [
             each | {"category_id": new[each["category_id"]][0]}
             for each in content["annotations"]
-            if each["category_id"] in new
+            if each["category_id"] in new and each["image_id"] in kept
         ]
         (target / "annotations" / f"{split}.json").write_text(json.dumps(content))
 
 
-def fine_tuned(data: Path, source: Path, root: Path, folder: Path) -> tuple[dict[str, float], str]:
+def fine_tuned(weights: Path, source: Path, root: Path, folder: Path) -> tuple[dict[str, float], str]:
     """The row of one epoch, and what the run said."""
     splits = [
         f"dataset.{split}.{what}={path}"
@@ -46,7 +56,14 @@ def fine_tuned(data: Path, source: Path, root: Path, folder: Path) -> tuple[dict
             ("annotations", root / "annotations" / f"{split}.json"),
         )
     ]
-    arguments = ["dataset=custom", *splits, "logger=none", *FINE_TUNING, f"init_from={data}", f"hydra.run.dir={folder}"]
+    arguments = [
+        "dataset=custom",
+        *splits,
+        "logger=none",
+        *FINE_TUNING,
+        f"init_from={weights}",
+        f"hydra.run.dir={folder}",
+    ]
     done = run("train.py", *arguments, timeout=1200)
     assert done.returncode == 0, done.stderr
     (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -73,5 +90,5 @@ def test_rows_by_name_beat_a_fresh_class_head(tmp_path: Path, capsys: pytest.Cap
     assert "by name" not in said
     with capsys.disabled():
         print(f"\nAP after an epoch: {by_name['val/AP']:.3f} by name, {fresh['val/AP']:.3f} with a fresh class head")
-    assert by_name["val/AP"] > 0.2
-    assert by_name["val/AP"] > 1.25 * fresh["val/AP"]
+    assert by_name["val/AP"] > 0.15
+    assert by_name["val/AP"] > 1.5 * fresh["val/AP"]
