@@ -60,6 +60,7 @@ def train(config: DictConfig) -> None:
         plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
     )
     check_monitor(options.monitor, validation.metric_names)
+    check_masks(model, validation)
     logger = build(plain["logger"], "logger")
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)} | origin
     with logger:
@@ -124,6 +125,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
     load_strictly(model, weights)
     batch_size = eval_batch_size(plain["dataloader"], model, overrides)
     validation = build_validation(plain, dataset, options, device, None, batch_size)
+    check_masks(model, validation)
     console = Console()
     started = time.monotonic()
     with console.evaluation(len(dataset)) as bar:
@@ -225,6 +227,15 @@ def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) ->
     return build(node, "model", num_classes=classes.num_classes)
 
 
+def check_masks(model: DETR, validation: Validation) -> None:
+    """UserError if masks are to be evaluated that the model will not find."""
+    key = validation.evaluator.needs_masks
+    if key is not None and model.mask_head is None:
+        raise UserError(
+            f"{key}, but the detector finds no masks; choose mask_head=fpn, or evaluator=coco without masks"
+        )
+
+
 def build_validation(
     plain: dict[str, Any],
     dataset: CocoDetection,
@@ -313,6 +324,7 @@ def show_results(console: Console, best: dict[str, float] | None, folder: RunFol
         metrics = {name.removeprefix("val/"): value for name, value in best.items()}
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
         console.results("Validation", rows_of(f"best (epoch {best['epoch']})", metrics), per_class)
+        console.panoptic(metrics)
     places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
     places |= {"predictions": folder.path / "predictions", "evaluate": f"python evaluate.py checkpoint={folder.best}"}
     if wandb_folder is not None:
@@ -327,9 +339,12 @@ def rows_of(name: str, metrics: dict[str, float]) -> dict[str, dict[str, float]]
 
 
 def write_report(report: Report, folder: Path, console: Console, config: DictConfig) -> None:
-    """predictions.json, metrics.json and the precision-recall arrays of an evaluation."""
+    """predictions.json, metrics.json, precision-recall arrays and, of a panoptic evaluation, the submission."""
     write_json_list(folder / "predictions.json", report.results)
     places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
+    if report.submission is not None:
+        report.submission.save(folder)
+        places["segments"] = folder / "panoptic.json"
     if report.evaluation is None:
         log.info("the %s split has no annotations: predictions only", config.split)
     else:
@@ -337,5 +352,6 @@ def write_report(report: Report, folder: Path, console: Console, config: DictCon
         write_json(folder / "metrics.json", evaluation.to_dict(), indent=2)
         evaluation.save_precision_recall(folder / "precision_recall.npz")
         console.results(str(config.checkpoint), rows_of(config.split, evaluation.named()), evaluation.per_class)
+        console.panoptic(evaluation.named())
         places["metrics"] = folder / "metrics.json"
     console.places(places)

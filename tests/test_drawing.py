@@ -54,6 +54,47 @@ def test_small_images_are_scaled_up_with_their_boxes() -> None:
     assert drawn.getpixel((round(64 * scale), round(48 * scale))) == class_color(0)
 
 
+def test_masks_are_tints_with_an_outline() -> None:
+    masks = np.zeros((2, 480, 640), dtype=bool)
+    masks[0, 100:200, 100:200] = masks[1, 300:480, 400:640] = True
+    corners = [(100.0, 100.0, 200.0, 200.0), (400.0, 300.0, 640.0, 480.0)]
+    drawn = draw_boxes(grey(640, 480), Boxes(corners, [0, 1], masks=masks), NAMES)
+    for label, place in enumerate([(150, 150), (500, 400)]):
+        tint = np.array(drawn.getpixel(place), dtype=float)
+        expected = 0.55 * np.array(GREY) + 0.45 * np.array(class_color(label))
+        assert np.abs(tint - expected).max() <= 2, "the picture is seen through it"
+    for place in ((98, 150), (150, 205), (390, 400)):
+        assert drawn.getpixel(place) == GREY, "nothing outside"
+
+
+def test_a_mask_is_outlined_apart_from_its_box() -> None:
+    rows, columns = np.mgrid[:480, :640]
+    disc = (rows - 240) ** 2 + (columns - 320) ** 2 <= 100**2
+    image = grey(640, 480)
+    drawn = draw_boxes(image, Boxes([(220.0, 140.0, 420.0, 340.0)], [1], masks=disc[None]), NAMES)
+    for angle in np.linspace(0.3, 1.2, 5):
+        place = [320 + 99 * np.cos(angle), 240 + 99 * np.sin(angle)]
+        assert drawn.getpixel((round(place[0]), round(place[1]))) == class_color(1)
+    assert drawn.getpixel((230, 150)) == GREY, "in the box, but not in the mask"
+    assert image.getpixel((320, 240)) == GREY, "the original is left as it was"
+
+
+def test_masks_grow_with_small_images_and_follow_their_boxes() -> None:
+    masks = torch.zeros(3, 64, 128, dtype=torch.bool)
+    masks[1, :, 64:] = True
+    corners = torch.tensor([[0.0, 0.0, 9.0, 9.0], [64.0, 0.0, 128.0, 64.0], [0.0, 0.0, 9.0, 9.0]])
+    found = Detections(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([0, 1, 0]), corners, masks)
+    kept = Boxes.of(found).above(0.5)
+    assert kept.masks is not None
+    assert kept.masks.shape == (2, 64, 128)
+    assert kept.masks[1, :, 64:].all()
+    assert not np.shares_memory(kept.masks, masks.numpy()), "what is not drawn is not kept in memory"
+    drawn = draw_boxes(grey(128, 64), kept, NAMES)
+    assert drawn.size == (MIN_SIDE, MIN_SIDE // 2)
+    assert drawn.getpixel((MIN_SIDE // 4, MIN_SIDE // 3)) == GREY
+    assert drawn.getpixel((MIN_SIDE * 3 // 4, MIN_SIDE // 3)) != GREY
+
+
 def test_classes_are_told_apart_by_color() -> None:
     colors = [class_color(label) for label in range(12)]
     for one, other in itertools.combinations(colors, 2):

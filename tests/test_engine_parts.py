@@ -265,3 +265,30 @@ def test_senseless_options_are_refused(options: dict[str, Any], message: str) ->
 def test_limits_may_be_any_of_three() -> None:
     for options in ({"max_steps": 5}, {"max_minutes": 0.5}, {"max_epochs": 1}):
         Options(**({"max_epochs": None} | options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values", "expected"),
+    [
+        ("AP", {"AP": [0.1, 0.3, 0.2, 0.3], "loss": [1, 2, 3, 4]}, [True, True, False, False]),
+        ("loss", {"AP": [0.1, 0.2, 0.3, 0.4], "loss": [3, 2, 4, 1]}, [True, True, False, True]),
+        ("segm/AP", {"AP": [0.5, 0.5, 0.5, 0.5], "segm/AP": [0.0, 0.1, 0.2, 0.1]}, [True, True, True, False]),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_monitored_metric(
+    tmp_path: Path, monitor: str, values: dict[str, list[float]], expected: list[bool]
+) -> None:
+    judging = trainer(tiny_detr(), tmp_path, monitor=monitor)
+    found = []
+    for row in zip(*values.values(), strict=True):
+        named = {f"val/{name}": value for name, value in zip(values, row, strict=True)}
+        found.append(judging.is_better(named))
+        if found[-1]:
+            judging.progress.best = named
+    assert found == expected
+
+
+def test_a_resumed_run_may_monitor_something_else(tmp_path: Path) -> None:
+    judging = trainer(tiny_detr(), tmp_path, monitor="segm/AP")
+    judging.progress.best = {"val/AP": 0.9}
+    assert judging.is_better({"val/AP": 0.1, "val/segm/AP": 0.1})

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from detr.errors import UserError
-from detr.files import append_json_line, write_atomically, write_json, write_with
+from detr.files import append_json_line, write_atomically, write_json, write_json_list, write_with
 
 
 def only_file(folder: Path) -> Path:
@@ -29,6 +29,17 @@ def test_bytes_text_and_json_read_back(tmp_path: Path) -> None:
     write_json(path, {"AP": 0.1, "classes": ["é"]}, indent=2)
     assert json.loads(path.read_text()) == {"AP": 0.1, "classes": ["é"]}
     assert only_file(path.parent) == path
+
+
+def test_lists_are_written_item_by_item(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    for items in ([], [1], [{"a": 0.1}, "é", None]):
+        write_json_list(path, iter(items))
+        assert json.loads(path.read_text()) == items
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json_list(path, iter([1.0, float("nan")]))
+    assert json.loads(path.read_text()) == [{"a": 0.1}, "é", None], "the old one is left as it was"
+    assert only_file(tmp_path) == path
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("crash")])

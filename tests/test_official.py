@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_the_zoo_is_the_list_of_architectures() -> None:
     assert ARCHITECTURES.keys() == ZOO.keys()
     assert len({each.file for each in ZOO.values()}) == 7
     assert all(re.fullmatch(r"[0-9a-f]{8}", each.sha256) for each in ZOO.values())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_published_model_has_its_experiment(name: str, tmp_path: Path) -> None:
+    config = resolved(compose([f"experiment={ZOO[name].experiment}"]))
+    architecture = ARCHITECTURES[name]
+    assert config["backbone"]["name"] == f"resnet{'101' if architecture.blocks == R101 else '50'}"
+    assert config["backbone"]["dilation"] == architecture.dilation
+    assert (config["mask_head"] is not None) == architecture.masks
+    small = replace(architecture, layers=1, feed_forward=8)  # experiments are told by backbone and mask head
+    likely = load(str(write_official(tmp_path / "nameless.pth", small))).likely_experiments()
+    assert ZOO[name].experiment in likely
+    assert len(likely) == (1 if name == "detr_r101_panoptic" else 2)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
