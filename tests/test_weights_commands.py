@@ -20,7 +20,7 @@ from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
 from test_official import detector, load_into
 
-from detr.data.coco_categories import THINGS
+from detr.data.coco_categories import STUFF, THINGS
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.run import eval_batch_size, warn_from_scratch
@@ -115,6 +115,50 @@ def test_a_zoo_name_knows_its_experiment_and_dc5_its_batch_size(coco: Path, tmp_
     one, other = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("alone", "together"))
     assert len(one) == len(other) == 300
     assert one != other  # padding reaches the features at the border
+
+
+@pytest.fixture
+def panoptic(tmp_path: Path) -> Path:
+    """Two images with a person before the sky, in COCO's own layout; the validation split only."""
+    root = tmp_path / "panoptic"
+    for folder in ("val2017", "annotations/panoptic_val2017"):
+        (root / folder).mkdir(parents=True)
+    images, annotations = [], []
+    for index in (1, 2):
+        Image.effect_noise((64, 64), 80).convert("RGB").save(root / "val2017" / f"{index}.jpg")
+        ids = Image.new("RGB", (64, 64), (9, 0, 0))
+        ids.paste((7, 0, 0), (10, 10, 40, 50))
+        ids.save(root / "annotations" / "panoptic_val2017" / f"{index}.png")
+        images.append({"id": index, "file_name": f"{index}.jpg", "width": 64, "height": 64})
+        person = {"id": 7, "category_id": 1, "bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0}
+        sky = {"id": 9, "category_id": 187, "bbox": [0, 0, 64, 64], "area": 2896, "iscrowd": 0}
+        annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": [person, sky]})
+    categories = [{"id": index, "name": name, "isthing": int(index <= 90)} for index, name in (THINGS | STUFF).items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "panoptic_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+def test_an_official_panoptic_file_is_evaluated(panoptic: Path, tmp_path: Path) -> None:
+    """Its 250 classes are known, so that nothing but the validation split is needed."""
+    architecture = Architecture(width=64, feed_forward=48, layers=1, queries=7, classes=250, masks=True)
+    path = write_official(tmp_path / "panoptic.pth", architecture)
+    sizes = ["transformer.d_model=64", "transformer.dim_feedforward=48", "queries.num_queries=7"]
+    layers = ["transformer.encoder.num_layers=1", "transformer.decoder.num_layers=1"]
+    common = [
+        f"checkpoint={path}",
+        f"dataset.root={panoptic}",
+        "dataset.val.instances=null",
+        "dataloader.num_workers=0",
+    ]
+    done = evaluate(
+        tmp_path / "run", "experiment=detr_r50_panoptic", *common, *sizes, *layers, "augmentation=none", **OFFLINE
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PQ" in (tmp_path / "run" / "metrics.json").read_text()
+    assert len(json.loads((tmp_path / "run" / "panoptic.json").read_text())["annotations"]) == 2
+    hint = evaluate(tmp_path / "hint", *common)
+    one_line_error(hint, "experiment=detr_r50_panoptic or experiment=detr_r50_dc5_panoptic")
 
 
 def test_an_export_of_a_training_and_what_has_no_official_layout(tmp_path: Path) -> None:
