@@ -13,6 +13,7 @@ from rich.table import Table
 
 from detr.optim import Moment
 
+SUMMARY = ("AP", "AP50", "segm/AP", "segm/AP50", "PQ")  # of an epoch's line
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # of the table; metrics files have all
 
 
@@ -64,11 +65,8 @@ class Console:
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:
         """One line an epoch."""
         parts = [f"epoch {epoch}", f"{row['train/seconds']:.0f} s", f"loss {row['train/loss']:.3f}"]
-        parts += [
-            f"{name} {row[f'val/{name}']:.3f}"
-            for name in ("AP", "AP50", "segm/AP", "segm/AP50")
-            if f"val/{name}" in row
-        ]
+        shown = [name for name in SUMMARY if f"val/{name}" in row]
+        parts += [f"{name} {row[f'val/{name}']:.{1 if name == 'PQ' else 3}f}" for name in shown]
         parts += [f"{row['train/images_per_second']:.0f} images/s"]
         return "  ".join(parts) + ("  (best so far)" if better else "")
 
@@ -83,6 +81,17 @@ class Console:
             for name, value in per_class.items():
                 classes.add_row(name, _number(value))
             self.rich.print(classes)
+
+    def panoptic(self, metrics: Mapping[str, float]) -> None:
+        """A table of PQ, SQ and RQ in percent, where there are any."""
+        if "PQ" not in metrics:
+            return
+        qualities = ("PQ", "SQ", "RQ")
+        table = Table("", *qualities, title="Panoptic quality, in percent", title_justify="left")
+        for group, suffix in {"all": "", "things": "_things", "stuff": "_stuff"}.items():
+            values = [metrics[f"{quality}{suffix}"] for quality in qualities]
+            table.add_row(group, *("–" if value < 0 else f"{value:.1f}" for value in values))
+        self.rich.print(table)
 
     def places(self, places: Mapping[str, Path | str]) -> None:
         """Where everything lies."""

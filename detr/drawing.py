@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
-from detr.structures import Detections
+from detr.structures import Detections, PanopticSegments
 
 Color = tuple[int, int, int]
 Corners = tuple[float, float, float, float]
@@ -64,6 +64,24 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """n panoptic segments of one image."""
+
+    ids: NDArray[np.integer]  # [height, width] 0 void, i + 1 segment i
+    labels: list[int]  # [n] class index
+
+    @classmethod
+    def of(cls, segments: PanopticSegments) -> Self:
+        return cls(segments.ids.numpy(), segments.labels.tolist())
+
+    @classmethod
+    def from_masks(cls, masks: Tensor, labels: Tensor) -> Self:
+        """Masks [n, height, width], of which the last wins where they overlap, and labels [n]."""
+        numbers = np.arange(1, len(masks) + 1)[:, None, None]
+        return cls((masks.cpu().numpy() * numbers).max(axis=0, initial=0), labels.tolist())
+
+
+@dataclass(frozen=True)
 class Example:
     """An image, what is in it and what was found."""
 
@@ -72,6 +90,7 @@ class Example:
     predicted: Boxes
     names: Sequence[str]  # of all classes; index = label
     caption: str = ""  # e.g. the file's name
+    segments: tuple[Segments, Segments] | None = None  # true and predicted, of a panoptic evaluation
 
 
 def class_color(label: int) -> Color:
@@ -95,7 +114,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
         for index in order:
             _draw_mask(canvas, boxes.masks[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
     draw = ImageDraw.Draw(canvas)
-    font = _font(max(11, unit // 42))
+    font = label_font(unit)
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
         _draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
@@ -153,6 +172,11 @@ def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
+def label_font(unit: int) -> ImageFont.FreeTypeFont:
+    """For names on a picture whose longer side is `unit` pixels."""
+    return _font(max(11, unit // 42))
+
+
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size=size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # it is one whenever a size is asked for
@@ -190,7 +214,7 @@ def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, width
 def _draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:
     """With a hair of black or white around it, to be seen on a ground of its own colour too."""
     left, top, right, bottom = corners
-    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_readable_on(color), width=width + 2)
+    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=readable_on(color), width=width + 2)
     draw.rectangle(corners, outline=color, width=width)
 
 
@@ -203,10 +227,10 @@ def _draw_label(
     x = min(corners[0], max(0, draw.im.size[0] - width))
     y = corners[1] - height if corners[1] >= height else corners[1]
     draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, _readable_on(color), font)
+    draw.text((x + 2 - left, y + 2 - top), text, readable_on(color), font)
 
 
-def _readable_on(color: Color) -> Color:
+def readable_on(color: Color) -> Color:
     """Black or white, by the ground's luminance (ITU-R BT.601)."""
     red, green, blue = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)

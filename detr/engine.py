@@ -17,7 +17,6 @@ from torch.optim.swa_utils import AveragedModel
 from detr.checkpoint import load_weights
 from detr.console import Console
 from detr.data.loader import TrainLoader
-from detr.drawing import side_by_side
 from detr.errors import UserError
 from detr.evaluation.validation import Report, Validation
 from detr.logging import Logger
@@ -25,6 +24,7 @@ from detr.losses.criterion import SetCriterion
 from detr.matcher import NonFiniteError
 from detr.optim import Moment, Schedule
 from detr.run_folder import RunFolder
+from detr.segment_drawing import comparison
 from detr.structures import Batch, Losses, Normalizer
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class Trainer:
             if better:
                 progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
                 progress.best["epoch"] = epoch
-                self.folder.save_best(report.results, [side_by_side(example) for example in report.examples])
+                self.folder.save_best(report.results, map(comparison, report.examples), report.submission)
                 self.logger.log_best(progress.best)
         self.logger.log_epoch(row, epoch, progress.step)
         self.folder.append({"epoch": epoch, "step": progress.step, **row})

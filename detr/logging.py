@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
 from PIL import Image
 
-from detr.drawing import KEPT_SCORE, Boxes, Example
+from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
 from detr.errors import UserError
 
 Mode = Literal["offline", "online", "disabled"]
@@ -299,8 +300,24 @@ def _boxed_image(example: Example) -> Any:
         "ground_truth": _wandb_boxes(example.truth, example.names, example.image),
         "predictions": _wandb_boxes(example.predicted.above(KEPT_SCORE), example.names, example.image),
     }
+    masks = None
+    if example.segments is not None:
+        masks = {
+            kind: _wandb_mask(segments, example.names)
+            for kind, segments in zip(("true_segments", "segments"), example.segments, strict=True)
+        }
     # JPEG: a thirtieth of the size of PNG.
-    return wandb.Image(example.image.convert("RGB"), boxes=boxes, caption=example.caption, file_type="jpg")
+    return wandb.Image(example.image.convert("RGB"), boxes=boxes, masks=masks, caption=example.caption, file_type="jpg")
+
+
+def _wandb_mask(segments: Segments, names: Sequence[str]) -> dict[str, Any]:
+    """wandb's own format: the class of each pixel, counted from 1, so that 0 is void; it has room for 255."""
+    classes = np.array([0, *(label + 1 for label in segments.labels)])
+    present = sorted(set(segments.labels))
+    return {
+        "mask_data": classes[segments.ids],
+        "class_labels": {0: "void", **{label + 1: names[label] for label in present}},
+    }
 
 
 def _wandb_boxes(boxes: Boxes, names: Sequence[str], image: Image.Image) -> dict[str, Any]:

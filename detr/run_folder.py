@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ from PIL import Image
 from detr.checkpoint import save_checkpoint
 from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
+from detr.evaluation.submission import Submission
 from detr.files import append_json_line, write_atomically, write_json_list, write_with
 
 
 class RunFolder:
-    """`metrics.jsonl`, `checkpoints/`, `predictions.json` and `predictions/` of the best epoch, `evaluations/`."""
+    """`metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`, `predictions/`.
+
+    A panoptic evaluation adds `panoptic.json` and `panoptic/`.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -57,11 +61,13 @@ class RunFolder:
 
     def adopt(self, other: RunFolder) -> None:
         """Take over rows and best results of the run that is resumed in this new folder."""
-        for name in ("metrics.jsonl", "checkpoints/best.pt", "predictions.json"):
+        for name in ("metrics.jsonl", "checkpoints/best.pt", "predictions.json", "panoptic.json"):
             source, target = other.path / name, self.path / name
             if source.exists() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
+        if (other.path / "panoptic").is_dir() and not (self.path / "panoptic").exists():
+            shutil.copytree(other.path / "panoptic", self.path / "panoptic")
 
     def save(self, name: str, checkpoint: dict[str, Any]) -> Path:
         """Write checkpoints/NAME.pt."""
@@ -69,12 +75,19 @@ class RunFolder:
         save_checkpoint(path, checkpoint)
         return path
 
-    def save_best(self, predictions: Iterable[Mapping[str, Any]], pictures: Sequence[Image.Image]) -> None:
-        """Write predictions.json (COCO results format) and predictions/*.jpg."""
+    def save_best(
+        self,
+        predictions: Iterable[Mapping[str, Any]],
+        pictures: Iterable[Image.Image],
+        submission: Submission | None = None,
+    ) -> None:
+        """Write predictions.json (COCO results format), predictions/*.jpg and the panoptic submission."""
         write_json_list(self.path / "predictions.json", predictions)
         for index, picture in enumerate(pictures):
             path = self.path / "predictions" / f"{index:03d}.jpg"
             write_with(path, functools.partial(picture.save, format="JPEG", quality=92))
+        if submission is not None:
+            submission.save(self.path)
 
     def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""

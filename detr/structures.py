@@ -205,6 +205,15 @@ class Detections:
     masks: Tensor | None = None  # [n, height, width] bool, of the original image's size
 
 
+@dataclass
+class PanopticSegments:
+    """Post-processed segments of one image, which share its pixels out among themselves."""
+
+    ids: Tensor  # [height, width] int32, of the original image's size: 0 is void, i + 1 is segment i
+    labels: Tensor  # [n] class index
+    scores: Tensor  # [n]
+
+
 @dataclass(frozen=True)
 class Classes:
     """What the class indices mean, and which category ids of the data set they stand for.
@@ -216,12 +225,15 @@ class Classes:
 
     names: tuple[str, ...]  # index = class
     category_ids: tuple[int, ...]  # index = class
+    things: tuple[bool, ...] | None = None  # index = class; else it is stuff. None: the data set does not tell
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.category_ids):
             raise ValueError(f"{len(self.names)} names for {len(self.category_ids)} category ids")
         if len(set(self.category_ids)) != len(self.category_ids):
             raise ValueError("a category id stands for two classes")
+        if self.things is not None and len(self.things) != len(self.names):
+            raise ValueError(f"{len(self.things)} marks of things for {len(self.names)} names")
 
     @classmethod
     def contiguous(cls, categories: Mapping[int, str]) -> Self:
@@ -246,8 +258,10 @@ class Classes:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for checkpoints and JSON."""
-        return {"names": list(self.names), "category_ids": list(self.category_ids)}
+        things = {} if self.things is None else {"things": list(self.things)}
+        return {"names": list(self.names), "category_ids": list(self.category_ids), **things}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        return cls(tuple(stored["names"]), tuple(stored["category_ids"]))
+        things = stored.get("things")
+        return cls(tuple(stored["names"]), tuple(stored["category_ids"]), None if things is None else tuple(things))

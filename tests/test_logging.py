@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from wandb_file import RecordedRun, read_run
 
-from detr.drawing import Boxes, Example
+from detr.drawing import Boxes, Example, Segments
 from detr.errors import UserError
 from detr.logging import NAME_LENGTH, NullLogger, WandbLogger, describe
 
@@ -215,3 +217,18 @@ def test_a_long_name_is_cut() -> None:
     name = describe("demo", [f"key{index}=value" for index in range(100)])
     assert len(name) == NAME_LENGTH
     assert name.endswith("…")
+
+
+def test_segments_are_logged_as_masks_of_classes(tmp_path: Path) -> None:
+    true, found = np.zeros((64, 128), dtype=np.int32), np.ones((64, 128), dtype=np.int32)
+    true[:32, :10] = 2
+    segments = (Segments(true, [0, 1]), Segments(found, [0]))
+    with start(tmp_path) as logger:
+        logger.log_images([replace(example(), segments=segments)], epoch=1)
+    (row,) = read(logger).history
+    assert logger.directory is not None
+    (masks,) = row["val/predictions"]["all_masks"]
+    pixels = {kind: np.asarray(Image.open(logger.directory / "files" / masks[kind]["path"])) for kind in masks}
+    assert set(np.unique(pixels["true_segments"])) == {0, 2}  # void, square
+    assert (pixels["true_segments"] == 2).sum() == 320
+    assert (pixels["segments"] == 1).all()  # disc

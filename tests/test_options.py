@@ -19,7 +19,8 @@ SWEEPS = {
     "experiments": [
         UNTRAINED,
         "augmentation=none",
-        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco",
+        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco,finetune_custom",
+        "init_from=null",
     ],
     "transformers": [
         *PAPER,
@@ -46,6 +47,13 @@ SWEEPS = {
     "queries": [*QUICKSTART, "queries=anchors,two_stage", "transformer/encoder=detr,top_down", "neck=multi_level"],
     "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
     "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
+    "panoptic": [
+        UNTRAINED,
+        "augmentation=none",
+        "experiment=shapes_panoptic,detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic",
+        "dataset=shapes_panoptic",
+        "evaluator=panoptic",
+    ],
     "augmentations": [*QUICKSTART, "augmentation=light,flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,
@@ -65,7 +73,11 @@ SWEEPS = {
         "trainer=default",
     ],
 }
-ELSEWHERE = {"dataset=coco", "dataset=custom"}  # they need files of their own: tests/data, and BCCD in the README
+ELSEWHERE = {
+    "dataset=coco",
+    "dataset=custom",
+    "dataset=coco_panoptic",
+}  # they need files of their own: tests/data, and BCCD in the README
 
 
 def test_every_option_is_swept() -> None:
@@ -84,7 +96,9 @@ def test_every_option_is_swept() -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_option_takes_a_step(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     data = tmp_path_factory.getbasetemp() / "options"  # one for all sweeps of this process
-    done = run("train.py", "-m", *SMALL, *SWEEPS[name], f"dataset.root={data}", f"hydra.sweep.dir={tmp_path}")
+    given = {word.partition("=")[0] for word in SWEEPS[name]}
+    common = [word for word in SMALL if word.partition("=")[0] not in given]
+    done = run("train.py", "-m", *common, *SWEEPS[name], f"dataset.root={data}", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr + done.stdout
     jobs = [path for path in tmp_path.iterdir() if path.name.isdigit()]
     assert jobs

@@ -163,8 +163,8 @@ def read_categories(files: Sequence[str]) -> dict[int, str]:
     return _merge_categories([_categories(Path(file), _load(Path(file))) for file in files], files)
 
 
-def check_images_exist(files: Iterable[str], source: str) -> None:
-    """UserError if an image file is missing. Lists each folder once instead of asking for 100,000 files."""
+def check_images_exist(files: Iterable[str], source: str, *, key: str = "dataset.*.images") -> None:
+    """UserError if a file is missing; `key` names its folder. Lists each folder once."""
     by_folder: dict[Path, list[str]] = {}
     for file in files:
         path = Path(file)
@@ -175,7 +175,7 @@ def check_images_exist(files: Iterable[str], source: str) -> None:
         missing += [folder / name for name in names if name not in present]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}{others}: missing, but listed in {source}; check dataset.*.images")
+        raise UserError(f"{missing[0]}{others}: missing, but listed in {source}; check {key}")
 
 
 def warn_each(messages: Sequence[str], summary: str) -> None:

@@ -46,13 +46,21 @@ class CocoDetection(Dataset[Sample]):
     (datasets/coco.py of facebookresearch/detr).
     """
 
-    def __init__(self, annotations: Annotations, classes: Classes, *, transform: Transform, seed: int = 0) -> None:
+    def __init__(
+        self,
+        annotations: Annotations,
+        classes: Classes,
+        *,
+        transform: Transform,
+        seed: int = 0,
+        keep_crowds: bool = False,
+    ) -> None:
         """Raises UserError if an annotation's category is none of `classes`."""
         self.classes = classes
         self.transform = transform
         self.seed = seed
         self._annotations = annotations
-        self._targets = annotations.keep(~annotations.crowd)
+        self._targets = annotations if keep_crowds else annotations.keep(~annotations.crowd)
         self._boxes = self._targets.corners()
         self._labels = _class_indices(annotations, self._targets.category_ids, classes)
 
@@ -180,10 +188,14 @@ class CocoSplits:
         )
         check_images_exist(annotations.files.tolist(), ", ".join(paths))
         if classes is None:
-            if name == "train" and self._classes is None:
-                self._classes = self._classes_from(annotations.categories, paths)
-            classes = self.classes
+            classes = self._learned_classes(name, annotations.categories)
         return CocoDetection(annotations, classes, transform=transform, seed=seed)
+
+    def _learned_classes(self, name: Split, categories: dict[int, str]) -> Classes:
+        """Those of the training split, whose categories were just read if it is `name`."""
+        if name == "train" and self._classes is None:
+            self._classes = self._classes_from(categories, _paths(self._files("train")["annotations"]))
+        return self.classes
 
     def _files(self, name: str) -> SplitFiles:
         files = self._splits.get(name)

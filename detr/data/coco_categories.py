@@ -44,5 +44,9 @@ def coco_classes(count: int) -> Classes | None:
         return Classes.identity(THINGS)
     if count == PANOPTIC_CLASSES:
         names = THINGS | STUFF
-        return Classes(tuple(names.get(i, Classes.HOLE) for i in range(count)), tuple(range(count)))
+        return Classes(
+            names=tuple(names.get(i, Classes.HOLE) for i in range(count)),
+            category_ids=tuple(range(count)),
+            things=tuple(i <= max(THINGS) for i in range(count)),
+        )
     return None

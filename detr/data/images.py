@@ -23,7 +23,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it (EXIF 2.32, tag 274)
 _EXCHANGING = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # height and width
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
@@ -49,7 +49,7 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
             return image if turn is None else image.transpose(turn)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image file; check dataset.*.images and the file_name in the JSON") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable image ({reason}); replace the file or remove its entry") from None
 
@@ -71,7 +71,7 @@ def _orientation(image: Image.Image) -> Any:
     """The EXIF orientation, which should be 1 … 8; 1 (upright) if there is none or the EXIF block is broken."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except _BROKEN:
+    except BROKEN:
         return 1
     return value
 

@@ -19,6 +19,8 @@ from detr.data.raster import FULL, Stencil, rasterize
 
 SIDE = 128  # pixels
 CLASSES = ("circle", "square", "triangle", "star", "cross")
+STUFF = ("background", "patch")  # what is no object; strokes are neither, being too thin for a mask to follow
+VOID = -1
 MAX_OBJECTS = 6
 EMPTY_EVERY = 8  # one image in so many has no object
 OBJECT_SIZE = (0.1, 0.45)  # longer side of the whole shape's box, in units of the image
@@ -67,6 +69,7 @@ class Scene:
     layers: list[Layer] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)  # of each object, index into CLASSES
     owner: NDArray[np.int64] = field(default_factory=lambda: np.full((SIDE, SIDE), -1))  # topmost object, -1: none
+    stuff: NDArray[np.int64] = field(default_factory=lambda: np.zeros((SIDE, SIDE), dtype=np.int64))  # below objects
     pixels: list[int] = field(default_factory=list)  # of each object, before anything covered it
 
     def mask(self, number: int) -> NDArray[np.bool_]:
@@ -80,12 +83,18 @@ class Scene:
         visible = np.bincount(self.owner.ravel() + 1, minlength=length)
         return bool(np.any((visible - covered)[1:] < MIN_VISIBLE * np.array(self.pixels)))
 
-    def paint(self, stencil: Stencil, class_index: int | None = None) -> None:
-        """Put a layer on top: clutter, or an object of a class."""
+    def stuff_mask(self, index: int) -> NDArray[np.bool_]:
+        """[SIDE, SIDE] the visible pixels of STUFF number `index`."""
+        return (self.owner < 0) & (self.stuff == index)
+
+    def paint(self, stencil: Stencil, class_index: int | None = None, *, stuff: int = VOID) -> None:
+        """Put a layer on top: an object of a class, or clutter, which may be stuff (an index into STUFF)."""
         number = None if class_index is None else len(self.classes)
         self.layers.append(Layer(stencil, number))
         self.owner[stencil.rows, stencil.columns][stencil.mask] = -1 if number is None else number
-        if class_index is not None:
+        if class_index is None:
+            self.stuff[stencil.rows, stencil.columns][stencil.mask] = stuff
+        else:
             self.classes.append(class_index)
             self.pixels.append(int(stencil.mask.sum()))
 
@@ -95,7 +104,8 @@ def compose(split: int, index: int) -> Scene:
     draws = Draws(split, index, 0)
     scene = Scene()
     for _ in range(draws.integer(1, 3)):
-        scene.paint(_placed(_patch(draws), draws.uniform(0.08, 0.4) * SIDE, draws))
+        patch = _placed(_patch(draws), draws.uniform(0.08, 0.4) * SIDE, draws)
+        scene.paint(patch, stuff=STUFF.index("patch"))
     for _ in range(draws.integer(1, 2)):
         scene.paint(rasterize(_stroke(draws), SIDE))
     if index % EMPTY_EVERY != EMPTY_EVERY - 1:

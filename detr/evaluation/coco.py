@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from detr.evaluation.mask_matching import mask_matching
 from detr.evaluation.results import Results
 from detr.files import write_with
 from detr.structures import Classes, Detections
+
+if TYPE_CHECKING:
+    from detr.evaluation.panoptic_quality import PanopticEvaluation
 
 AREAS = ("all", "small", "medium", "large")  # by COCO: below 32², from 32² to 96², above 96² pixels
 MAX_DETECTIONS = (1, 10, 100)  # of one class in one image, the best ones
@@ -53,18 +56,23 @@ class Evaluation:
     recall_thresholds: np.ndarray  # [R]
     category_ids: tuple[int, ...]  # [K]
     segm: Evaluation | None = None  # the same of masks, where they are evaluated
+    panoptic: PanopticEvaluation | None = None  # of segments, where they are evaluated
 
     def to_dict(self) -> dict[str, Any]:
-        """For metrics.json: the numbers, per_class and, under "segm", those of masks."""
-        return (
-            self.metrics | {"per_class": self.per_class} | ({} if self.segm is None else {"segm": self.segm.to_dict()})
-        )
+        """For metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
+        content: dict[str, Any] = self.metrics | {"per_class": self.per_class}
+        if self.segm is not None:
+            content["segm"] = self.segm.to_dict()
+        if self.panoptic is not None:
+            content |= self.panoptic.metrics | {"PQ_per_class": self.panoptic.per_class}
+        return content
 
     def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS."""
+        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
         numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
         segm = {} if self.segm is None else self.segm.named()
-        return numbers | {f"segm/{name}": value for name, value in segm.items()}
+        panoptic = {} if self.panoptic is None else self.panoptic.named()
+        return numbers | {f"segm/{name}": value for name, value in segm.items()} | panoptic
 
     def save_precision_recall(self, path: Path | str) -> None:
         """Write the arrays, and the names of their axes, as a compressed .npz: enough to plot any curve later.
@@ -115,13 +123,18 @@ class CocoEvaluator:
         self._ground_truth = GroundTruth(ground_truth, backend, masks=masks)
         self._category_of_label = np.array(classes.category_ids, dtype=np.int64)
         self._known_label = np.array([self._ground_truth.knows_category(i) for i in classes.category_ids], dtype=bool)
-        self._names = _unique_names(ground_truth["categories"])
+        self._names = unique_names(ground_truth["categories"])
         self.reset()
 
     def reset(self) -> None:
         """Forget all detections."""
         self._results = Results()
         self._matching = mask_matching(self._ground_truth) if self.masks else None
+
+    @property
+    def needs_masks(self) -> str | None:
+        """The override that asks for a detector with masks, if any."""
+        return "evaluator.masks=true" if self.masks else None
 
     @property
     def metric_names(self) -> list[str]:
@@ -218,7 +231,7 @@ def _mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else UNDEFINED
 
 
-def _unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
+def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
     """Category id → name, sorted by id; a name that several categories share gets the id behind it."""
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     occurrences = Counter(names.values())

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.images import read_image
 from detr.data.loader import Loader
-from detr.drawing import KEPT_SCORE, Boxes, Example
+from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
 from detr.evaluation.coco import CocoEvaluator, Evaluation
+from detr.evaluation.panoptic import PanopticEvaluator
 from detr.evaluation.postprocess import postprocess
 from detr.evaluation.results import Results
+from detr.evaluation.submission import Submission
 from detr.losses.criterion import SetCriterion
-from detr.structures import Batch, Classification, Detections, Normalizer
+from detr.structures import Batch, Classification, Detections, Normalizer, PanopticSegments, Predictions
 
 Autocast = Callable[[], Any]  # gives the context that the model computes in
 
@@ -31,6 +33,7 @@ class Report:
     evaluation: Evaluation | None = None  # None: the split has no annotations
     loss: float | None = None
     examples: list[Example] = field(default_factory=list)
+    submission: Submission | None = None  # of panoptic segments, where they are evaluated
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -44,7 +47,7 @@ class Validation:
 
     Args:
         loader: of the split, in order.
-        evaluator: of the same split; says whether masks are looked at.
+        evaluator: of the same split; says whether masks and segments are looked at.
         device: where the model is.
         autocast: the context of the model's forward pass.
         classification: what the class logits mean.
@@ -104,7 +107,8 @@ class Validation:
                 padded_size=batch.images.shape[-2:],
             )
             self.evaluator.update(batch.image_ids, detections)
-            examples += self._examples(cpu_batch, detections, self.num_examples - len(examples))
+            segments = self._segments(predictions, batch)
+            examples += self._examples(cpu_batch, detections, segments, self.num_examples - len(examples))
             images += len(batch)
             advance(len(batch))
         return Report(
@@ -112,9 +116,17 @@ class Validation:
             evaluation=self.evaluator.compute() if self.loader.dataset.annotated else None,
             loss=losses.item() / images if self.criterion is not None else None,
             examples=examples,
+            submission=self.evaluator.quality.submission if isinstance(self.evaluator, PanopticEvaluator) else None,
         )
 
-    def _examples(self, batch: Batch, detections: list[Detections], count: int) -> list[Example]:
+    def _segments(self, predictions: Predictions, batch: Batch) -> list[PanopticSegments] | None:
+        if not isinstance(self.evaluator, PanopticEvaluator):
+            return None
+        return self.evaluator.update_segments(predictions, batch, self.classification)
+
+    def _examples(
+        self, batch: Batch, detections: list[Detections], segments: list[PanopticSegments] | None, count: int
+    ) -> list[Example]:
         """The first `count` images of a batch, read anew in their original size."""
         names = self.loader.dataset.classes.names
         examples = []
@@ -122,13 +134,16 @@ class Validation:
             height, width = batch.original_sizes[index].tolist()
             mine = batch.targets.image == index
             corners = cxcywh_to_xyxy(batch.targets.boxes[mine]) * torch.tensor([width, height, width, height])
+            masks = _truth_masks(batch, index)
+            true = None if masks is None else Segments.from_masks(masks, batch.targets.labels[mine])
             examples.append(
                 Example(
                     image=read_image(batch.files[index], size=(height, width)),
-                    truth=Boxes.from_tensors(corners, batch.targets.labels[mine], masks=_truth_masks(batch, index)),
+                    truth=Boxes.from_tensors(corners, batch.targets.labels[mine], masks=masks),
                     predicted=Boxes.of(detections[index]).above(KEPT_SCORE),
                     names=names,
                     caption=batch.files[index].rpartition("/")[2],
+                    segments=None if segments is None or true is None else (true, Segments.of(segments[index])),
                 )
             )
         return examples

@@ -1,0 +1,83 @@
+"""Panoptic evaluation: panoptic quality, with AP of boxes and masks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
+
+from detr.errors import UserError
+from detr.evaluation.backends import Backend
+from detr.evaluation.coco import CocoEvaluator, Evaluation
+from detr.evaluation.panoptic_quality import PanopticQuality
+from detr.evaluation.segments import panoptic_segments
+from detr.structures import Batch, Classes, Classification, PanopticSegments, Predictions
+
+
+class MinScore(TypedDict):
+    """What a query's best class must score to become a segment, by what class logits mean."""
+
+    softmax: float
+    sigmoid: float
+
+
+class PanopticEvaluator(CocoEvaluator):
+    """`CocoEvaluator`, and the panoptic quality of segments."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        ground_truth: Mapping[str, Any],
+        classes: Classes,
+        min_score: MinScore,
+        masks: bool = False,
+    ) -> None:
+        """
+        Args:
+            ground_truth: COCO JSON with the panoptic one under "panoptic", as `PanopticDetection.ground_truth` has it.
+            min_score: of segments; scores of a sigmoid are lower than those of a softmax.
+            backend, classes, masks: as for `CocoEvaluator`.
+
+        Raises:
+            UserError: the data set is not panoptic; else as `CocoEvaluator`.
+        """
+        if "panoptic" not in ground_truth:
+            raise UserError(
+                "evaluator=panoptic needs segments to compare with, which this data set has not; choose "
+                "dataset=coco_panoptic or dataset=shapes_panoptic, or evaluator=coco"
+            )
+        self.min_score = min_score
+        self.quality = PanopticQuality(ground_truth=ground_truth["panoptic"], classes=classes)
+        super().__init__(backend=backend, ground_truth=ground_truth, classes=classes, masks=masks)
+
+    def reset(self) -> None:
+        super().reset()
+        self.quality.reset()
+
+    @property
+    def needs_masks(self) -> str:
+        return "evaluator=panoptic"
+
+    @property
+    def metric_names(self) -> list[str]:
+        return super().metric_names + self.quality.metric_names
+
+    def update_segments(
+        self, predictions: Predictions, batch: Batch, classification: Classification
+    ) -> list[PanopticSegments]:
+        """Find the segments of a batch, take them, and give them back. The predictions must have masks."""
+        segments = panoptic_segments(
+            predictions,
+            batch,
+            classification=classification,
+            things=self.quality.things,
+            min_score=self.min_score[classification],
+        )
+        self.quality.update(batch.image_ids, segments)
+        return segments
+
+    def compute(self) -> Evaluation:
+        return replace(super().compute(), panoptic=self.quality.compute())
