@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
     Raises:
         UserError: it is one that this version cannot read.
     """
-    if not {"format", "model", "config", "classes"} <= content.keys():
+    if not {"format", "model", "config", "classes"} <= content.keys() or "transformer" not in content["config"]:
         return False
     if content["format"] > FORMAT:
         raise UserError("the checkpoint was written by a newer version of detr; update to read it")
@@ -64,7 +65,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are not torch's; the error will do
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file
         raise UserError(f"{path} {_why_unreadable(str(error), error)}") from error
@@ -180,5 +182,6 @@ def _why_unreadable(message: str, error: Exception) -> str:
             f"was not read: it holds more than weights ({unsafe[1]}), which may run code on this machine; "
             "have its state dict saved alone"
         )
-    reason = message.strip().partition("\n")[0] or type(error).__name__
+    # In front of its own reason torch advises to load the file without any protection.
+    reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or type(error).__name__
     return f"cannot be read as a checkpoint: truncated, or of another kind ({reason})"

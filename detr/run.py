@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from detr.checkpoint import load_weights, newest_intact
+from detr.checkpoint import newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
 from detr.config.suggest import did_you_mean
 from detr.console import Console
@@ -27,9 +27,8 @@ from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.run_folder import RunFolder
 from detr.structures import Classes
-from detr.transfer import Report as Transfer
 from detr.transfer import start_from
-from detr.weights import Weights, load
+from detr.weights import Weights, load, load_strictly
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +52,7 @@ def train(config: DictConfig) -> None:
     train_set, val_set = training_data(plain, options.overfit_batches)
     model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
     check_capacity(train_set, model.queries.num_queries)
-    if checkpoint is None and plain["init_from"] is None and options.overfit_batches is None:
-        warn_from_scratch(model, len(train_set))
-    transfer = None
-    if checkpoint is None and plain["init_from"] is not None:
-        transfer = initialize(model, plain["init_from"], train_set.classes)
+    origin = {} if checkpoint is not None else initialize(model, plain["init_from"], train_set, options)
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
@@ -67,9 +62,7 @@ def train(config: DictConfig) -> None:
     check_monitor(options.monitor, validation.metric_names)
     check_masks(model, validation)
     logger = build(plain["logger"], "logger")
-    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
-    if transfer is not None:
-        info["init_from"] = transfer.to_dict()
+    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)} | origin
     with logger:
         trainer = Trainer(
             options=options,
@@ -129,10 +122,8 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
     )
     model = build_model(plain, dataset.classes, pretrained=False)
-    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
-    if any(each.startswith("dataloader.batch_size=") for each in overrides):
-        plain["dataloader"] |= {"eval_batch_size": plain["dataloader"]["batch_size"]}
-    batch_size = eval_batch_size(plain["dataloader"], model)
+    load_strictly(model, weights)
+    batch_size = eval_batch_size(plain["dataloader"], model, overrides)
     validation = build_validation(plain, dataset, options, device, None, batch_size)
     check_masks(model, validation)
     console = Console()
@@ -195,12 +186,16 @@ def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, An
     return found, resume
 
 
-def initialize(model: DETR, source: str, classes: Classes) -> Transfer:
-    """Start from other weights, and say what became of them."""
-    transfer = start_from(model, load(source), classes)
+def initialize(model: DETR, source: str | None, train_set: CocoDetection, options: Options) -> dict[str, Any]:
+    """Start from other weights, or warn where they are missed; what became of them, for the run's record."""
+    if source is None:
+        if options.overfit_batches is None:
+            warn_from_scratch(model, len(train_set))
+        return {}
+    transfer = start_from(model, load(source), train_set.classes)
     for line in transfer.lines():
         log.info(line)
-    return transfer
+    return {"init_from": transfer.to_dict()}
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
@@ -279,15 +274,19 @@ def warn_from_scratch(model: DETR, images: int) -> None:
         )
 
 
-def eval_batch_size(dataloader: dict[str, Any], model: DETR) -> int:
+def eval_batch_size(dataloader: dict[str, Any], model: DETR, overrides: Sequence[str] = ()) -> int:
     """Images of a batch in evaluations; 1 for DC5 unless told otherwise.
+
+    Where nothing but an evaluation is asked for, an override of dataloader.batch_size tells otherwise, too.
 
     The official DC5 models were trained with one image a process, that is without padding, and their authors
     evaluate them so (README of facebookresearch/detr): features at an image's edge depend on the padding behind it.
     """
-    wanted = dataloader.get("eval_batch_size")
-    if wanted is not None:
-        return wanted
+    keys = {each.lstrip("+").partition("=")[0] for each in overrides}
+    if "dataloader.batch_size" in keys and "dataloader.eval_batch_size" not in keys:
+        return dataloader["batch_size"]
+    if dataloader.get("eval_batch_size") is not None:
+        return dataloader["eval_batch_size"]
     if model.backbone.dilated and dataloader["batch_size"] > 1:
         log.info("a DC5 model is evaluated one image at a time; dataloader.eval_batch_size=N changes that")
         return 1

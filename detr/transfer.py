@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from detr.checkpoint import load_weights
 from detr.models.detr import DETR
 from detr.structures import Classes
-from detr.weights import Weights
+from detr.weights import Weights, load_strictly
 
 CLASS_HEAD = re.compile(r"(?:.+\.)?class_head\.(?:weight|bias)")
 TABLES = re.compile(r"queries\.(?:embedding|content|anchors)\.weight|neck\.position_embedding\..+")  # rows are alike
@@ -71,7 +70,7 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Report:
     given = replace(weights, tensors=tensors)
     tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, report)
     tensors |= _adapted_tables(tensors, fresh, report)
-    load_weights(model, tensors, weights.source, name_in_file=weights.name_in_file)
+    load_strictly(model, replace(weights, tensors=tensors))
     report.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
     return report
 

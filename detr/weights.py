@@ -6,19 +6,23 @@ Whatever names a file has, weights have ours once they are here.
 from __future__ import annotations
 
 import difflib
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detr import hugging_face, official
-from detr.checkpoint import is_checkpoint, read_pickle, weights_to_evaluate
+from detr.checkpoint import is_checkpoint, load_weights, read_pickle, weights_to_evaluate
 from detr.data.coco_categories import coco_classes
 from detr.errors import UserError
+from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.zoo import ZOO, fetch, is_address
+
+HEADS = 8  # of all published models
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Weights:
     classes: Classes | None = None  # None: the source does not tell
     checkpoint: dict[str, Any] | None = None  # everything in a checkpoint of ours; None: not one of ours
     experiment: str | None = None  # of a zoo name
+    num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
     name_in_file: Callable[[str], str] = str  # our name → the file's
 
     @property
@@ -39,10 +44,25 @@ class Weights:
 
     def likely_experiments(self) -> list[str]:
         """Those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
-        deep = "backbone.body.layer3.6.conv1.weight" in self.tensors
-        masks = any(name.startswith("mask_head.") for name in self.tensors)
-        depth, task = "r101" if deep else "r50", "panoptic" if masks else "coco"
-        return [f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}"]
+        depth = "r101" if "backbone.body.layer3.6.conv1.weight" in self.tensors else "r50"
+        task = "panoptic" if any(name.startswith("mask_head.") for name in self.tensors) else "coco"
+        names = (f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}")
+        return [each.experiment for each in ZOO.values() if each.experiment in names]
+
+
+def load_strictly(model: DETR, weights: Weights) -> None:
+    """Every name, shape and the number of attention heads must fit, every value be finite.
+
+    Raises:
+        UserError: with a report of what differs, in the names of the weights' own file.
+    """
+    heads = next(each.num_heads for each in model.decoder.modules() if isinstance(each, nn.MultiheadAttention))
+    if weights.num_heads not in (None, heads):
+        raise UserError(
+            f"the weights of {weights.source} do not fit the model: transformer.num_heads is {weights.num_heads} in it "
+            f"and {heads} here"
+        )
+    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
 
 
 def load(source: str) -> Weights:
@@ -74,6 +94,7 @@ def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
             source=source,
             classes=Classes.from_dict(content["classes"]),
             checkpoint=content,
+            num_heads=_integer(content["config"]["transformer"], "num_heads"),
         )
     state = content.get("model", content)
     if not _is_state_dict(state) or not official.is_official(state):
@@ -88,6 +109,7 @@ def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
         source=source,
         classes=coco_classes(len(tensors["class_head.weight"]) - 1),
         experiment=experiment,
+        num_heads=HEADS if experiment is not None else _integer(_arguments(content), "nheads"),
         name_in_file=lambda name: layout.theirs(name) or name,
     )
 
@@ -102,9 +124,23 @@ def _from_folder(folder: Path, source: str) -> Weights:
         tensors=hugging_face.from_hugging_face(state, source),
         source=source,
         classes=hugging_face.classes_of(config),
+        num_heads=_integer(config, "encoder_attention_heads"),
         name_in_file=lambda name: hugging_face.their_name(name, state),
     )
 
 
+def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
+    """main.py's command line, which it leaves in its checkpoints."""
+    arguments = content.get("args")
+    return vars(arguments) if isinstance(arguments, Namespace) else {}
+
+
+def _integer(settings: Any, key: str) -> int | None:
+    value = settings.get(key) if isinstance(settings, Mapping) else None
+    return value if isinstance(value, int) else None
+
+
 def _is_state_dict(content: Any) -> bool:
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(each, Tensor) for each in content.values())
+    return isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )

@@ -139,6 +139,8 @@ def random_weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
         if len(shape) > 1:
             inputs = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
             # Queries are far apart: else all of them would give nearly the same answer.
+            if re.search(r"class_(embed|labels)", name):
+                return noise  # and their classes differ
             return 4 * noise if re.search("query_embed|query_position", name) else noise * (2 / inputs) ** 0.5
         if name.endswith("weight"):
             end_of_block = re.search(r"\.bn3\.|\.layer\.2\.normalization\.", name)
@@ -156,7 +158,7 @@ def write_official(path: Path, architecture: Architecture, *, training: bool = F
             "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]},
             "lr_scheduler": {"step_size": 200, "gamma": 0.1, "last_epoch": 3},
             "epoch": 3,
-            "args": argparse.Namespace(lr=1e-4, backbone="resnet50", masks=False, position_embedding="sine"),
+            "args": argparse.Namespace(lr=1e-4, backbone="resnet50", nheads=architecture.heads, masks=False),
         }
     torch.save(content, path)
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from official_layout import ARCHITECTURES, Architecture, random_weights
-from test_official import TINY, load_into, outputs, tiny_detector, zoo_detector
+from test_official import TINY, load_into, outputs, scene, tiny_detector, zoo_detector
 from torch import Tensor, nn
 
 from detr.errors import UserError
@@ -48,10 +48,7 @@ def hugging_face_model(architecture: Architecture, *, timm: bool, **options: obj
 
 def their_outputs(model: nn.Module, ours: DETR) -> list[Tensor]:
     """Last layer's logits and boxes, and masks, of the images of `outputs`."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, 3, 96, 128, generator=generator)
-    padding = torch.zeros(2, 96, 128, dtype=torch.bool)
-    padding[1, 64:], padding[1, :, 96:] = True, True
+    images, padding = scene()
     with torch.no_grad():
         found = model(pixel_values=ours.backbone.normalize(images, padding), pixel_mask=(~padding).long())
     return [found.logits, found.pred_boxes, *(found.pred_masks if "pred_masks" in found else [])]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from official_forward import OfficialModel
 from official_layout import ARCHITECTURES, R101, Architecture, official_shapes, random_weights, write_official
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from detr.config import build, compose, resolved
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.official import from_official, to_official
-from detr.weights import load
+from detr.weights import load, load_strictly
 from detr.zoo import ZOO
 
 TINY = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7, classes=5)
@@ -45,18 +47,36 @@ def tiny_detector(*overrides: str) -> DETR:
 
 
 def load_into(model: DETR, path: Path) -> None:
-    found = load(str(path))
-    load_weights(model, found.tensors, found.source, name_in_file=found.name_in_file)
+    load_strictly(model, load(str(path)))
+
+
+def compare_with_the_official_forward_pass(
+    ours: list[Tensor], model: DETR, path: Path, architecture: Architecture
+) -> None:
+    """Names that were mixed up would survive a way there and back; meanings do not."""
+    weights = {
+        name.removeprefix("detr."): value for name, value in torch.load(path, weights_only=True)["model"].items()
+    }
+    images, padding = scene()
+    with torch.no_grad():
+        logits, boxes, masks = OfficialModel(weights, architecture)(model.backbone.normalize(images, padding), padding)
+    expected = [logits, boxes, *([] if masks is None else masks)]
+    for mine, other in zip([ours[0][-1], ours[1][-1], *ours[2:]], expected, strict=True):
+        assert (mine - other).abs().max() < 1e-4 * max(1, other.abs().max())
+
+
+def scene() -> tuple[Tensor, Tensor]:
+    """Two images of different sizes, and their padding."""
+    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    padding = torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding[1, 64:], padding[1, :, 96:] = True, True
+    return images, padding
 
 
 def outputs(model: DETR) -> list[Tensor]:
-    """Logits, boxes and, where there are any, masks of two images of different sizes."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, 3, 96, 128, generator=generator)
-    padding = torch.zeros(2, 96, 128, dtype=torch.bool)
-    padding[1, 64:], padding[1, :, 96:] = True, True
+    """Logits, boxes and, where there are any, masks of the scene."""
     with torch.no_grad():
-        predictions = model(images, padding)
+        predictions = model(*scene())
     found = [predictions.logits, predictions.boxes]
     if predictions.masks is not None:
         queries = torch.arange(predictions.logits.shape[2])
@@ -70,6 +90,19 @@ def test_the_zoo_is_the_list_of_architectures() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{8}", each.sha256) for each in ZOO.values())
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_every_published_model_has_its_experiment(name: str, tmp_path: Path) -> None:
+    config = resolved(compose([f"experiment={ZOO[name].experiment}"]))
+    architecture = ARCHITECTURES[name]
+    assert config["backbone"]["name"] == f"resnet{'101' if architecture.blocks == R101 else '50'}"
+    assert config["backbone"]["dilation"] == architecture.dilation
+    assert (config["mask_head"] is not None) == architecture.masks
+    small = replace(architecture, layers=1, feed_forward=8)  # experiments are told by backbone and mask head
+    likely = load(str(write_official(tmp_path / "nameless.pth", small))).likely_experiments()
+    assert ZOO[name].experiment in likely
+    assert len(likely) == (1 if name == "detr_r101_panoptic" else 2)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_load_forward_export_load_is_bit_identical(name: str, tmp_path: Path) -> None:
     model = zoo_detector(name)
@@ -78,6 +111,7 @@ def test_load_forward_export_load_is_bit_identical(name: str, tmp_path: Path) ->
     weights = load(str(write_official(tmp_path / "official.pth", ARCHITECTURES[name])))
     load_weights(model, weights.tensors, "")
     first = outputs(model)
+    compare_with_the_official_forward_pass(first, model, tmp_path / "official.pth", ARCHITECTURES[name])
     assert first[0].std(2).mean() > 1e-3  # queries differ
     exported = to_official(model.state_dict(), "")
     torch.save({"model": exported}, tmp_path / "exported.pth")
@@ -114,6 +148,14 @@ def test_a_file_that_main_py_left(tmp_path: Path) -> None:
     weights = load(str(write_official(tmp_path / "checkpoint.pth", TINY, training=True)))
     load_weights(tiny_detector(), weights.tensors, "")
     assert weights.checkpoint is None
+
+
+def test_another_number_of_heads_is_told(tmp_path: Path) -> None:
+    """Wherever the file says how many there are: it changes no name and no shape."""
+    path = write_official(tmp_path / "checkpoint.pth", TINY, training=True)  # 4
+    with pytest.raises(UserError, match=r"transformer\.num_heads is 4 in it and 8 here"):
+        load_into(tiny_detector("transformer.num_heads=8"), path)
+    load_into(tiny_detector(), path)
 
 
 def test_counters_of_batch_norm_are_left_out() -> None:

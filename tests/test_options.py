@@ -19,7 +19,8 @@ SWEEPS = {
     "experiments": [
         UNTRAINED,
         "augmentation=none",
-        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco",
+        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco,finetune_custom",
+        "init_from=null",
     ],
     "transformers": [
         *PAPER,

@@ -1,4 +1,4 @@
-"""The README's commands: each composes as it stands there. Those that train are run for real in test_training.py."""
+"""The commands of README and docs: each composes as it stands there. test_training.py trains for real."""
 
 import re
 import shlex
@@ -7,7 +7,8 @@ import pytest
 from command import ROOT, run
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+DOCUMENTS = README + (ROOT / "docs" / "finetuning.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", DOCUMENTS, re.MULTILINE | re.DOTALL)
 COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 TRAININGS = [command for command in COMMANDS if "python train.py" in command]
 

@@ -14,12 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import tiny_detr
 from command import ROOT, TINY, command, run
 from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
+from test_official import detector, load_into
 
-from detr.data.coco_categories import THINGS
-from detr.zoo import ZOO
+from detr.data.coco_categories import STUFF, THINGS
+from detr.errors import UserError
+from detr.models.detr import DETR
+from detr.run import eval_batch_size, warn_from_scratch
+from detr.weights import load
+from detr.zoo import ZOO, download, fetch
 
 SMALL = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7)
 SMALL_OVERRIDES = [
@@ -38,7 +44,7 @@ OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images in COCO's own layout, with a few of its categories; the validation split only."""
+    """Three images in COCO's own layout, the validation split only."""
     root = tmp_path_factory.mktemp("coco")
     (root / "val2017").mkdir()
     (root / "annotations").mkdir()
@@ -48,7 +54,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.append({"id": index, "file_name": f"{index}.jpg", "width": width, "height": height})
         box = {"bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0}
         annotations.append({"id": index, "image_id": index, "category_id": (1, 18, 90)[index - 1]} | box)
-    categories = [{"id": index, "name": THINGS[index]} for index in (1, 18, 90)]
+    categories = [{"id": index, "name": name} for index, name in THINGS.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     return root
@@ -109,6 +115,50 @@ def test_a_zoo_name_knows_its_experiment_and_dc5_its_batch_size(coco: Path, tmp_
     one, other = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("alone", "together"))
     assert len(one) == len(other) == 300
     assert one != other  # padding reaches the features at the border
+
+
+@pytest.fixture
+def panoptic(tmp_path: Path) -> Path:
+    """Two images with a person before the sky, in COCO's own layout; the validation split only."""
+    root = tmp_path / "panoptic"
+    for folder in ("val2017", "annotations/panoptic_val2017"):
+        (root / folder).mkdir(parents=True)
+    images, annotations = [], []
+    for index in (1, 2):
+        Image.effect_noise((64, 64), 80).convert("RGB").save(root / "val2017" / f"{index}.jpg")
+        ids = Image.new("RGB", (64, 64), (9, 0, 0))
+        ids.paste((7, 0, 0), (10, 10, 40, 50))
+        ids.save(root / "annotations" / "panoptic_val2017" / f"{index}.png")
+        images.append({"id": index, "file_name": f"{index}.jpg", "width": 64, "height": 64})
+        person = {"id": 7, "category_id": 1, "bbox": [10, 10, 30, 40], "area": 1200, "iscrowd": 0}
+        sky = {"id": 9, "category_id": 187, "bbox": [0, 0, 64, 64], "area": 2896, "iscrowd": 0}
+        annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": [person, sky]})
+    categories = [{"id": index, "name": name, "isthing": int(index <= 90)} for index, name in (THINGS | STUFF).items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "panoptic_val2017.json").write_text(json.dumps(content))
+    return root
+
+
+def test_an_official_panoptic_file_is_evaluated(panoptic: Path, tmp_path: Path) -> None:
+    """Its 250 classes are known, so that nothing but the validation split is needed."""
+    architecture = Architecture(width=64, feed_forward=48, layers=1, queries=7, classes=250, masks=True)
+    path = write_official(tmp_path / "panoptic.pth", architecture)
+    sizes = ["transformer.d_model=64", "transformer.dim_feedforward=48", "queries.num_queries=7"]
+    layers = ["transformer.encoder.num_layers=1", "transformer.decoder.num_layers=1"]
+    common = [
+        f"checkpoint={path}",
+        f"dataset.root={panoptic}",
+        "dataset.val.instances=null",
+        "dataloader.num_workers=0",
+    ]
+    done = evaluate(
+        tmp_path / "run", "experiment=detr_r50_panoptic", *common, *sizes, *layers, "augmentation=none", **OFFLINE
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PQ" in (tmp_path / "run" / "metrics.json").read_text()
+    assert len(json.loads((tmp_path / "run" / "panoptic.json").read_text())["annotations"]) == 2
+    hint = evaluate(tmp_path / "hint", *common)
+    one_line_error(hint, "experiment=detr_r50_panoptic or experiment=detr_r50_dc5_panoptic")
 
 
 def test_an_export_of_a_training_and_what_has_no_official_layout(tmp_path: Path) -> None:
@@ -186,13 +236,13 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
     torch.save({"model": {}, "args": Trap(trap)}, tmp_path / "new.pth")
     torch.save({"model": {}, "args": Trap(trap)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(trap)))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Trap(trap), protocol=2))
     for name in ("new", "old", "plain"):
-        one_line_error(
-            evaluate(tmp_path / name, f"checkpoint={tmp_path}/{name}.pth", "experiment=detr_r50_coco"), f"{name}.pth"
-        )
+        with pytest.raises(UserError, match=rf"{name}\.pth was not read: .*mkdir.*may run code"):
+            load(str(tmp_path / f"{name}.pth"))
         assert not trap.exists()
-    one_line_error(evaluate(tmp_path / "run", f"checkpoint={tmp_path}/new.pth"), "may run code", "mkdir")
+    one_line_error(evaluate(tmp_path / "run", f"checkpoint={tmp_path}/old.pth"), "may run code", "mkdir")
+    assert not trap.exists()
     torch.load(tmp_path / "new.pth", weights_only=False)
     assert trap.exists()  # it would have
 
@@ -215,22 +265,33 @@ def bad(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("truncated.pth", ["truncated"]),
+        ("text.pth", ["cannot be read"]),
+        ("list.pth", ["list"]),
+        ("foreign.pth", ["neither", "class_embed"]),
+        ("empty", ["config.json"]),
+        ("nan.pth", ["class_embed.bias", "not finite"]),
+        ("missing.pth", ["1 missing (class_embed.bias)"]),
+        ("nowhere.pth", ["no checkpoint"]),
+    ],
+)
+def test_what_bad_files_get(name: str, words: list[str], bad: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_into(detector("detr_r50_coco", 91, *SMALL_OVERRIDES[1:]), bad / name)
+    for word in [*words, name]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("checkpoint", "words"),
     [
         ("BAD/truncated.pth", ["truncated.pth", "truncated"]),
-        ("BAD/text.pth", ["text.pth", "cannot be read"]),
-        ("BAD/list.pth", ["list.pth", "list"]),
-        ("BAD/foreign.pth", ["foreign.pth", "neither"]),
-        ("BAD/empty", ["empty", "config.json"]),
         ("BAD/nan.pth", ["nan.pth", "class_embed.bias", "not finite"]),
-        ("BAD/missing.pth", ["missing.pth", "1 missing (class_embed.bias)"]),
-        ("BAD/nowhere.pth", ["nowhere.pth", "no checkpoint"]),
         ("detr_r50_dc", ["did you mean detr_r50_dc5?"]),
-        ("resnet", ["detr_r101_panoptic"]),
-        (
-            "detr_r101",
-            ["dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth", "download it elsewhere and give its path"],
-        ),
+        ("detr_r101", ["dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth", "give its path"]),
     ],
 )
 def test_what_bad_checkpoints_get(checkpoint: str, words: list[str], bad: Path, coco: Path, tmp_path: Path) -> None:
@@ -263,17 +324,15 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 def test_weights_from_an_address(
     small: Path, server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from detr.errors import UserError
-    from detr.weights import load
-    from detr.zoo import download, fetch
-
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     address, folder = server
     (folder / "one").mkdir()
     (folder / "one" / "best.pt").write_bytes(small.read_bytes())
     first = load(f"{address}/one/best.pt")
     assert first.num_logits == 92
-    assert fetch(f"{address}/one/best.pt") != (folder / "one" / "best.pt")
+    (folder / "other").mkdir()
+    (folder / "other" / "best.pt").write_bytes(b"another run's")
+    assert fetch(f"{address}/other/best.pt").read_bytes() == b"another run's"
     (folder / "one" / "best.pt").unlink()
     assert load(f"{address}/one/best.pt").num_logits == 92  # from the cache
     with pytest.raises(UserError, match=r"two/best\.pt could not be downloaded .*404"):
@@ -282,3 +341,38 @@ def test_weights_from_an_address(
     with pytest.raises(UserError, match="damaged on its way"):
         download(f"{address}/damaged.pth", tmp_path / "damaged.pth", "e632da11")
     assert not (tmp_path / "damaged.pth").exists()
+
+
+def dc5(dilation: bool) -> DETR:
+    return detector("detr_r50_coco", 91, f"backbone.dilation={str(dilation).lower()}", *SMALL_OVERRIDES[1:])
+
+
+@pytest.mark.parametrize(
+    ("dilation", "dataloader", "overrides", "expected"),
+    [
+        (False, {"batch_size": 4}, [], 4),
+        (True, {"batch_size": 4}, [], 1),
+        (True, {"batch_size": 4, "eval_batch_size": None}, [], 1),
+        (True, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
+        (False, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
+        (True, {"batch_size": 2, "eval_batch_size": None}, ["dataloader.batch_size=2"], 2),
+        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2"], 2),
+        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2", "dataloader.eval_batch_size=8"], 8),
+    ],
+)
+def test_batches_of_an_evaluation(
+    dilation: bool, dataloader: dict, overrides: list[str], expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert eval_batch_size(dataloader, dc5(dilation), overrides) == expected
+    assert ("one image at a time" in caplog.text) == (expected == 1)
+
+
+@pytest.mark.parametrize(
+    ("queries", "images", "warned"), [("learned", 200, True), ("learned", 20_000, False), ("two_stage", 200, False)]
+)
+def test_training_the_papers_queries_on_few_images_is_warned_of(
+    queries, images: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_from_scratch(tiny_detr(queries=queries), images)
+    assert ("init_from=detr_r50" in caplog.text) == warned

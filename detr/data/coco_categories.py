@@ -47,6 +47,6 @@ def coco_classes(count: int) -> Classes | None:
         return Classes(
             names=tuple(names.get(i, Classes.HOLE) for i in range(count)),
             category_ids=tuple(range(count)),
-            things=tuple(i not in STUFF for i in range(count)),
+            things=tuple(i <= max(THINGS) for i in range(count)),
         )
     return None

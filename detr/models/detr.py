@@ -80,5 +80,6 @@ class DETR(nn.Module):
         memory = self.encoder(features)
         queries, groups = self.queries(memory)
         hidden, boxes = self.decoder(queries, memory, self.box_head)
-        masks = None if self.mask_head is None else self.mask_head(hidden[-1], memory, features, levels)
-        return Predictions(self.class_head(hidden), boxes.sigmoid(), groups, masks)
+        boxes = boxes.sigmoid()
+        masks = None if self.mask_head is None else self.mask_head(hidden[-1], boxes[-1], memory, features, levels)
+        return Predictions(self.class_head(hidden), boxes, groups, masks)

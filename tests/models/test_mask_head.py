@@ -7,7 +7,7 @@ import torch
 from builders import random_images, tiny_detr
 from torch import Tensor
 
-from detr.models.mask_head import MaskHead
+from detr.models.mask_head import MaskHead, relative_to_box
 from detr.structures import Features, MaskDecoder, Memory
 
 B, Q, WIDTH, HEADS = 2, 5, 64, 8
@@ -15,8 +15,8 @@ CHANNELS = [24, 40, 72, 100]
 SIZES = [(33, 23), (17, 12), (9, 6), (5, 3)]  # odd ones, as strided convolutions leave them
 
 
-def scene(seed: int = 0) -> tuple[Tensor, Memory, Features, list[Tensor]]:
-    """Hidden states, memory, features and backbone levels; the second image is padded."""
+def scene(seed: int = 0) -> tuple[Tensor, Tensor, Memory, Features, list[Tensor]]:
+    """Hidden states, boxes, memory, features and backbone levels; the second image is padded."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -28,7 +28,7 @@ def scene(seed: int = 0) -> tuple[Tensor, Memory, Features, list[Tensor]]:
     memory = Memory(draw(B, height * width, WIDTH), draw(B, height * width, WIDTH), padding.flatten(1), [SIZES[-1]])
     features = Features([draw(B, WIDTH, height, width)], [padding], [draw(B, WIDTH, height, width)])
     backbone = [draw(B, count, *size) for count, size in zip(CHANNELS, SIZES, strict=True)]
-    return draw(B, Q, WIDTH), memory, features, backbone
+    return draw(B, Q, WIDTH), draw(B, Q, 4).sigmoid(), memory, features, backbone
 
 
 def head(seed: int = 0, **changes: int) -> MaskHead:
@@ -48,7 +48,7 @@ def everything(decode: MaskDecoder, images: int = B, queries: int = Q) -> Tensor
 
 
 def hugging_face_masks(
-    ours: MaskHead, hidden: Tensor, memory: Memory, features: Features, levels: list[Tensor]
+    ours: MaskHead, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, levels: list[Tensor]
 ) -> Tensor:
     """Of `DetrMHAttentionMap` and `DetrMaskHeadSmallConv` with the same weights."""
     from transformers.models.detr.modeling_detr import DetrMaskHeadSmallConv, DetrMHAttentionMap
@@ -88,10 +88,25 @@ def test_a_query_does_not_depend_on_which_others_are_asked_for() -> None:
 
 @torch.no_grad()
 def test_what_lies_in_the_padding_is_not_attended_to() -> None:
-    built, (hidden, memory, features, levels) = head(), scene()
-    before = everything(built(hidden, memory, features, levels))
+    built, inputs = head(), scene()
+    memory = inputs[2]
+    before = everything(built(*inputs))
     memory.tokens[memory.padding] = 100.0
-    torch.testing.assert_close(everything(built(hidden, memory, features, levels)), before)
+    torch.testing.assert_close(everything(built(*inputs)), before)
+
+
+@torch.no_grad()
+def test_the_box_is_seen_where_it_lies() -> None:
+    """Tokens inside of the box are marked, and offsets are in units of it; without `box` it makes no difference."""
+    centres = torch.tensor([[[0.25, 0.5], [0.4, 0.5], [0.9, 0.5]]])
+    seen = relative_to_box(centres, torch.tensor([[0.3, 0.5, 0.4, 0.2]]))
+    expected = torch.tensor([[[-0.125, 0.25, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]])
+    torch.testing.assert_close(seen, expected)
+    for box in (False, True):
+        hidden, boxes, *rest = scene()
+        built = head(box=box)
+        same = torch.allclose(everything(built(hidden, boxes, *rest)), everything(built(hidden, boxes / 2, *rest)))
+        assert same != box
 
 
 @pytest.mark.parametrize(("level", "stride"), [(0, 4), (-1, 4)])
