@@ -15,9 +15,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detr.data.coco_categories import STUFF, THINGS
+from detr.data.shapes import generate
+from detr.data.shapes_panoptic import generate_panoptic
 from detr.evaluation.coco import METRICS
 from detr.evaluation.panoptic_quality import METRICS as QUALITIES
 
+COUNTS = {"train": 40, "val": 12, "test": 12}  # as TINY has them
 BY_HEART = [
     "trainer.overfit_batches=1",
     "trainer.max_epochs=120",
@@ -138,6 +142,59 @@ def test_the_papers_two_stages(root: Path, tmp_path: Path) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"mask_head"}
     assert after["mask_head.output.bias"].abs() > 0  # it starts from 0
+
+
+@pytest.fixture(scope="module")
+def coco(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded data set in COCO's layout, under ids and names of COCO's categories."""
+    folder = tmp_path_factory.mktemp("coco")
+    generate(root, COUNTS)
+    generate_panoptic(root, COUNTS)
+    renamed = {1: 37, 2: 73, 3: 59, 4: 64, 5: 90, 6: 199, 7: 200}
+    names = THINGS | STUFF
+    (folder / "annotations").mkdir()
+    for split in ("train", "val"):
+        shutil.copytree(root / "images" / split, folder / f"{split}2017")
+        shutil.copytree(root / f"annotations/panoptic_{split}", folder / f"annotations/panoptic_{split}2017")
+        content = json.loads((root / f"annotations/panoptic_{split}.json").read_text())
+        for category in content["categories"]:
+            category |= {"id": renamed[category["id"]], "name": names[renamed[category["id"]]]}
+        for segment in (segment for entry in content["annotations"] for segment in entry["segments_info"]):
+            segment["category_id"] = renamed[segment["category_id"]]
+        (folder / f"annotations/panoptic_{split}2017.json").write_text(json.dumps(content))
+    instances = json.loads((root / "annotations/val.json").read_text())
+    for each in instances["categories"]:
+        each |= {"id": renamed[each["id"]], "name": names[renamed[each["id"]]]}
+    for each in instances["annotations"]:
+        each["category_id"] = renamed[each["category_id"]]
+    (folder / "annotations/instances_val2017.json").write_text(json.dumps(instances))
+    return folder
+
+
+def test_official_weights_on_cocos_layout(coco: Path, tmp_path: Path) -> None:
+    """250 classes; what a training's checkpoint and its export in the official layout find is the same."""
+    small = ["augmentation=none", f"dataset.root={coco}", "dataloader.num_workers=0"]
+    run_dir = f"hydra.run.dir={tmp_path}"
+    done = run(
+        "train.py", "experiment=detr_r50_panoptic", *small, "logger=none", "backbone.weights=null",
+        "trainer.max_steps=1", "evaluator.min_score.softmax=0.005", f"{run_dir}/run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    checkpoint, exported = tmp_path / "run/checkpoints/last.pt", tmp_path / "official.pth"
+    done = run("-m", "detr", "export", f"checkpoint={checkpoint}", "format=official", f"output={exported}")
+    assert done.returncode == 0, done.stderr
+    weights = torch.load(exported, weights_only=True)["model"]
+    assert weights["detr.class_embed.weight"].shape == (251, 256)
+    low = "evaluator.min_score.softmax=0.005"
+    for name, words in {"ours": [f"checkpoint={checkpoint}"], "official": [f"checkpoint={exported}"]}.items():
+        base = ["experiment=detr_r50_panoptic", *small] if name == "official" else []
+        done = run("evaluate.py", *words, *base, low, f"{run_dir}/{name}")
+        assert done.returncode == 0, done.stderr
+    ours, official = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("ours", "official"))
+    assert ours == official
+    assert len(ours["PQ_per_class"]) == 7
+    submitted = [json.loads((tmp_path / name / "panoptic.json").read_text()) for name in ("ours", "official")]
+    assert submitted[0] == submitted[1]
 
 
 @pytest.mark.parametrize(
