@@ -5,7 +5,6 @@ Format: https://cocodataset.org/#format-data (object detection, and image info w
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detr.data.coco_json import (
+    MAX_COORDINATE,
+    Item,
+    categories_of,
+    check_sizes,
+    integers,
+    is_coordinate,
+    items_of,
+    load,
+    name_of,
+    strings,
+    unique,
+)
 from detr.data.segmentations import RLE, CocoSegmentations, Segmentations, read_segmentations
 from detr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 MAX_WARNINGS = 5  # of one kind; the others are counted
-MAX_COORDINATE = 1e9  # pixels; beyond it (or NaN) a number is no coordinate
-
-Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Annotations:
         counts = np.bincount(self.image_index[mask], minlength=len(self))
         return replace(
             self,
-            offsets=_offsets(counts),
+            offsets=offsets_of(counts),
             annotation_ids=self.annotation_ids[mask],
             category_ids=self.category_ids[mask],
             boxes=self.boxes[mask],
@@ -79,7 +88,7 @@ class Annotations:
             image_ids=self.image_ids[chosen],
             sizes=self.sizes[chosen],
             files=self.files[chosen],
-            offsets=_offsets(np.array([len(row) for row in rows], dtype=np.int64)),
+            offsets=offsets_of(np.array([len(row) for row in rows], dtype=np.int64)),
             annotation_ids=self.annotation_ids[order],
             category_ids=self.category_ids[order],
             boxes=self.boxes[order],
@@ -160,7 +169,7 @@ def read_annotations(
 
 def read_categories(files: Sequence[str]) -> dict[int, str]:
     """Only the category table (id -> name) of COCO files. Raises UserError as `read_annotations`."""
-    return _merge_categories([_categories(Path(file), _load(Path(file))) for file in files], files)
+    return _merge_categories([categories_of(Path(file), load(Path(file))) for file in files], files)
 
 
 def check_images_exist(files: Iterable[str], source: str, *, key: str = "dataset.*.images") -> None:
@@ -186,24 +195,25 @@ def warn_each(messages: Sequence[str], summary: str) -> None:
         logger.warning("%d other %s", len(messages) - MAX_WARNINGS, summary)
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[I] annotations of each image → [I + 1] where they begin and end, as `Annotations.offsets`."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool) -> Annotations:
-    content = _load(path)
+    content = load(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
-    categories = _categories(path, content)
-    images = _items(path, content, "images")
+    categories = categories_of(path, content)
+    images = items_of(path, content, "images")
     annotated = require_annotations or "annotations" in content
-    items = _items(path, content, "annotations") if annotated else []
+    items = items_of(path, content, "annotations") if annotated else []
 
-    image_ids = _unique(path, "image", _integers(path, "image", images, "id"))
-    sizes = np.stack([_integers(path, "image", images, key) for key in ("height", "width")], axis=1)
-    _check_sizes(path, image_ids, sizes)
-    files = [str(folder / name) for name in _strings(path, "image", images, "file_name")]
-    annotation_ids = _unique(path, "annotation", _integers(path, "annotation", items, "id"))
+    image_ids = unique(path, "image", integers(path, "image", images, "id"))
+    sizes = np.stack([integers(path, "image", images, key) for key in ("height", "width")], axis=1)
+    check_sizes(path, image_ids, sizes)
+    files = [str(folder / name) for name in strings(path, "image", images, "file_name")]
+    annotation_ids = unique(path, "annotation", integers(path, "annotation", items, "id"))
     owners = _owners(path, items, annotation_ids, image_ids)
     order = np.argsort(owners, kind="stable")
     boxes = _boxes(path, items)
@@ -212,7 +222,7 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool)
         image_ids=image_ids,
         sizes=sizes,
         files=np.array(files, dtype=np.str_),
-        offsets=_offsets(np.bincount(owners, minlength=len(images))),
+        offsets=offsets_of(np.bincount(owners, minlength=len(images))),
         annotation_ids=annotation_ids[order],
         category_ids=_category_ids(path, items, annotation_ids, categories)[order],
         boxes=boxes[order],
@@ -224,97 +234,11 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool)
     )
 
 
-def _load(path: Path) -> Item:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such annotation file; set dataset.root or dataset.*.annotations") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check dataset.*.annotations") from None
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        reason = str(error).replace("\n", " ")
-        raise UserError(f"{path}: not valid JSON ({reason}); export the annotations again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not COCO format: a JSON object is expected, this is a {type(content).__name__}")
-    return content
-
-
-def _items(path: Path, content: Item, key: str) -> list[Item]:
-    if key not in content:
-        raise UserError(f'{path}: not COCO format: the key "{key}" is missing; export the annotations as COCO JSON')
-    items = content[key]
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UserError(f'{path}: not COCO format: "{key}" must be a list of objects')
-    return items
-
-
-def _name(item: Item, position: int) -> str:
-    """How an error calls an entry: its id, or its place where it has none."""
-    return str(item["id"]) if isinstance(item.get("id"), int) else f"number {position}"
-
-
-def _integers(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.int64]:
-    for position, item in enumerate(items):
-        if not _is_whole(item.get(key)):
-            found = f"is {str(item[key])[:60]!r}" if key in item else "is missing"
-            raise UserError(f'{path}: {what} {_name(item, position)}: "{key}" {found}; a whole number is due')
-    return np.array([int(item[key]) for item in items], dtype=np.int64)
-
-
-def _is_whole(value: object) -> bool:
-    """Whether it fits an int64; 640.0 counts, as some exporters write sizes like this."""
-    if isinstance(value, float):
-        return value.is_integer() and abs(value) < 2**63
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _strings(path: Path, what: str, items: list[Item], key: str) -> list[str]:
-    for position, item in enumerate(items):
-        value = item.get(key)
-        if not isinstance(value, str) or not value:
-            found = f"is {value!r}" if key in item else "is missing"
-            raise UserError(f'{path}: {what} {_name(item, position)}: "{key}" {found}; a text is due')
-    return [item[key] for item in items]
-
-
-def _unique(path: Path, what: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        repeated = values[counts > 1]
-        raise UserError(
-            f"{path}: {what} id {repeated[0]} occurs {counts[counts > 1][0]} times "
-            f"({len(repeated)} ids occur more than once); give every {what} its own id"
-        )
-    return ids
-
-
-def _check_sizes(path: Path, image_ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-    wrong = np.flatnonzero((sizes <= 0).any(axis=1))
-    if len(wrong):
-        height, width = sizes[wrong[0]]
-        raise UserError(f"{path}: image {image_ids[wrong[0]]}: width {width} × height {height}; both must be positive")
-
-
-def _categories(path: Path, content: Item) -> dict[int, str]:
-    items = _items(path, content, "categories")
-    ids = _unique(path, "category", _integers(path, "category", items, "id"))
-    names = _strings(path, "category", items, "name")
-    table = dict(zip(ids.tolist(), names, strict=True))
-    first_of: dict[str, int] = {}
-    for category_id, name in table.items():
-        if name in first_of:
-            raise UserError(
-                f'{path}: categories {first_of[name]} and {category_id} are both named "{name}"; rename one'
-            )
-        first_of[name] = category_id
-    return table
-
-
 def _owners(
     path: Path, items: list[Item], annotation_ids: NDArray[np.int64], image_ids: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     index_of = {image_id: index for index, image_id in enumerate(image_ids.tolist())}
-    references = _integers(path, "annotation", items, "image_id").tolist()
+    references = integers(path, "annotation", items, "image_id").tolist()
     for annotation_id, image_id in zip(annotation_ids, references, strict=True):
         if image_id not in index_of:
             raise UserError(
@@ -327,7 +251,7 @@ def _owners(
 def _category_ids(
     path: Path, items: list[Item], annotation_ids: NDArray[np.int64], categories: Mapping[int, str]
 ) -> NDArray[np.int64]:
-    ids = _integers(path, "annotation", items, "category_id")
+    ids = integers(path, "annotation", items, "category_id")
     for annotation_id, category_id in zip(annotation_ids, ids.tolist(), strict=True):
         if category_id not in categories:
             raise UserError(
@@ -340,17 +264,13 @@ def _category_ids(
 def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
     for position, item in enumerate(items):
         box = item.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
             found = f"is {str(box)[:60]}" if "bbox" in item else "is missing"
             raise UserError(
-                f'{path}: annotation {_name(item, position)}: "bbox" {found}; '
+                f'{path}: annotation {name_of(item, position)}: "bbox" {found}; '
                 "four finite numbers are due: x, y, width, height in pixels"
             )
     return np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
-
-
-def _is_coordinate(value: object) -> bool:
-    return isinstance(value, (int, float)) and -MAX_COORDINATE < value < MAX_COORDINATE  # NaN compares False
 
 
 def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -362,7 +282,7 @@ def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray
             continue
         if not isinstance(area, (int, float)) or not 0 <= area < MAX_COORDINATE**2:
             raise UserError(
-                f'{path}: annotation {_name(item, position)}: "area" is {str(area)[:60]}; '
+                f'{path}: annotation {name_of(item, position)}: "area" is {str(area)[:60]}; '
                 "a number of square pixels is due, or none: then it is that of the box"
             )
         areas[position] = area
@@ -405,7 +325,7 @@ def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
         image_ids=_distinct_image_ids(tables, files),
         sizes=np.concatenate([table.sizes for table in tables]),
         files=np.concatenate([table.files for table in tables]),
-        offsets=_offsets(np.concatenate([np.diff(table.offsets) for table in tables])),
+        offsets=offsets_of(np.concatenate([np.diff(table.offsets) for table in tables])),
         annotation_ids=np.concatenate([table.annotation_ids for table in tables]),
         category_ids=np.concatenate([table.category_ids for table in tables]),
         boxes=np.concatenate([table.boxes for table in tables]),

@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.data.annotations import (
-    Annotations,
+from detr.data.annotations import Annotations, offsets_of
+from detr.data.coco_json import (
     Item,
-    _categories,
-    _check_sizes,
-    _integers,
-    _is_coordinate,
-    _is_whole,
-    _items,
-    _load,
-    _offsets,
-    _strings,
-    _unique,
+    categories_of,
+    check_sizes,
+    integers,
+    is_coordinate,
+    is_whole,
+    items_of,
+    load,
+    strings,
+    unique,
 )
 from detr.data.segment_ids import MAX_ID
 from detr.errors import UserError
@@ -47,17 +46,17 @@ def read_panoptic(path: Path, folder: Path, *, require_annotations: bool = True)
     Raises:
         UserError: the file is missing, is no JSON or no COCO panoptic format, contradicts itself, or has no images.
     """
-    content = _load(path)
+    content = load(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
-    categories = _categories(path, content)
-    images = _items(path, content, "images")
+    categories = categories_of(path, content)
+    images = items_of(path, content, "images")
     if not images:
         raise UserError(f"{path}: no images; a data set needs at least one")
-    image_ids = _unique(path, "image", _integers(path, "image", images, "id"))
-    sizes = np.stack([_integers(path, "image", images, key) for key in ("height", "width")], axis=1)
-    _check_sizes(path, image_ids, sizes)
-    files = [str(folder / name) for name in _strings(path, "image", images, "file_name")]
+    image_ids = unique(path, "image", integers(path, "image", images, "id"))
+    sizes = np.stack([integers(path, "image", images, key) for key in ("height", "width")], axis=1)
+    check_sizes(path, image_ids, sizes)
+    files = [str(folder / name) for name in strings(path, "image", images, "file_name")]
     annotated = require_annotations or "annotations" in content
     entries = _entries(path, content, image_ids) if annotated else []
     segments = _Segments(path, image_ids, entries)
@@ -67,7 +66,7 @@ def read_panoptic(path: Path, folder: Path, *, require_annotations: bool = True)
             image_ids=image_ids,
             sizes=sizes,
             files=np.array(files, dtype=np.str_),
-            offsets=_offsets(segments.counts if annotated else np.zeros(len(images), dtype=np.int64)),
+            offsets=offsets_of(segments.counts if annotated else np.zeros(len(images), dtype=np.int64)),
             annotation_ids=segments.ids(),
             category_ids=segments.category_ids(categories),
             boxes=boxes,
@@ -76,22 +75,22 @@ def read_panoptic(path: Path, folder: Path, *, require_annotations: bool = True)
             categories=categories,
             annotated=annotated,
         ),
-        pngs=_strings(path, "annotation", entries, "file_name"),
+        pngs=strings(path, "annotation", entries, "file_name"),
         things=_things(path, content) if annotated else {},
     )
 
 
 def read_things(path: Path) -> dict[int, bool]:
     """Only which categories are things (category id -> isthing). Raises UserError as `read_panoptic`."""
-    content = _load(path)
-    _categories(path, content)
+    content = load(path)
+    categories_of(path, content)
     return _things(path, content)
 
 
 def _things(path: Path, content: Item) -> dict[int, bool]:
     """Category id -> isthing."""
     table = {}
-    for category in _items(path, content, "categories"):
+    for category in items_of(path, content, "categories"):
         value = category.get("isthing")
         if value not in (0, 1):
             found = f"is {str(value)[:60]!r}" if "isthing" in category else "is missing"
@@ -105,16 +104,16 @@ def _things(path: Path, content: Item) -> dict[int, bool]:
 
 def _entries(path: Path, content: Item, image_ids: NDArray[np.int64]) -> list[Item]:
     """[I] the annotation of each image."""
-    items = _items(path, content, "annotations")
+    items = items_of(path, content, "annotations")
     if items and all("segments_info" not in item for item in items):
         raise UserError(
             f'{path}: not COCO panoptic format: no annotation has "segments_info"; '
             "use dataset=coco or dataset=custom for boxes and instance masks"
         )
-    owners = _integers(path, "annotation", items, "image_id").tolist()
+    owners = integers(path, "annotation", items, "image_id").tolist()
     entry_of = dict(zip(owners, items, strict=True))
     if len(entry_of) < len(items):
-        _unique(path, "annotation of the image", np.array(owners, dtype=np.int64))
+        unique(path, "annotation of the image", np.array(owners, dtype=np.int64))
     for image_id in image_ids.tolist():
         if image_id not in entry_of:
             raise UserError(f'{path}: image {image_id} has no entry in "annotations"; add it or remove the image')
@@ -157,7 +156,7 @@ class _Segments:
 
     def category_ids(self, categories: Mapping[int, str]) -> NDArray[np.int64]:
         """[A] each in the table of categories."""
-        ids = [int(value) for value in self._values("category_id", _is_whole, "a whole number is due")]
+        ids = [int(value) for value in self._values("category_id", is_whole, "a whole number is due")]
         for position, category_id in enumerate(ids):
             if category_id not in categories:
                 raise UserError(
@@ -193,12 +192,12 @@ class _Segments:
 
 
 def _is_segment_id(value: Any) -> bool:
-    return _is_whole(value) and 1 <= value <= MAX_ID
+    return is_whole(value) and 1 <= value <= MAX_ID
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_coordinate, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_coordinate, value))
 
 
 def _is_area(value: Any) -> bool:
-    return not isinstance(value, bool) and _is_coordinate(value) and value > 0
+    return not isinstance(value, bool) and is_coordinate(value) and value > 0
