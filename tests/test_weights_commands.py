@@ -20,10 +20,10 @@ from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
 from test_official import detector, load_into
 
+from detr.assembly import eval_batch_size, warn_from_scratch
 from detr.data.coco_categories import STUFF, THINGS
 from detr.errors import UserError
 from detr.models.detr import DETR
-from detr.run import eval_batch_size, warn_from_scratch
 from detr.weights import load
 from detr.zoo import ZOO, download, fetch
 
