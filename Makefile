@@ -18,10 +18,10 @@ demo: setup
 	$(BIN)/python train.py
 
 test: setup
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadgroup
 
 test-slow: setup
-	$(BIN)/pytest -n auto -m slow
+	$(BIN)/pytest -n auto --dist loadgroup -m slow
 
 lint: setup
 	$(BIN)/ruff check

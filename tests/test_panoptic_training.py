@@ -21,6 +21,8 @@ from detr.data.shapes_panoptic import generate_panoptic
 from detr.evaluation.coco import METRICS
 from detr.evaluation.panoptic_quality import METRICS as QUALITIES
 
+pytestmark = pytest.mark.xdist_group("panoptic_training")  # one process trains for all of them
+
 COUNTS = {"train": 40, "val": 12, "test": 12}  # as TINY has them
 BY_HEART = [
     "trainer.overfit_batches=1",
