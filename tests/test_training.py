@@ -15,7 +15,6 @@ from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.coco import METRICS
 
-
 pytestmark = pytest.mark.xdist_group("training")  # one process trains for all of them
 
 
