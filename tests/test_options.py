@@ -62,6 +62,7 @@ SWEEPS = {
         "augmentation.eval.sizes=[96]",
     ],
     "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
+    "masks_of_the_paper": [UNTRAINED, "experiment=detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "masks_of_the_quickstart": [UNTRAINED, "experiment=shapes_masks"],
     "surroundings": [
         *QUICKSTART,

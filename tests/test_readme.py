@@ -7,8 +7,8 @@ import pytest
 from command import ROOT, run
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = README + (ROOT / "docs" / "finetuning.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", DOCUMENTS, re.MULTILINE | re.DOTALL)
+DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", DOCUMENTS.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
 COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 TRAININGS = [command for command in COMMANDS if "python train.py" in command]
 
