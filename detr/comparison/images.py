@@ -30,6 +30,7 @@ class PerImage:
     results: list[dict[str, Any]]  # as in predictions.json
     matched: list[Matched]
 
+    @functools.cached_property
     def each(self) -> NDArray[np.float64]:
         """[I] the average precision of every image by itself, by the rank of its id; NaN where nothing is to be found."""
         return average_precision(self.matched, np.eye(len(self.truth), dtype=np.int64))["AP"]
