@@ -1,8 +1,8 @@
 """Compare runs by their folders: what differs, whether it made a difference, how sure that is.
 
-detr compare outputs/train/DATE outputs/train/DATE          # two runs, or as many as there are; the first is the baseline
-detr compare outputs/sweep/DATE                             # all jobs of a sweep; runs that differ by seed are one setting
-detr compare RUN… --html comparison.html                    # one page with curves, classes and images side by side
+detr compare outputs/train/DATE outputs/train/DATE   # two runs, or as many as there are; the first is the baseline
+detr compare outputs/sweep/DATE                      # all jobs of a sweep; runs that differ by seed are one setting
+detr compare RUN… --html comparison.html             # one page with curves, classes and images side by side
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Comparing runs by what they left in their folders: settings, intervals, tables and a page. No torch but for pictures."""
+"""Comparing runs by what they left in their folders. Only pictures need torch."""

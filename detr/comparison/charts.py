@@ -11,8 +11,8 @@ from detr.comparison.conclusions import Conclusion
 from detr.comparison.curves import Line, Plot, Point
 from detr.comparison.metrics import number
 
-WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 24, 12, 40  # margins
+WIDTH, HEIGHT = 380, 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 22, 10, 38  # margins
 COLORS = 8  # that the page's style knows
 DASHES = ("none", "7 4", "2 3", "9 3 2 3")  # so that lines differ in grey, too
 ROW = 34  # of an interval
@@ -163,9 +163,7 @@ def _hover(plot: Plot, across: Scale) -> list[dict[str, object]]:
     for line in plot.lines:
         for point in line.points:
             by_x.setdefault(point.x, []).append([color(line.index), f"{line.letter}  {_words(point, line, plot)}"])
-    return [
-        {"x": across(x), "title": f"{plot.axis} {x:,}", "rows": rows} for x, rows in sorted(by_x.items())
-    ]
+    return [{"x": across(x), "title": f"{plot.axis} {x:,}", "rows": rows} for x, rows in sorted(by_x.items())]
 
 
 def _words(point: Point, line: Line, plot: Plot) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detr.comparison.conclusions import METHODS, Conclusion, conclude, family
-from detr.comparison.metrics import class_metrics, number, shown_metrics, unit, values
+from detr.comparison.metrics import NOTHING, class_metrics, number, shown_metrics, unit, values
 from detr.comparison.notes import notes
 from detr.comparison.reading import Run
 from detr.comparison.settings import Grouping, Setting, group
@@ -74,14 +74,31 @@ class Comparison:
         return notes(self.grouping, last=self.last)
 
     @property
+    def epochs(self) -> dict[str, bool]:
+        """The epochs that tables are about, and whether it is the last one; once where the best one is the last one."""
+        if all(run.best == run.last for run in self.runs):
+            return {"best epoch (the last one)": False}
+        return {"best epoch": False, "last epoch": True}
+
+    @property
     def lengths(self) -> dict[str, list[str]]:
-        """How long the runs of each setting took: row → cells."""
-        rows = {
+        """How long the runs of each setting were trained: row → cells."""
+        rows: dict[str, list[list[Any]]] = {
             "epochs": [[run.epochs for run in setting.runs] for setting in self.settings],
             "steps": [[run.steps for run in setting.runs] for setting in self.settings],
             "minutes": [[run.minutes for run in setting.runs if run.minutes is not None] for setting in self.settings],
         }
-        return {name: [f"{np.mean(cell):.4g}" if cell else "–" for cell in cells] for name, cells in rows.items()}
+        return {name: [_range(cell) for cell in cells] for name, cells in rows.items()}
+
+    @property
+    def legend(self) -> str:
+        """How to read a cell of the tables."""
+        parts = ["AP in points (× 100)"]
+        if any(len(setting.runs) > 1 for setting in self.settings):
+            parts.append("mean ± standard deviation over seeds")
+        if len(self.settings) > 1:
+            parts.append(f"behind it the difference to {self.settings[0].letter}")
+        return "; ".join(parts)
 
     def difference(self, setting: Setting, name: str, *, last: bool = False) -> float | None:
         """Of the means, to the baseline's; None for the baseline, and for other data."""
@@ -137,8 +154,17 @@ def compare(runs: Sequence[Run], *, metric: str, last: bool, skipped: Sequence[s
     return comparison
 
 
+def _range(found: Sequence[float]) -> str:
+    words = list(dict.fromkeys(f"{value:.1f}" if isinstance(value, float) else f"{value:,}" for value in sorted(found)))
+    return f"{words[0]} to {words[-1]}" if len(words) > 1 else (words or [NOTHING])[0]
+
+
 def _moments(found: list[float]) -> dict[str, Any]:
-    return {"mean": float(np.mean(found)) if found else None, "deviation": spread(found) if found else None, "n": len(found)}
+    return {
+        "mean": float(np.mean(found)) if found else None,
+        "deviation": spread(found) if found else None,
+        "n": len(found),
+    }
 
 
 def _conclusion(each: Conclusion) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class PerImage:
 
     @functools.cached_property
     def each(self) -> NDArray[np.float64]:
-        """[I] the average precision of every image by itself, by the rank of its id; NaN where nothing is to be found."""
+        """[I] the average precision of each image by itself, by the rank of its id; NaN where nothing is to be found."""
         return average_precision(self.matched, np.eye(len(self.truth), dtype=np.int64))["AP"]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from detr.comparison.reading import LOSS, Row, Run, metric
+from detr.comparison.statistics import spread
 
 # What tables show, in this order, of whatever the runs have; classes apart.
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -45,6 +48,15 @@ def values(runs: Sequence[Run], name: str, *, last: bool = False) -> list[float]
     """A metric of each run that has it, of its best epoch or its last one, as people write it."""
     found = [points(run.last if last else run.best, name) for run in runs]
     return [value for value in found if value is not None]
+
+
+def moments(runs: Sequence[Run], name: str, *, last: bool = False) -> str:
+    """A metric's mean and, over several runs, its standard deviation."""
+    found = values(runs, name, last=last)
+    if not found:
+        return NOTHING
+    deviation = spread(found)
+    return number(float(np.mean(found)), name) + ("" if deviation is None else f" ± {number(deviation, name)}")
 
 
 def number(value: float | None, name: str = "AP", *, signed: bool = False) -> str:

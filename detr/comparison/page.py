@@ -14,13 +14,17 @@ from detr.comparison.charts import color, curves, intervals
 from detr.comparison.comparison import Comparison
 from detr.comparison.conclusions import Conclusion
 from detr.comparison.curves import Axis, plots
-from detr.comparison.metrics import number, unit, values
+from detr.comparison.metrics import moments, number, unit, values
 from detr.comparison.pictures import Panel, pictures
 from detr.comparison.settings import Setting
-from detr.comparison.statistics import spread
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MARKS = {"better": "▲ better", "worse": "▼ worse", "not distinguishable": "≈ not distinguishable", "unknown": "no verdict"}
+MARKS = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "not distinguishable": "≈ not distinguishable",
+    "unknown": "no verdict",
+}
 
 
 def page(comparison: Comparison) -> str:
@@ -30,7 +34,7 @@ def page(comparison: Comparison) -> str:
     epoch = "last" if comparison.last else "best"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        subtitle=f"Validation of each run's {epoch} epoch; AP in points (× 100)",
+        subtitle=f"On the validation split, each run's {epoch} epoch; AP in points (× 100)",
         verdicts=_verdicts(comparison),
         intervals=f"<div>{intervals(comparison.conclusions)}</div>",
         notes=_notes(comparison),
@@ -62,7 +66,9 @@ def _notes(comparison: Comparison) -> str:
 
 
 def _setting(index: int, setting: Setting) -> str:
-    folders = "".join(f"<li>seed {escape(str(run.seed))}: <code>{escape(str(run.folder))}</code></li>" for run in setting.runs)
+    folders = "".join(
+        f"<li>seed {escape(str(run.seed))}: <code>{escape(str(run.folder))}</code></li>" for run in setting.runs
+    )
     baseline = "; the baseline" if index == 0 else ""
     return (
         f'<li>{_chip(index, setting)}<span class="mono">{escape(setting.description)}</span>'
@@ -84,18 +90,14 @@ def _differences(comparison: Comparison) -> str:
 
 def _metrics(comparison: Comparison) -> str:
     groups = []
-    for last, title in ((False, "best epoch"), (True, "last epoch")):
-        rows = [_metric(comparison, name, last) for name in comparison.metrics]
-        groups.append((title, rows))
+    for epoch, last in comparison.epochs.items():
+        groups.append((epoch, [_metric(comparison, name, last) for name in comparison.metrics]))
     lengths = [
         f'<tr><th scope="row">{name}</th>{"".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)}</tr>'
         for name, cells in comparison.lengths.items()
     ]
-    several = any(len(setting.runs) > 1 for setting in comparison.settings)
-    note = "Mean ± standard deviation over seeds; " if several else ""
-    note += f"behind it the difference to {comparison.settings[0].letter}." if len(comparison.settings) > 1 else ""
-    table = _table("", comparison.settings, [*groups, ("training, mean of the runs", lengths)])
-    return _section("Metrics", f'<p class="soft">{note}</p>{table}')
+    table = _table("", comparison.settings, [*groups, ("training", lengths)])
+    return _section("Metrics", f'<p class="soft">{escape(comparison.legend)}.</p>{table}')
 
 
 def _metric(comparison: Comparison, name: str, last: bool) -> str:
@@ -104,30 +106,29 @@ def _metric(comparison: Comparison, name: str, last: bool) -> str:
 
 
 def _cell(comparison: Comparison, setting: Setting, name: str, last: bool) -> str:
-    found = values(setting.runs, name, last=last)
-    if not found:
-        return "–"
-    deviation = spread(found)
-    words = number(float(np.mean(found)), name) + ("" if deviation is None else f" ± {number(deviation, name)}")
+    words = moments(setting.runs, name, last=last)
     difference = comparison.difference(setting, name, last=last)
-    return words if difference is None else f'{words} <span class="delta">{number(difference, name, signed=True)}</span>'
+    return (
+        words if difference is None else f'{words} <span class="delta">{number(difference, name, signed=True)}</span>'
+    )
 
 
 def _classes(comparison: Comparison) -> str:
     if not comparison.class_names:
         return ""
-    rows = []
+    means = [np.mean(values(each.runs, name) or 0) for each in comparison.settings for name in comparison.class_names]
+    longest, rows = float(max(means)) or 1.0, []
     for name in comparison.class_names:
-        cells = "".join(_bar(comparison, index, each, name) for index, each in enumerate(comparison.settings))
+        cells = "".join(_bar(comparison, index, each, name, longest) for index, each in enumerate(comparison.settings))
         rows.append(f'<tr><th scope="row">{escape(name.removeprefix("AP/"))}</th>{cells}</tr>')
     return _section("AP by class, best epoch", _table("class", comparison.settings, [("", rows)], number=False))
 
 
-def _bar(comparison: Comparison, index: int, setting: Setting, name: str) -> str:
-    found = values(setting.runs, name)
-    width = min(100.0, max(0.0, float(np.mean(found)))) if found else 0.0
+def _bar(comparison: Comparison, index: int, setting: Setting, name: str, longest: float) -> str:
+    width = 100 * float(np.mean(values(setting.runs, name) or 0)) / longest
     return (
-        f'<td><div class="bar {color(index)}"><div class="track"><div class="fill" style="width:{width:.1f}%"></div></div>'
+        f'<td><div class="bar {color(index)}">'
+        f'<div class="track"><div class="fill" style="width:{width:.1f}%"></div></div>'
         f'<span class="number">{_cell(comparison, setting, name, False)}</span></div></td>'
     )
 
@@ -164,12 +165,16 @@ def _row(panels: Sequence[Panel]) -> str:
     return f'<div class="pictures" style="grid-template-columns:repeat({len(panels)},minmax(0,1fr))">{figures}</div>'
 
 
-def _table(first: str, settings: Sequence[Setting], groups: Sequence[tuple[str, list[str]]], *, number: bool = True) -> str:
+def _table(
+    first: str, settings: Sequence[Setting], groups: Sequence[tuple[str, list[str]]], *, number: bool = True
+) -> str:
     style = ' class="number"' if number else ""
     heads = "".join(f'<th scope="col"{style}>{_chip(index, each)}</th>' for index, each in enumerate(settings))
     body = ""
     for title, rows in groups:
-        head = f'<tr class="group"><th colspan="{len(settings) + 1}" scope="rowgroup">{title}</th></tr>' if title else ""
+        head = (
+            f'<tr class="group"><th colspan="{len(settings) + 1}" scope="rowgroup">{title}</th></tr>' if title else ""
+        )
         body += f"<tbody>{head}{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table><thead><tr><th scope="col">{first}</th>{heads}</tr></thead>{body}</table></div>'
 

@@ -58,8 +58,8 @@ def pictures(settings: Sequence[Setting], metric: str) -> Rows:
         return _kept(shown, chosen, f"Pictures as the runs drew them, since they cannot be drawn anew: {error}")
     return Rows(
         rows,
-        f"Images on which the settings' average precision differs most come first. {which}; predictions of the best "
-        f"epoch with scores from {DRAWN_SCORE:g}.",
+        f"Images on which the settings' average precision differs most come first; {which}, best epoch. Drawn are "
+        f"predictions with scores from {DRAWN_SCORE:g}, and the best ones below up to the number of objects.",
     )
 
 
@@ -93,10 +93,12 @@ def _row(rank: int, found: dict[str, PerImage], names: dict[int, str]) -> list[P
     label = file.rpartition("/")[2]
     panels = [_panel(image, true, names, f"ground truth  {label}", f"{label}, ground truth")]
     for letter, one in found.items():
-        predicted = _predicted(one.results, image_id, names, scale)
+        predicted = _predicted(one.results, image_id, len(true.labels), names, scale)
         quality = number(100 * _defined(one.each[rank]))
         panels.append(
-            _panel(image, predicted, names, f"{letter}  AP {quality}", f"{label}, predictions of {letter}, AP {quality}")
+            _panel(
+                image, predicted, names, f"{letter}  AP {quality}", f"{label}, predictions of {letter}, AP {quality}"
+            )
         )
     return panels
 
@@ -112,9 +114,11 @@ def _true(truth: Annotations, index: int, names: dict[int, str], scale: float) -
     return Boxes([tuple(box) for box in corners.tolist()], [rank[i] for i in truth.category_ids[rows].tolist()])
 
 
-def _predicted(results: list[dict[str, Any]], image_id: int, names: dict[int, str], scale: float) -> Boxes:
+def _predicted(results: list[dict[str, Any]], image_id: int, count: int, names: dict[int, str], scale: float) -> Boxes:
+    """What is sure enough, and the best `count` of an image: a young network is sure of nothing."""
     rank = {category: position for position, category in enumerate(names)}
-    mine = [row for row in results if row["image_id"] == image_id and row["score"] >= DRAWN_SCORE]
+    mine = sorted((row for row in results if row["image_id"] == image_id), key=lambda row: -row["score"])
+    mine = [row for place, row in enumerate(mine) if place < count or row["score"] >= DRAWN_SCORE]
     corners = []
     for row in mine:
         left, top, width, height = (value * scale for value in row["bbox"])

@@ -85,7 +85,9 @@ class Run:
     def error(self) -> str | None:
         """The last error in the run's log."""
         log = self.folder / "train.log"
-        found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", log.read_text(errors="replace") if log.exists() else "", re.M)
+        found = re.findall(
+            r"^\S+ \S+ ERROR [\w.]+: (.*)$", log.read_text(errors="replace") if log.exists() else "", re.M
+        )
         return found[-1] if found else None
 
     @property

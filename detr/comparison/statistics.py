@@ -49,7 +49,7 @@ def paired(baseline: Sequence[float], other: Sequence[float], level: float = LEV
 
 
 def welch(baseline: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
-    """Interval of the difference of two means whose spreads may differ (Welch 1947; Satterthwaite's degrees of freedom).
+    """Interval of the difference of two means whose spreads may differ (Welch 1947, with Satterthwaite's degrees).
 
     Raises:
         ValueError: a side has fewer than two values.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from detr.comparison.comparison import Comparison
-from detr.comparison.metrics import NOTHING, number, values
+from detr.comparison.metrics import moments, number
 from detr.comparison.settings import Setting
-from detr.comparison.statistics import spread
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -23,6 +21,7 @@ def show(comparison: Comparison, console: Console) -> None:
     if comparison.differences:
         console.print(_differences(comparison))
     console.print(_metrics(comparison))
+    console.print(comparison.legend, style="dim", highlight=False, soft_wrap=True)
     if comparison.class_names:
         console.print(_classes(comparison))
     for line in comparison.summary:
@@ -40,13 +39,11 @@ def _differences(comparison: Comparison) -> Table:
 
 def _metrics(comparison: Comparison) -> Table:
     settings = comparison.settings
-    several = any(len(setting.runs) > 1 for setting in settings)
-    title = "Validation, AP in points (× 100)" + ("; mean ± standard deviation over seeds" if several else "")
-    table = _table(title, "", settings)
-    for last, epoch in ((False, "best"), (True, "last")):
+    table = _table("Validation", "", settings)
+    for epoch, last in comparison.epochs.items():
+        table.add_row(f"[bold]{epoch}")
         for name in comparison.metrics:
-            cells = [cell(comparison, setting, name, last=last) for setting in settings]
-            table.add_row(f"{name}, {epoch} epoch", *cells)
+            table.add_row(name, *(cell(comparison, setting, name, last=last) for setting in settings))
         table.add_section()
     for name, of in comparison.lengths.items():
         table.add_row(name, *of)
@@ -62,14 +59,10 @@ def _classes(comparison: Comparison) -> Table:
 
 
 def cell(comparison: Comparison, setting: Setting, name: str, *, last: bool = False) -> str:
-    """Mean, deviation where there are several runs, difference to the baseline."""
-    found = values(setting.runs, name, last=last)
-    if not found:
-        return NOTHING
-    deviation = spread(found)
-    words = number(float(np.mean(found)), name) + ("" if deviation is None else f" ± {number(deviation, name)}")
+    """The setting's value and, behind it, the difference to the baseline."""
     difference = comparison.difference(setting, name, last=last)
-    return words if difference is None else f"{words} ({number(difference, name, signed=True)})"
+    behind = "" if difference is None else f" ({number(difference, name, signed=True)})"
+    return moments(setting.runs, name, last=last) + behind
 
 
 def _table(title: str, first: str, settings: Sequence[Setting], justify: str = "right") -> Table:
