@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detr.comparison.data import ValidationData
 from detr.comparison.reading import Run, metric
@@ -29,11 +28,6 @@ class PerImage:
     truth: Annotations
     results: list[dict[str, Any]]  # as in predictions.json
     matched: list[Matched]
-
-    @functools.cached_property
-    def each(self) -> NDArray[np.float64]:
-        """[I] the average precision of each image by itself, by the rank of its id; NaN where nothing is to be found."""
-        return average_precision(self.matched, np.eye(len(self.truth), dtype=np.int64))["AP"]
 
 
 @functools.lru_cache(maxsize=16)

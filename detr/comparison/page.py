@@ -30,7 +30,7 @@ MARKS = {
 def page(comparison: Comparison) -> str:
     """The whole page."""
     settings, runs = comparison.settings, comparison.runs
-    title = f"{_count(len(settings), 'setting')}, {_count(len(runs), 'run')}: {unit(comparison.metric)}"
+    title = f"{_count(len(settings), 'setting')} compared in {unit(comparison.metric)}, {_count(len(runs), 'run')}"
     epoch = "last" if comparison.last else "best"
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
