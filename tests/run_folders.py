@@ -105,7 +105,7 @@ def write_run(
     } | dict(config or {})
     (hydra / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     (hydra / "overrides.yaml").write_text(yaml.safe_dump([f"seed={seed}", *overrides]))
-    (hydra / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"cwd": str(folder.parent)}}}))
+    (hydra / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"cwd": "/started/here"}}}))
     rows = [
         {
             "epoch": epoch,

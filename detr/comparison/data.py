@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -78,7 +77,6 @@ def _absolute(paths: str | list[str], cwd: Path) -> tuple[str, ...]:
     return tuple(str(cwd / path) for path in ([paths] if isinstance(paths, str) else paths))
 
 
-@functools.cache
 def _hash(files: Iterable[str]) -> str | None:
     digest = hashlib.sha256()
     try:

@@ -42,7 +42,7 @@ PROBE = """<script>
 addEventListener("load", () => {
   const plot = document.querySelector(".plot"), svg = plot.querySelector("svg"), frame = svg.getBoundingClientRect();
   const before = plot.querySelector(".values").hidden;
-  svg.dispatchEvent(new PointerEvent("pointermove", {clientX: frame.right - 24, clientY: frame.top + 40, bubbles: true}));
+  svg.dispatchEvent(new PointerEvent("pointermove", {clientX: frame.right - 24, clientY: frame.top + 40}));
   const shown = plot.querySelector(".values").innerText;
   plot.dispatchEvent(new PointerEvent("pointerleave"));
   plot.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
