@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from detr.comparison.comparison import Comparison
-from detr.comparison.metrics import moments, number
+from detr.comparison.metrics import SHOWN, moments, number
 from detr.comparison.settings import Setting
+
+MAX_COLUMNS = 6
 
 
 def show(comparison: Comparison, console: Console) -> None:
@@ -18,16 +20,31 @@ def show(comparison: Comparison, console: Console) -> None:
     for setting in settings:
         seeds = ", ".join(str(run.seed) for run in setting.runs)
         console.print(f"{setting.letter}  {setting.description}  (seed {seeds})", highlight=False, soft_wrap=True)
-    if comparison.differences:
-        console.print(_differences(comparison))
-    console.print(_metrics(comparison))
+    for table in _lying(comparison) if len(settings) > MAX_COLUMNS else _standing(comparison):
+        console.print(table)
     console.print(comparison.legend, style="dim", highlight=False, soft_wrap=True)
-    if comparison.class_names:
-        console.print(_classes(comparison))
     for line in comparison.summary:
         console.print(line, style="bold", highlight=False, soft_wrap=True)
     for note in comparison.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _standing(comparison: Comparison) -> list[Table]:
+    """A column a setting."""
+    tables = [_differences(comparison)] if comparison.differences else []
+    return [*tables, _metrics(comparison), *([_classes(comparison)] if comparison.class_names else [])]
+
+
+def _lying(comparison: Comparison) -> list[Table]:
+    """A row a setting, for more of them than a terminal is wide; what differs is in the list of settings."""
+    names = [name for name in comparison.metrics if name in SHOWN]
+    tables = []
+    for epoch, last in comparison.epochs.items():
+        table = Table("", *names, title=f"Validation, {epoch}", title_justify="left")
+        for setting in comparison.settings:
+            table.add_row(setting.letter, *(cell(comparison, setting, name, last=last) for name in names))
+        tables.append(table)
+    return tables
 
 
 def _differences(comparison: Comparison) -> Table:
