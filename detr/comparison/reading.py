@@ -84,11 +84,7 @@ class Run:
     @functools.cached_property
     def error(self) -> str | None:
         """The last error in the run's log."""
-        log = self.folder / "train.log"
-        found = re.findall(
-            r"^\S+ \S+ ERROR [\w.]+: (.*)$", log.read_text(errors="replace") if log.exists() else "", re.M
-        )
-        return found[-1] if found else None
+        return last_error(self.folder)
 
     @property
     def state(self) -> State:
@@ -103,6 +99,14 @@ class Run:
 
     def _poor(self) -> int:
         return sum(row["epoch"] > self.best["epoch"] for row in self.evaluated)
+
+
+def last_error(folder: Path) -> str | None:
+    """In the log of a run."""
+    log = folder / "train.log"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", text, re.MULTILINE)
+    return found[-1] if found else None
 
 
 def metric(row: Row, name: str) -> float | None:
@@ -149,6 +153,7 @@ def read_run(folder: Path) -> Run:
     """
     rows = _rows(folder)
     run = Run(folder=folder, recorded=recorded(folder), rows=rows, facts=_facts(folder))
+    _ = run.trainer  # so that a config that cannot be resolved shows here
     if not run.evaluated:
         raise UserError(f"{folder}: no validation metrics in {METRICS}: the run did not get to an evaluation")
     return run
@@ -178,8 +183,9 @@ def _rows(folder: Path) -> list[Row]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        error = f": {path.name} is missing" if not (folder / "train.log").exists() else ""
-        raise UserError(f"{folder}: no metrics: the run did not get to the end of an epoch{error}") from None
+        error = last_error(folder)
+        ended = f"; it ended with: {error}" if error else ""
+        raise UserError(f"{folder}: no {METRICS}: the run did not get to the end of an epoch{ended}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read ({problem})") from problem
     rows = []

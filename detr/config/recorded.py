@@ -22,6 +22,7 @@ class Recorded:
 
     config: dict[str, Any]  # interpolations as they stand: a value that others refer to differs in one place only
     overrides: list[str]  # of the command line
+    source: Path  # the config's file
     cwd: Path  # where the command was given; relative paths of the config start there
 
     def section(self, key: str) -> Any:
@@ -34,7 +35,7 @@ class Recorded:
             found = OmegaConf.select(OmegaConf.create(self.config), key)
             return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
         except OmegaConfBaseException as error:
-            raise UserError(f"{key} of the recorded config: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{self.source}: {key}: {str(error).splitlines()[0]}") from error
 
 
 def recorded(folder: Path) -> Recorded:
@@ -51,6 +52,7 @@ def recorded(folder: Path) -> Recorded:
     return Recorded(
         config=container,
         overrides=[str(each) for each in _read(overrides)] if overrides.exists() else [],
+        source=folder / CONFIG,
         cwd=Path(_cwd(_read(hydra)) if hydra.exists() else "."),
     )
 

@@ -62,15 +62,19 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
 
 def test_folders_without_metrics_are_named_and_skipped(tmp_path: Path) -> None:
     write_run(tmp_path / "good", [0.1])
-    (write_run(tmp_path / "none", [0.1]) / "metrics.jsonl").unlink()
+    none = write_run(tmp_path / "none", [0.1])
+    (none / "metrics.jsonl").unlink()
+    (none / "train.log").write_text("2026-01-02 10:00:00,000 ERROR detr.config.entry: out of patience\n")
     (write_run(tmp_path / "empty", [0.1]) / "metrics.jsonl").write_text("")
     (write_run(tmp_path / "broken", [0.1]) / "metrics.jsonl").write_text("nonsense}\n{}\n")
     (write_run(tmp_path / "unevaluated", [0.1]) / "metrics.jsonl").write_text('{"epoch": 1, "step": 5}\n')
     (write_run(tmp_path / "unconfigured", [0.1]) / ".hydra" / "config.yaml").write_text("{: nonsense")
+    write_run(tmp_path / "unresolved", [0.1], trainer={"max_steps": "${nowhere.steps}"})
     runs, skipped = find_runs([str(tmp_path)])
     assert [run.folder.name for run in runs] == ["good"]
-    assert len(skipped) == 5
-    for name in ("none", "empty", "broken", "unevaluated", "unconfigured"):
+    assert len(skipped) == 6
+    assert "it ended with: out of patience" in "".join(skipped)
+    for name in ("none", "empty", "broken", "unevaluated", "unconfigured", "unresolved"):
         assert sum(str(tmp_path / name) in line for line in skipped) == 1
 
 
