@@ -16,8 +16,8 @@ def notes(grouping: Grouping, *, last: bool) -> list[str]:
     """One sentence for each thing."""
     settings = grouping.settings
     runs = [run for setting in settings for run in setting.runs]
-    found = [*grouping.notes, _selection(runs, last), _length(settings), *_states(runs), _revisions(settings)]
-    return [note for note in found if note]
+    found = [_selection(runs, last), _length(settings), *_states(runs), _revisions(settings), _processes(settings)]
+    return [*grouping.notes, *filter(None, found)]
 
 
 def _selection(runs: Sequence[Run], last: bool) -> str:
@@ -67,6 +67,15 @@ def _revisions(settings: Sequence[Setting]) -> str:
     if any(revision.endswith("-dirty") for revision in known):
         return f"the code had changes that no commit has ({_short(*known)}), so that it may not have been the same"
     return ""
+
+
+def _processes(settings: Sequence[Setting]) -> str:
+    """How many trained together, where runs recorded it: batches, and losses normalised by process, depend on it."""
+    counts = {s.letter: sorted({run.facts.get("processes", 1) for run in s.runs}) for s in settings}
+    if len({count for found in counts.values() for count in found}) < 2:
+        return ""
+    each = "; ".join(f"{name} {', '.join(map(str, found))}" for name, found in counts.items())
+    return f"the number of processes was not the same: {each}"
 
 
 def _short(revision: str) -> str:

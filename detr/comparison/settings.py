@@ -10,7 +10,15 @@ from typing import Any
 from detr.comparison.data import ValidationData, validation_data
 from detr.comparison.reading import Run
 
-IGNORED = {"seed", "paths", "name", "logger", "hydra", "resume"}  # where a run lies and who is told of it
+IGNORED = {
+    "seed",
+    "paths",
+    "name",
+    "logger",
+    "hydra",
+    "resume",
+    "resume_changed",
+}  # where a run lies and who is told of it
 ABSENT = "–"  # of a key that a setting does not have
 MAX_KEYS = 3  # more differing keys than these make no name
 MAX_NAME = 80

@@ -162,7 +162,7 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
 
 def test_a_reader_is_warned(tmp_path: Path) -> None:
     runs = [
-        make_run(tmp_path / "a", [0.3, 0.4, 0.2], facts={"git": "a" * 40}),
+        make_run(tmp_path / "a", [0.3, 0.4, 0.2], facts={"git": "a" * 40, "processes": 2}),
         make_run(
             tmp_path / "b", [0.3, 0.4], config=HIGHER, trainer={"max_epochs": 3}, facts={"git": "b" * 40 + "-dirty"}
         ),
@@ -172,6 +172,7 @@ def test_a_reader_is_warned(tmp_path: Path) -> None:
     assert "A 30 steps in 1.5 minutes; B 20 steps in 1.0 minutes" in notes
     assert f"{tmp_path / 'b'} is unfinished after 2 epochs, 20 steps" in notes
     assert "the code was not the same: A aaaaaaaa; B bbbbbbbb-dirty" in notes
+    assert "the number of processes was not the same: A 2; B 1" in notes
     assert "best epoch" not in "\n".join(compared(runs, last=True).notes)
 
 
