@@ -51,17 +51,17 @@ def page(comparison: Comparison) -> str:
 def _verdicts(comparison: Comparison) -> str:
     said = {each.sentence() for each in comparison.conclusions}
     others = [line for line in comparison.summary if line not in said]
-    return "".join(map(_verdict, comparison.conclusions)) + "".join(f"<p>{escape(line)}.</p>" for line in others)
+    return "".join(map(_verdict, comparison.conclusions)) + "".join(f"<p>{_unbroken(line)}.</p>" for line in others)
 
 
 def _verdict(each: Conclusion) -> str:
     style = each.verdict.split()[0]
-    return f'<p class="verdict {style}"><b>{MARKS[each.verdict]}</b>{escape(each.sentence())}</p>'
+    return f'<p class="verdict {style}"><b>{MARKS[each.verdict]}</b>{_unbroken(each.sentence())}</p>'
 
 
 def _notes(comparison: Comparison) -> str:
     lines = comparison.notes + [f"skipped: {line}" for line in comparison.skipped]
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{_unbroken(line)}</li>" for line in lines)
     return f'<ul class="notes" aria-label="notes">{items}</ul>' if items else ""
 
 
@@ -185,6 +185,11 @@ def _section(title: str, content: str) -> str:
 
 def _chip(index: int, setting: Setting) -> str:
     return f'<span class="chip {color(index)}">{setting.letter}</span>'
+
+
+def _unbroken(sentence: str) -> str:
+    """No line ends before a percent sign or within an option."""
+    return escape(sentence).replace(" %", "&nbsp;%").replace("--epoch ", "&#8209;&#8209;epoch&nbsp;")
 
 
 def _count(number: int, what: str) -> str:
