@@ -30,11 +30,6 @@ def test_a_training_command_composes(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr compare")])
-def test_a_comparison_is_understood(command: str) -> None:
-    assert compare.parser().parse_args(shlex.split(command)[2:]).runs
-
-
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {match for command in COMMANDS for match in re.findall(r"^make ([\w-]+)", command)} <= targets
@@ -45,3 +40,8 @@ def test_linked_files_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr compare")])
+def test_a_comparison_is_understood(command: str) -> None:
+    assert compare.parser().parse_args(shlex.split(command)[2:]).runs
