@@ -47,7 +47,8 @@ class Logger(ABC):
             config: the resolved config in plain containers, complete.
             run_name: of the experiment; the run is called by it and what was overridden.
             info: what else to keep, plain: `choices` (group → option) and `overrides` (a list) are read
-                for name and tags; revision, parameter count, hardware and the like are stored beside them.
+                for name and tags, and of a job `sweep`, its `name` and what `differs`; revision, parameter count,
+                hardware and the like are stored beside them.
             run_id: of the run that is resumed, as its checkpoint says.
 
         Raises:
@@ -163,7 +164,7 @@ class WandbLogger(Logger):
             project: the W&B project.
             mode: offline needs no account; disabled does nothing at all.
             name: of the run; None: the experiment's name and the overrides.
-            group: runs that belong together; None: the experiment's name.
+            group: runs that belong together; None: the sweep's name, of a single run the experiment's.
             tags: beside those for data set, backbone, transformer, queries and loss.
             images: how many examples to log each time.
             artifact: whether checkpoints are kept as artifacts.
@@ -191,6 +192,7 @@ class WandbLogger(Logger):
         import wandb  # takes a second, and only this class needs it
 
         directory.mkdir(parents=True, exist_ok=True)
+        sweep = info.get("sweep", {})
         try:
             self._run = wandb.init(
                 project=self._project,
@@ -198,8 +200,8 @@ class WandbLogger(Logger):
                 dir=directory,
                 id=run_id,
                 resume="allow" if self._mode == "online" and run_id else None,
-                name=self._name or describe(run_name, info.get("overrides", [])),
-                group=self._group or run_name,
+                name=self._name or describe(run_name, sweep.get("differs", info.get("overrides", []))),
+                group=self._group or sweep.get("name", run_name),
                 tags=_tags(self._tags, info.get("choices", {})),
                 job_type="train",
                 config={**config, "info": dict(info)},
