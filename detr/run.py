@@ -28,6 +28,7 @@ from detr.engine import Options, Trainer
 from detr.environment import git_sha, hardware, resolve_device, seed_everything
 from detr.errors import UserError
 from detr.models.detr import DETR
+from detr.recording import recorded
 from detr.report import count_parameters, log_start, show_results, write_report
 from detr.run_folder import RunFolder
 from detr.structures import Classes
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@recorded
 def train(config: DictConfig) -> None:
     """Train as the checked config says, in the run folder that Hydra made."""
     plain = resolved(config)

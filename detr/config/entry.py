@@ -30,7 +30,7 @@ from detr.config.suggest import closest, did_you_mean
 from detr.config.sweeper import register
 from detr.errors import UserError
 from detr.sweeping.devices import claim_gpu
-from detr.sweeping.plan import Status, job_facts, write_state, writes
+from detr.sweeping.plan import job_facts, write_state
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
     """
     folder = run_directory()
     failure = None
-    _note(folder, "running")
+    write_state(folder, "running")
     if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
         gpu = claim_gpu(Path(HydraConfig.get().sweep.dir) / ".gpus")
         log.info("this job has %s", f"GPU {gpu}" if gpu else "no GPU of its own")
@@ -173,16 +173,14 @@ def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
     except Exception as error:
         _log(error, everywhere=True, traceback=True)
         failure = _one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_one_line(error)}"
+    except KeyboardInterrupt:
+        log.warning("interrupted")
+        raise
     finally:
         gc.collect()  # modules and their gradients are cycles, and the next job needs the memory
-    _note(folder, "finished" if failure is None else "failed", failure)
-    if failure is not None:
+    write_state(folder, "failed" if failure else "finished", failure)
+    if failure:
         raise JobFailedError(failure)
-
-
-def _note(folder: Path, status: Status, error: str | None = None) -> None:
-    if writes():
-        write_state(folder, status, error)
 
 
 def _from_task(error: BaseException) -> bool:

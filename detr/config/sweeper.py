@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from detr.config.jobs import JobComposer
 from detr.config.space import combinations, corners, space_of
 from detr.errors import UserError
-from detr.sweeping.plan import Job, Plan, write_state, writes
+from detr.sweeping.plan import Job, Plan, write_state
 from detr.sweeping.search import Direction, Search, Space, as_overrides
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,7 @@ class _Sweeper(Sweeper):
     def launch(self, jobs: Sequence[Job]) -> None:
         """Run jobs that are not finished; a launcher that runs one at a time gets one at a time."""
         todo = [job for job in dict.fromkeys(jobs) if self.plan.state(job).status != "finished"]
-        if writes():
-            self.plan.write()
+        self.plan.write()
         if self.one_by_one:
             logging.getLogger(type(self.launcher).__module__).setLevel(logging.WARNING)  # it would say it all again
             for job in todo:
@@ -121,12 +120,12 @@ class _Sweeper(Sweeper):
             log.exception("the launcher failed")
             reason = " ".join(str(error).split()) or type(error).__name__
         for job in jobs:
-            if writes() and self.plan.state(job).status in ("waiting", "running"):
+            if self.plan.state(job).status in ("waiting", "running"):
                 write_state(self.folder / job.folder, "failed", f"ended without a word: {(reason or 'killed?')[:200]}")
 
     def report(self) -> str | None:
         """Show and write the table; what to say in the end, if jobs failed."""
-        if not writes() or not self.plan.jobs:
+        if not self.plan.jobs:
             return None
         from detr.sweeping import table  # needs torch, which a mistake need not wait for
 

@@ -7,7 +7,6 @@ killed is started again in the same folder.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,11 +87,6 @@ def read_state(folder: Path) -> State:
 
 def write_state(folder: Path, status: Status, error: str | None = None) -> None:
     write_json(folder / STATE, asdict(State(status, error)))
-
-
-def writes() -> bool:
-    """Whether this process keeps a sweep's files: under torchrun, every process sweeps, and one of them writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
