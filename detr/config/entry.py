@@ -166,7 +166,7 @@ def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
     write_state(folder, "running")
     if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
         gpu = claim_gpu(Path(HydraConfig.get().sweep.dir) / ".gpus")
-        log.info("this job has %s", f"GPU {gpu}" if gpu else "no GPU of its own")
+        log.info("GPU %s, OMP_NUM_THREADS=%s", gpu or "none", os.environ.get("OMP_NUM_THREADS"))  # joblib's share
     try:
         check(config)
         task(config)
