@@ -93,7 +93,7 @@ def agent_command(file: Path, values: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for word in command:  # as Agent._command_run
         macro = word[2:-1] if word.startswith("${") and word.endswith("}") else None
-        words += variables[macro] if macro in variables else [word]
+        words += variables.get(macro, [word])
     return words
 
 

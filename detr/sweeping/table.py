@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -110,8 +111,8 @@ def show(plan: Plan, table: Sequence[Row]) -> None:
         shape.add_column(name, overflow="fold")
     for values in cells:
         shape.add_row(*(shown(name, value) for name, value in zip(header, values, strict=True)))
-    console = rich.console.Console()
-    console.print(shape, width=None if console.is_terminal else WIDTH, crop=False)
+    console = rich.console.Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(shape)
     for reason in reasons(plan, table):
         console.print(reason, soft_wrap=True, highlight=False, markup=False)
     console.print(f"table  {plan.path / 'sweep.csv'}, sweep.md", soft_wrap=True, highlight=False)
