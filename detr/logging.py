@@ -16,6 +16,7 @@ from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
 from detr.errors import UserError
 
 Mode = Literal["offline", "online", "disabled"]
+JobType = Literal["train", "eval"]
 
 NAME_LENGTH = 120  # characters of a run's name; W&B takes 128
 
@@ -39,6 +40,7 @@ class Logger(ABC):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         """Open the run.
 
@@ -50,6 +52,7 @@ class Logger(ABC):
                 for name and tags, and of a job `sweep`, its `name` and what `differs`; revision, parameter count,
                 hardware and the like are stored beside them.
             run_id: of the run that is resumed, as its checkpoint says.
+            job_type: what kind of run this is.
 
         Raises:
             UserError: the service cannot be reached or does not let one in.
@@ -73,6 +76,10 @@ class Logger(ABC):
     @abstractmethod
     def log_best(self, metrics: Mapping[str, float]) -> None:
         """Put the metrics of the best epoch so far into the run's summary: "val/AP" becomes "best/AP"."""
+
+    @abstractmethod
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
+        """Put the metrics of an evaluation into the run's summary: "AP" of the test split becomes "test/AP"."""
 
     @abstractmethod
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
@@ -117,6 +124,7 @@ class NullLogger(Logger):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         pass
 
@@ -130,6 +138,9 @@ class NullLogger(Logger):
         pass
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
         pass
 
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
@@ -188,6 +199,7 @@ class WandbLogger(Logger):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         import wandb  # takes a second, and only this class needs it
 
@@ -203,7 +215,7 @@ class WandbLogger(Logger):
                 name=self._name or describe(run_name, sweep.get("differs", info.get("overrides", []))),
                 group=self._group or sweep.get("name", run_name),
                 tags=_tags(self._tags, info.get("choices", {})),
-                job_type="train",
+                job_type=job_type,
                 config={**config, "info": dict(info)},
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
@@ -230,6 +242,9 @@ class WandbLogger(Logger):
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
         self._run.summary.update({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
+
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
+        self._run.summary.update({f"{split}/{name}": value for name, value in metrics.items()})
 
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
         if not self._artifact:

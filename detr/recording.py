@@ -1,10 +1,11 @@
-"""Jobs of a sweep leave a record in W&B even where they fail early."""
+"""What W&B hears of besides trainings: evaluations, and jobs of a sweep that fail before they train."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -28,6 +29,28 @@ def recorded(train: Callable[[DictConfig], None]) -> Callable[[DictConfig], None
             raise
 
     return recording
+
+
+def record_evaluation(
+    plain: dict[str, Any], metrics: Mapping[str, float], overrides: Sequence[str], *, checkpoint: str, split: str
+) -> None:
+    """A run of its own, of type "eval", if a logger is among the overrides: an evaluation is no part of its training.
+
+    Args:
+        plain: the config that was evaluated.
+        metrics: their names as in metrics.json.
+        overrides: of the evaluation.
+        checkpoint: as it was asked for.
+        split: of the data set.
+    """
+    if not any(override.startswith(("logger=", "logger.")) for override in overrides):
+        return
+    info = run_facts() | {"checkpoint": checkpoint, "split": split}
+    with build(plain["logger"], "logger") as logger:
+        logger.start(
+            directory=run_directory(), config=plain, run_name=f"{plain['name']} {split}", info=info, job_type="eval"
+        )
+        logger.log_evaluation(metrics, split)
 
 
 def _record_failure(config: DictConfig) -> None:

@@ -28,7 +28,7 @@ from detr.engine import Options, Trainer
 from detr.environment import git_sha, hardware, resolve_device, seed_everything
 from detr.errors import UserError
 from detr.models.detr import DETR
-from detr.recording import recorded
+from detr.recording import record_evaluation, recorded
 from detr.report import count_parameters, log_start, show_results, write_report
 from detr.run_folder import RunFolder
 from detr.structures import Classes
@@ -136,6 +136,8 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         report = validation(model.to(device), bar.advance)
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
     write_report(report, Path(run_directory()), console, checkpoint=config.checkpoint, split=config.split)
+    if report.evaluation is not None:
+        record_evaluation(plain, report.evaluation.named(), overrides, checkpoint=config.checkpoint, split=config.split)
 
 
 def with_experiment(weights: Weights, overrides: list[str]) -> list[str]:

@@ -118,6 +118,27 @@ def check_images(row: dict[str, Any], directory: Path) -> None:
     assert (predicted["scores"], predicted["class_id"]) == ({"score": 0.75}, 1)
 
 
+def test_a_job_of_a_sweep_is_grouped_with_the_others_and_named_by_what_sets_it_apart(tmp_path: Path) -> None:
+    sweep = {"name": "seeds today", "differs": ["seed=3"]}
+    with WandbLogger(project="tests") as logger:
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+    recorded = read(logger)
+    assert (recorded.run.run_group, recorded.run.display_name) == ("seeds today", "quickstart seed=3")
+    with WandbLogger(project="tests", group="mine", name="this") as logger:
+        logger.start(directory=tmp_path / "two", config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+    recorded = read(logger)
+    assert (recorded.run.run_group, recorded.run.display_name) == ("mine", "this")
+
+
+def test_an_evaluation_is_a_run_of_another_type(tmp_path: Path) -> None:
+    with WandbLogger(project="tests") as logger:
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO, job_type="eval")
+        logger.log_evaluation({"AP": 0.25}, "test")
+    recorded = read(logger)
+    assert recorded.run.job_type == "eval"
+    assert recorded.summary["test/AP"] == 0.25
+
+
 def test_an_exception_ends_the_run_as_failed(tmp_path: Path) -> None:
     logger = start(tmp_path)
     with pytest.raises(ZeroDivisionError), logger:
@@ -192,6 +213,7 @@ def test_the_null_logger_answers_every_call_of_the_other(tmp_path: Path) -> None
         logger.log_epoch({}, 1, 1)
         logger.log_images([example()], 1)
         logger.log_best({})
+        logger.log_evaluation({}, "test")
         logger.log_checkpoint(tmp_path)
     assert (logger.run_id, logger.directory, logger.url, logger.images) == (None, None, None, 0)
     assert not list(tmp_path.iterdir())

@@ -116,6 +116,26 @@ def only_run(job: Path) -> RecordedRun:
     return read_run(directory)
 
 
+def test_an_evaluation_of_several_checkpoints_is_a_sweep_with_runs_of_its_own(
+    swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = swept
+    checkpoints = [folder / name / "checkpoints" / "best.pt" for name in "03"]
+    values = ",".join(map(str, checkpoints))
+    done = run(
+        "evaluate.py", "-m", f"checkpoint={values}", "split=test", "logger=wandb", f"hydra.sweep.dir={tmp_path}/e"
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "e" / "sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        metrics = json.loads((tmp_path / "e" / str(number) / "metrics.json").read_text())
+        recorded = only_run(tmp_path / "e" / str(number))
+        assert (row["checkpoint"], row["AP50"]) == (str(checkpoints[number]), str(metrics["AP50"]))
+        assert (recorded.run.job_type, recorded.run.run_group) == ("eval", "evaluate e")
+        assert recorded.summary["test/AP50"] == metrics["AP50"]
+
+
 def test_started_again_it_does_what_is_left(swept: tuple[Path, subprocess.CompletedProcess[str]], data: str) -> None:
     folder, _ = swept
     before = {number: (folder / str(number) / "train.log").read_text() for number in range(4)}

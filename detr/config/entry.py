@@ -150,7 +150,7 @@ def _job(
     return job
 
 
-class JobFailedError(Exception):
+class JobFailedError(UserError):
     """A job of a sweep failed; its log has the traceback."""
 
 
