@@ -29,7 +29,7 @@ from detr.config.explain import CommandLine, explain
 from detr.config.suggest import closest, did_you_mean
 from detr.config.sweeper import register
 from detr.errors import UserError
-from detr.sweeping.devices import claim_gpu
+from detr.sweeping.devices import enter_worker
 from detr.sweeping.plan import job_facts, write_state
 
 log = logging.getLogger(__name__)
@@ -165,8 +165,7 @@ def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
     failure = None
     write_state(folder, "running")
     if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
-        gpu = claim_gpu(Path(HydraConfig.get().sweep.dir) / ".gpus")
-        log.info("GPU %s, OMP_NUM_THREADS=%s", gpu or "none", os.environ.get("OMP_NUM_THREADS"))  # joblib's share
+        enter_worker(Path(HydraConfig.get().sweep.dir) / ".workers")
     try:
         check(config)
         task(config)

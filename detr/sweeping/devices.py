@@ -1,13 +1,25 @@
-"""Which GPU a job has, where several jobs run on one machine."""
+"""A job among others on one machine: which GPU it has."""
 
 from __future__ import annotations
 
 import fcntl
+import logging
+import multiprocessing
 import os
 from pathlib import Path
 from typing import IO
 
+log = logging.getLogger(__name__)
+
 _held: list[IO[str]] = []  # locks that this process holds until it ends
+
+
+def enter_worker(folder: Path) -> None:
+    """At the start of a job in one of joblib's worker processes; `folder` is the workers' own."""
+    # joblib has made its own way of starting processes the default, which data loaders cannot use.
+    multiprocessing.set_start_method(None, force=True)
+    gpu = claim_gpu(folder)
+    log.info("GPU %s, OMP_NUM_THREADS=%s", gpu or "none", os.environ.get("OMP_NUM_THREADS"))  # joblib shares the cores
 
 
 def visible_gpus() -> list[str]:
@@ -27,7 +39,9 @@ def claim_gpu(folder: Path) -> str | None:
     not have been used by this process before.
     """
     gpus = visible_gpus()
-    if not gpus or _held:  # a worker that has had a job already keeps its GPU
+    if not gpus or log = logging.getLogger(__name__)
+
+_held:  # a worker that has had a job already keeps its GPU
         return gpus[0] if gpus else None
     folder.mkdir(parents=True, exist_ok=True)
     place = 0
