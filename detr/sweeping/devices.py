@@ -39,9 +39,7 @@ def claim_gpu(folder: Path) -> str | None:
     not have been used by this process before.
     """
     gpus = visible_gpus()
-    if not gpus or log = logging.getLogger(__name__)
-
-_held:  # a worker that has had a job already keeps its GPU
+    if not gpus or _held:  # a worker that has had a job already keeps its GPU
         return gpus[0] if gpus else None
     folder.mkdir(parents=True, exist_ok=True)
     place = 0
