@@ -71,6 +71,7 @@ def test_a_run_reads_back_as_it_was_logged(tmp_path: Path) -> None:
         logger.log_epoch({"train/loss": 3.0, "val/AP": 0.25}, epoch=1, step=20)
         logger.log_images([example(), example()], epoch=1)
         logger.log_best({"val/AP": 0.25, "epoch": 1})
+        logger.log_epoch({"train/loss": 2.5, "val/AP": 0.125}, epoch=2, step=40)
         logger.log_checkpoint(checkpoint)
         directory = logger.directory
     recorded = read(logger)
@@ -87,13 +88,14 @@ def test_a_run_reads_back_as_it_was_logged(tmp_path: Path) -> None:
     assert {key: recorded.config[key] for key in CONFIG} == CONFIG
     assert recorded.config["info"] == INFO
 
-    step, epoch, images = recorded.history
+    step, epoch, images, second = recorded.history
     assert (step["train/loss"], step["step"]) == (3.5, 10)
     assert (epoch["train_epoch/loss"], epoch["val/AP"], epoch["epoch"], epoch["step"]) == (3.0, 0.25, 1, 20)
     assert "train/loss" not in epoch, "means of an epoch would mix with those of steps"
     assert recorded.axes["train/*"] == "step"
     assert recorded.axes["val/*"] == recorded.axes["train_epoch/*"] == "epoch"
-    assert recorded.summary["best/AP"] == 0.25
+    assert second["val/AP"] == 0.125
+    assert (recorded.summary["best/AP"], recorded.summary["val/AP"]) == (0.25, 0.125), "the best and the last"
     assert recorded.exit_code == 0
     check_images(images, directory)
     (artifact,) = recorded.artifacts
