@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from detr.average import averaged
 from detr.data.loader import EpochSampler, TrainLoader, collate, eval_loader
-from detr.engine import Meter, Options, Trainer, add, autocast, averaged, grouped
+from detr.engine import Trainer, add, autocast, grouped
 from detr.errors import UserError
 from detr.evaluation.coco import CocoEvaluator
 from detr.evaluation.validation import Validation
@@ -23,8 +24,10 @@ from detr.logging import NullLogger
 from detr.losses.criterion import SetCriterion
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
 from detr.matcher import HungarianMatcher
+from detr.meter import Meter
 from detr.models.detr import DETR
 from detr.optim import Constant, MultiStep, Schedule, adamw
+from detr.options import Options
 from detr.run_folder import RunFolder
 from detr.structures import Batch, Classes, Classification, Losses, Normalizer, Sample
 
