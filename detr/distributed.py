@@ -7,8 +7,11 @@ Heavy modules are imported where they are needed: entry points ask before they k
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import os
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +27,7 @@ T = TypeVar("T")
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
 PATIENCE = datetime.timedelta(days=30)  # of processes that wait for what another one does alone
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent dies
 FAILURES = "detr/failures"  # how many processes have failed, in the job's store
 
 
@@ -60,6 +64,7 @@ def start() -> None:
     import torch
     from torch import distributed
 
+    _end_with_launcher()
     cuda = torch.cuda.is_available()
     if cuda and _local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(_local_rank())
@@ -172,6 +177,12 @@ def main_first() -> Iterator[None]:
     yield
     if is_main():
         from_main(None)
+
+
+def _end_with_launcher() -> None:
+    """Have this process asked to stop if torchrun is killed: else it would write where the resumed run writes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _local_rank() -> int:

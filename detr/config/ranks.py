@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
@@ -27,7 +28,7 @@ class Order:
     """One run."""
 
     config: DictConfig
-    hydra: DictConfig  # Hydra's own node
+    hydra: HydraConf  # its own node
     directory: str  # where relative paths start
 
 
@@ -69,7 +70,7 @@ def follow(task: Task) -> None:
             break
         if order.directory != os.getcwd() and os.path.isdir(order.directory):
             os.chdir(order.directory)  # hydra.job.chdir
-        HydraConfig.instance().cfg = order.hydra  # type: ignore[assignment]
+        HydraConfig.instance().cfg = order.hydra
         task(order.config)
     distributed.stop()
 
