@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchrun import torchrun
-from training_steps import CASES, COUNTS, my_share, samples, steps, trainer
+from trainers import trainer
+from training_steps import CASES, COUNTS, images_of, my_share, steps
 
 from detr.data.loader import collate
 from detr.matcher import HungarianMatcher
@@ -40,9 +42,9 @@ def difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("case", GLOBAL)
-def test_one_process_and_two_are_the_same(case: str, together: dict[str, list[Any]]) -> None:
+def test_one_process_and_two_are_the_same(case: str, together: dict[str, list[Any]], tmp_path: Path) -> None:
     """Batch 4 in one process, 2 in each of two, normalised globally: relative differences of at most 1e-5."""
-    alone, (first, second) = steps(**CASES[case]), together[case]
+    alone, (first, second) = steps(tmp_path, **CASES[case]), together[case]
     for step, expected in enumerate(alone["losses"]):
         found = {name: (first["losses"][step][name] + second["losses"][step][name]) / 2 for name in expected}
         assert difference(found, expected) <= 1e-5
@@ -71,7 +73,7 @@ def test_normalized_by_process_each_loss_is_the_papers(together: dict[str, list[
     of a process, at least 1."""
     model = tiny_detr(seed=0).double().train()
     counts = COUNTS[0]
-    for rank, images in enumerate((samples(0, masks=False)[:2], samples(0, masks=False)[2:])):
+    for rank, images in enumerate((images_of(0)[:2], images_of(0)[2:])):
         batch = collate(images)
         predictions = model(batch.images, batch.padding)
         matches, _ = HungarianMatcher()(predictions, batch.targets)
@@ -106,14 +108,14 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("case", ["paper", "two_stage", "masks"])
-def test_a_step_does_not_wait_for_the_device(case: str) -> None:
+def test_a_step_does_not_wait_for_the_device(case: str, tmp_path: Path) -> None:
     """But for the matcher, whose copy of the costs no operation shows on a CPU."""
     options = CASES[case]
     masks = options.get("masks", False)
     model = tiny_detr(
         queries=options.get("queries", "learned"), classification=options.get("classification", "softmax"), masks=masks
     ).train()
-    ours = trainer(model, "global")
+    ours = trainer(model, tmp_path)
     with Waits() as waits:
         ours.train_step(my_share(0, masks=masks, accumulate=1))
     assert waits.found == []
