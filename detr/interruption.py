@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -39,7 +40,8 @@ class Requests:
                 raise Interrupted(number)
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # no other may have handlers
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -55,10 +57,22 @@ class Requests:
             log.warning("stopping after this step; Ctrl-C again stops at once")
 
 
-def ignore_signals(worker: int) -> None:
-    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent ends it in time."""
-    for number in SIGNALS:
+def shield(worker: int) -> None:
+    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent alone may end it.
+
+    The parent does so by SIGTERM, so that it counts who sent one.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def requeue() -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detr.data.coco import CocoDetection
 from detr.errors import UserError
-from detr.interruption import ignore_signals
+from detr.interruption import shield
 from detr.structures import Batch, Sample, Targets
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Loader:
             persistent_workers=self.num_workers > 0,
             # Its own, since each pass draws a seed from it: the model's dropout must not depend on the passes so far.
             generator=torch.Generator(),
-            worker_init_fn=ignore_signals,
+            worker_init_fn=shield,
             pin_memory=torch.cuda.is_available(),
         )
 
