@@ -49,7 +49,13 @@ def samples(counts: list[int], seed: int = 0, *, masks: bool = False) -> list[Sa
 
 
 def trainer(
-    model: DETR, folder: Path, *, normalization: Any = "global", schedule: Schedule | None = None, **options: Any
+    model: DETR,
+    folder: Path,
+    *,
+    normalization: Any = "global",
+    schedule: Schedule | None = None,
+    lr: float = 1e-2,
+    **options: Any,
 ) -> Trainer:
     """In the place of this process among those of its job."""
     data: Any = samples([1] * 4)  # what an epoch would read; tests give the steps their batches
@@ -66,7 +72,7 @@ def trainer(
             classification=model.classification,
             normalization=normalization,
         ),
-        optimizer=adamw(model=model, lr=1e-2, lr_by_pattern={"backbone": 1e-3}),
+        optimizer=adamw(model=model, lr=lr, lr_by_pattern={"backbone": lr / 10}),
         schedule=schedule or Constant(),
         loader=TrainLoader(data, EpochSampler(4, 2, seed=0, share=share), num_workers=0),
         validation=Validation(

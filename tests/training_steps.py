@@ -54,7 +54,7 @@ def steps(
     """Losses and gradients of every step, and the weights in the end; in double precision, without dropout."""
     model = tiny_detr(queries=queries, classification=classification, masks=masks, seed=distributed.rank())
     model = model.double().train()
-    ours = trainer(model, folder, normalization=normalization)  # gives every process the first one's weights
+    ours = trainer(model, folder, normalization=normalization, lr=1e-3)  # gives every process the first one's weights
     gradients: list[dict[str, Tensor]] = []
     ours.optimizer.register_step_pre_hook(lambda *_: gradients.append(gradients_of(model)))
     losses = [ours.train_step(my_share(step, masks=masks, accumulate=accumulate)) for step in range(steps)]
