@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from detr import distributed
 from detr.config import build, resolved, run_directory, run_facts
 from detr.errors import UserError
 
@@ -24,7 +25,7 @@ def recorded(train: Callable[[DictConfig], None]) -> Callable[[DictConfig], None
         try:
             train(config)
         except Exception:
-            if "sweep" in run_facts() and not (run_directory() / "wandb").exists():
+            if distributed.is_main() and "sweep" in run_facts() and not (run_directory() / "wandb").exists():
                 _record_failure(config)
             raise
 

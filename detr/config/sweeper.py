@@ -7,7 +7,6 @@ finished and resumes the others.
 from __future__ import annotations
 
 import logging
-import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from detr import distributed
 from detr.config.jobs import JobComposer
 from detr.config.space import combinations, corners, space_of
 from detr.errors import UserError
@@ -184,7 +184,7 @@ class OptunaSweeper(_Sweeper):
         self.seed, self.startup_trials = seed, startup_trials
 
     def prepare(self, overrides: list[Override]) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if distributed.world_size() > 1:
             raise UserError(
                 "hydra/sweeper=optuna would draw differently in each process of torchrun; start the sweep without it "
                 "and let a launcher run several trials at a time: python train.py … hydra/launcher=joblib, or "
