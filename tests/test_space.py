@@ -72,3 +72,7 @@ def test_corners_have_every_option_and_every_bound() -> None:
     assert {each["a"] for each in seen} == {"x", "y", "z"}
     assert {each["b"] for each in seen} == {1, 6}
     assert {each["c"] for each in seen} == {"u"}
+    numbers = [each["d"] for each in corners({"d": Interval(8.0, 64.0)})]
+    assert (numbers[0], numbers[-1]) == (8, 64)
+    assert 8 < numbers[1] < 64
+    assert not numbers[1].is_integer(), "an integer that is searched as a number is found out"

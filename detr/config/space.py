@@ -56,5 +56,8 @@ def _texts(override: Override) -> list[str]:
 def _edges(each: Options | Interval) -> Sequence[Any]:
     if isinstance(each, Options):
         return each.values
-    kind = int if each.integer else float
-    return [kind(each.low), kind(each.high)]
+    if each.integer:
+        return [int(each.low), int(each.high)]
+    # The bounds may be whole numbers, which pass where an integer is wanted; what lies between does not.
+    between = each.low + (each.step or 0.618 * (each.high - each.low))
+    return [each.low, between, each.high]
