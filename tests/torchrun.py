@@ -18,7 +18,7 @@ def launcher(*arguments: str, processes: int = 2) -> list[str]:
 
 
 def torchrun(
-    *arguments: str, processes: int = 2, timeout: float = 300, cwd: Path = ROOT
+    *arguments: str, processes: int = 2, timeout: float = 900, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -65,7 +65,7 @@ def follow(task: Task) -> None:
     setup_globals()
     logging.getLogger().addHandler(logging.NullHandler())  # else Python shows warnings on stderr
     while True:
-        order: Order | None = distributed.from_main(None)  # type: ignore[assignment]
+        order: Order | None = distributed.from_main(None)
         if order is None:
             break
         if order.directory != os.getcwd() and os.path.isdir(order.directory):
