@@ -33,7 +33,8 @@ FAILED = 1  # the job of these two
 
 
 def sweep(folder: Path, data: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return run("train.py", "-m", *TINY_SWEEP, data, "trainer.max_epochs=1", *overrides, f"hydra.sweep.dir={folder}")
+    arguments = ["-m", *TINY_SWEEP, data, "trainer.max_epochs=1", *overrides, f"hydra.sweep.dir={folder}"]
+    return run("train.py", *arguments, timeout=900)  # a minute, where nothing else is going on
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_p
     process = subprocess.Popen(
         command("train.py", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while read_state(folder / "2").status != "running":  # two trials are done, the third is under way
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -180,7 +181,7 @@ def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_p
     logs = [(folder / str(number) / "train.log").read_text() for number in range(2)]
     assert [read_state(folder / str(number)).status for number in range(3)] == ["finished", "finished", "running"]
 
-    done = run("train.py", *arguments)
+    done = run("train.py", *arguments, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "2 of 4 trials are done already, 1 were begun" in done.stdout
     assert done.stdout.count("HYDRA] job ") == 2, "the third again, and the fourth"
