@@ -105,7 +105,8 @@ def train(config: DictConfig) -> None:
                 log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
                 return
             take_up(folder, source, trainer)
-        folder.describe(info)
+        if distributed.is_main():
+            folder.describe(info)
         logger.start(
             directory=folder.path,
             config=plain,
