@@ -205,7 +205,7 @@ class Trainer:
         random_state = torch.get_rng_state()
         try:
             with self.autocast():
-                predictions = self.model(batch.images, batch.padding)
+                predictions = self.model(batch.images, batch.padding, batch.targets)
             losses = self.criterion(predictions, batch.targets, normalizer)
             if not losses.total.isfinite():
                 raise NonFiniteError("the loss is not finite")

@@ -104,23 +104,29 @@ class HungarianMatcher(nn.Module):
         """
         groups = {name: group for name, group in predictions.groups.items() if group.matches is None}
         outputs = [predictions, *(group.predictions for group in groups.values())]
-        copies = [1, *(group.copies for group in groups.values())]
-        costs = [self.costs(output, targets) for output in outputs]
+        parts = [1, *(group.parts for group in groups.values())]
+        copies = [1, *(group.copies // group.parts for group in groups.values())]
+        costs = [
+            self.costs(output, targets, class_agnostic=agnostic)
+            for output, agnostic in zip(outputs, [False, *(g.class_agnostic for g in groups.values())], strict=True)
+        ]
         # One copy to the host for everything that scipy needs.
         host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         blocks = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
         matches = [
-            _assign(block.reshape(cost.shape), targets.counts, copy).to(cost.device)
-            for block, cost, copy in zip(blocks, costs, copies, strict=True)
+            _assign_parts(block.reshape(cost.shape), targets.counts, copy, part).to(cost.device)
+            for block, cost, copy, part in zip(blocks, costs, copies, parts, strict=True)
         ]
         return matches[0], dict(zip(groups, matches[1:], strict=True))
 
-    def costs(self, predictions: Predictions, targets: Targets) -> Tensor:
+    def costs(self, predictions: Predictions, targets: Targets, *, class_agnostic: bool = False) -> Tensor:
         """Costs [L, B, Q, n] of every query against the objects of its image, in fp32; n is the largest count.
 
         Columns beyond an image's count are padding.
         """
         labels = pad_sequence(targets.labels.split(targets.counts), batch_first=True)
+        if class_agnostic:
+            labels = torch.zeros_like(labels)
         # Any box with an area will do as padding.
         boxes = pad_sequence(targets.boxes.split(targets.counts), batch_first=True, padding_value=0.5)
         with torch.autocast(predictions.logits.device.type, enabled=False):
@@ -135,6 +141,16 @@ class HungarianMatcher(nn.Module):
                 + self.cost_bbox * distances
                 - self.cost_giou * overlaps
             )
+
+
+def _assign_parts(costs: np.ndarray, counts: list[int], copies: int, parts: int) -> Matches:
+    """`_assign` for each of equal parts of the queries, so that an object is matched `copies` times in each."""
+    size = costs.shape[2] // parts
+    matched = [_assign(costs[:, :, part * size : (part + 1) * size], counts, copies) for part in range(parts)]
+    if parts == 1:
+        return matched[0]
+    columns = [(each.layer, each.image, each.query + index * size, each.target) for index, each in enumerate(matched)]
+    return Matches(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
 def _assign(costs: np.ndarray, counts: list[int], copies: int) -> Matches:

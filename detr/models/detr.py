@@ -7,12 +7,14 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from detr.models.backbone import Backbone
-from detr.models.layers import MLP, class_head, zero_last_layer
+from detr.models.denoising import Denoising
+from detr.models.groups import OneToMany, matching_count, separate
+from detr.models.layers import MLP, PerLayer, class_head
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.queries import Queries
-from detr.models.transformer import TransformerDecoder, TransformerEncoder
-from detr.structures import Classification, Predictions
+from detr.models.transformer import Decoder, Encoder
+from detr.structures import Classification, Predictions, QuerySet, Targets
 
 
 class DETR(nn.Module):
@@ -25,12 +27,15 @@ class DETR(nn.Module):
         decoder: queries and memory → hidden states and boxes.
         queries: a factory, since the data set says how many classes there are.
         mask_head: a factory, as the neck; null: boxes only.
+        denoising: a factory, as the queries; null: none.
+        one_to_many: further queries while training; null: none.
         d_model: width of the transformer.
         classification: softmax (with a no-object column, the last) or sigmoid.
+        heads_per_layer: each decoder layer has heads of its own (Deformable DETR with refinement); else all share them.
         num_classes: classes of the data set.
 
     Raises:
-        ValueError: decoder and queries do not fit.
+        ValueError: parts that do not fit each other.
     """
 
     def __init__(
@@ -38,13 +43,16 @@ class DETR(nn.Module):
         *,
         backbone: Backbone,
         neck: Callable[..., Neck],
-        encoder: TransformerEncoder,
-        decoder: TransformerDecoder,
+        encoder: Encoder,
+        decoder: Decoder,
         queries: Callable[..., Queries],
         num_classes: int,
         mask_head: Callable[..., MaskHead] | None = None,
+        denoising: Callable[..., Denoising] | None = None,
+        one_to_many: OneToMany | None = None,
         d_model: int = 256,
         classification: Classification = "softmax",
+        heads_per_layer: bool = False,
     ) -> None:
         super().__init__()
         sigmoid = classification == "sigmoid"
@@ -53,33 +61,66 @@ class DETR(nn.Module):
         self.backbone = backbone
         self.neck = neck(channels=backbone.channels)
         self.encoder = encoder
-        self.queries = queries(num_logits=num_logits, sigmoid=sigmoid)
+        self.queries = queries(num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many)
         self.decoder = decoder
-        self.class_head = class_head(d_model, num_logits, sigmoid=sigmoid)
-        self.box_head = MLP(d_model, d_model, 4, 3)
-        if decoder.refines:
-            zero_last_layer(self.box_head)
+        layers = len(decoder.layers) if heads_per_layer else None
+        self.class_head = _for_layers(layers, lambda: class_head(d_model, num_logits, sigmoid=sigmoid))
+        self.box_head = _for_layers(layers, lambda: MLP(d_model, d_model, 4, 3))
         self.mask_head = (
-            None if mask_head is None else mask_head(channels=backbone.channels, num_levels=self.neck.num_levels)
+            None if mask_head is None else mask_head(channels=backbone.channels, num_levels=self.neck.backbone_levels)
         )
-        if decoder.refines != self.queries.has_reference:
+        self.denoising = None if denoising is None else denoising(num_classes=num_classes)
+        self.one_to_many = one_to_many
+        decoder.fit(self.queries, d_model)
+        self._check()
+        decoder.start_boxes(self.box_head)
+
+    def _check(self) -> None:
+        """ValueError if parts do not fit each other otherwise."""
+        parts = {"transformer.encoder": self.encoder, "transformer.decoder": self.decoder, "queries": self.queries}
+        for name, part in parts.items():
+            if part.num_levels not in (None, self.neck.num_levels):
+                key = "queries.anchor_sides" if name == "queries" else f"{name}.num_levels"
+                raise ValueError(
+                    f"{key} is for {part.num_levels} levels of features, but neck.num_levels={self.neck.num_levels}; "
+                    "make them equal"
+                )
+        if self.denoising is not None and not self.queries.has_reference:
             raise ValueError(
-                "transformer.decoder refines anchors, but the queries have none; use queries=anchors or two_stage"
-                if decoder.refines
-                else "queries come with anchors, which transformer.decoder does not use; use transformer/decoder=anchor"
+                "denoising gives boxes as anchors, but the queries have none; use queries=anchors or two_stage"
             )
 
-    def forward(self, images: Tensor, padding: Tensor) -> Predictions:
+    def forward(self, images: Tensor, padding: Tensor, targets: Targets | None = None) -> Predictions:
         """
         Args:
             images: [B, 3, H, W], uint8 or float in [0, 1].
             padding: [B, H, W] bool, True = padding (bottom and right).
+            targets: for denoising, while training; nothing else looks at them.
         """
         levels = self.backbone(self.backbone.normalize(images, padding))
         features = self.neck(levels, padding)
         memory = self.encoder(features)
         queries, groups = self.queries(memory)
+        if self.training:
+            queries = self.with_groups(queries, targets)
         hidden, boxes = self.decoder(queries, memory, self.box_head)
-        boxes = boxes.sigmoid()
-        masks = None if self.mask_head is None else self.mask_head(hidden[-1], boxes[-1], memory, features, levels)
-        return Predictions(self.class_head(hidden), boxes, groups, masks)
+        predictions = Predictions(self.class_head(hidden), boxes.sigmoid(), groups)
+        if self.mask_head is not None:
+            count = matching_count(queries)
+            predictions.masks = self.mask_head(
+                hidden[-1][:, :count], predictions.boxes[-1][:, :count], memory, features, levels
+            )
+        return separate(predictions, queries.groups)
+
+    def with_groups(self, queries: QuerySet, targets: Targets | None) -> QuerySet:
+        """What is supervised beside the queries that count, behind them."""
+        if self.one_to_many is not None:
+            queries = self.one_to_many.split(queries, self.queries.extra)
+        if self.denoising is not None and targets is not None:
+            queries = self.denoising(queries, targets, self.queries.position_of)
+        return queries
+
+
+def _for_layers(count: int | None, head: Callable[[], nn.Module]) -> nn.Module:
+    """One head for all layers, or as many as there are."""
+    return head() if count is None else PerLayer(head() for _ in range(count))

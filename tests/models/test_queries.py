@@ -84,11 +84,6 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
     assert groups["encoder"].predictions.boxes.requires_grad
 
 
-def test_one_side_a_level() -> None:
-    with pytest.raises(ValueError, match="3 sides for 2 levels"):
-        two_stage(5, anchor_sides=(0.1, 0.2, 0.3))(encoder_memory())
-
-
 @pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
