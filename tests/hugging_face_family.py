@@ -248,6 +248,8 @@ def give_values_that_matter(model: nn.Module) -> None:
             nn.init.normal_(parameter, parameter.detach().mean().round().item(), 0.2)
         elif parameter.abs().max() == 0:
             nn.init.normal_(parameter, 0, 0.1)
+        elif "class_head" in name:
+            nn.init.normal_(parameter, 0, 0.5)  # fresh detectors say nearly the same of every query
     for name, buffer in model.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import random
 
 import pytest
 import torch
@@ -55,33 +56,30 @@ def reason(choice: dict[str, str]) -> str | None:
     return None
 
 
+def pairs(choice: dict[str, str]) -> frozenset[frozenset[tuple[str, str]]]:
+    return frozenset(frozenset(pair) for pair in itertools.combinations(choice.items(), 2))
+
+
 @functools.cache
 def combinations() -> list[dict[str, str]]:
-    """Each pair of options in at least one combination, in few of them: the paper's first, then greedily."""
-    names = list(GROUPS)
-    missing = {
-        frozenset([(first, one), (second, other)])
-        for first, second in itertools.combinations(names, 2)
-        for one in GROUPS[first]
-        for other in GROUPS[second]
-    }
-    found: list[dict[str, str]] = []
-    while missing:
-        choice: dict[str, str] = {}
-        for name in names:  # the option with most of what is missing; of equal ones the first that is used least
+    """Few that have every pair of options: in one that works, if there is any, else in one that is refused."""
+    everything = [dict(zip(GROUPS, options, strict=True)) for options in itertools.product(*GROUPS.values())]
+    random.Random(0).shuffle(everything)
+    working = [choice for choice in everything if reason(choice) is None]
+    found = covering(working, frozenset())
+    return found + covering(everything, frozenset().union(*map(pairs, found)))
 
-            def gain(option: str, name: str = name, choice: dict[str, str] = choice) -> tuple[int, int]:
-                pairs = {frozenset([(name, option), item]) for item in choice.items()}
-                open_pairs = sum((name, option) in pair for pair in missing)
-                return (len(pairs & missing), open_pairs)
 
-            choice[name] = max(GROUPS[name], key=gain)
-        covered = {frozenset(pair) for pair in itertools.combinations(choice.items(), 2)}
-        if not covered & missing:  # stuck: take a missing pair as it is
-            choice |= dict(next(iter(sorted(missing, key=sorted))))
-            covered = {frozenset(pair) for pair in itertools.combinations(choice.items(), 2)}
-        missing -= covered
-        found.append(choice)
+def covering(choices: list[dict[str, str]], covered: frozenset) -> list[dict[str, str]]:
+    """Of the choices as many as it takes to have every pair that any of them has, greedily."""
+    own = [pairs(choice) for choice in choices]
+    missing = set().union(*own) - covered
+    found = []
+    for size in range(len(next(iter(own))), 0, -1):  # first those with most that is new
+        for choice, its_pairs in zip(choices, own, strict=True):
+            if len(its_pairs & missing) >= size:
+                found.append(choice)
+                missing -= its_pairs
     return found
 
 
@@ -122,7 +120,7 @@ def test_a_combination(choice: dict[str, str]) -> None:
 
 
 def test_the_combinations_cover_every_pair() -> None:
-    seen = {frozenset(pair) for choice in combinations() for pair in itertools.combinations(choice.items(), 2)}
+    seen = frozenset().union(*map(pairs, combinations()))
     sizes = [len(options) for options in GROUPS.values()]
     assert len(seen) == sum(a * b for a, b in itertools.combinations(sizes, 2))
     assert sum(reason(choice) is None for choice in combinations()) > len(combinations()) / 3
@@ -152,7 +150,6 @@ def test_levels_and_layers_must_fit(words: list[str], complaint: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_issue_s_command_composes() -> None:
-    check(
-        compose("transformer=deformable queries=two_stage denoising=contrastive loss=focal backbone=resnet18".split())
-    )
+def test_five_choices_at_once() -> None:
+    words = "transformer=deformable queries=two_stage denoising=contrastive loss=focal backbone=resnet18"
+    check(compose(words.split()))

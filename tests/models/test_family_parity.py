@@ -127,6 +127,8 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
         queries=functools.partial(queries, num_queries=QUERIES, d_model=WIDTH),
         heads_per_layer=refine,
     )
+    if two_stage:
+        hush_padding(ours.queries)
     config = DeformableDetrConfig(
         backbone_config=their_backbone_config(3),
         d_model=WIDTH,
@@ -139,6 +141,14 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
     theirs = DeformableDetrForObjectDetection(config)
     table = deformable_table(LAYERS, refine=refine, two_stage=two_stage)
     return ours, with_our_weights(theirs, ours, table)
+
+
+@torch.no_grad()
+def hush_padding(queries: TwoStageQueries) -> None:
+    """Theirs lets padding propose, with zeros for its tokens; ours never does. So it had better not be the loudest."""
+    nothing = queries.token_head(torch.zeros(1, WIDTH))
+    score = queries.class_head(nothing)
+    queries.class_head.weight -= (score + 3) * nothing / nothing.square().sum()
 
 
 def with_our_weights(theirs: nn.Module, ours: DETR, table: Table) -> nn.Module:
