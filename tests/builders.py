@@ -34,6 +34,7 @@ def tiny_detr(
     num_classes: int = CLASSES,
     denoising: Callable[..., Denoising] | None = None,
     one_to_many: OneToMany | None = None,
+    heads_per_layer: bool = False,
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
@@ -62,6 +63,7 @@ def tiny_detr(
         mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
         denoising=None if denoising is None else functools.partial(denoising, d_model=width),
         one_to_many=one_to_many,
+        heads_per_layer=heads_per_layer,
         num_classes=num_classes,
         d_model=width,
         classification=classification,

@@ -17,10 +17,10 @@ from detr.structures import Classes, Normalizer
 
 GROUPS = {
     "transformer": ["detr", "detr_pre_norm", "conditional", "dab", "deformable", "dino", "rt_detr", "top_down_anchor"],
-    "queries": ["learned", "anchors", "two_stage", "dab", "deformable"],
+    "queries": ["learned", "anchors", "two_stage"],
     "loss": ["detr", "focal", "varifocal"],
     "position_embedding": ["sine", "learned"],
-    "backbone": ["resnet18", "resnet34", "efficientnet_lite0"],
+    "backbone": ["resnet18", "efficientnet_lite0"],
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
@@ -39,12 +39,11 @@ SMALL = [
 ]
 
 REFINING = ("dab", "top_down_anchor")
-POINTS = ("learned", "deformable")  # queries without boxes
 
 
 def reason(choice: dict[str, str]) -> str | None:
     """What a combination is refused for; None: it has to work."""
-    points = choice["queries"] in POINTS
+    points = choice["queries"] == "learned"  # no boxes
     if choice["transformer"] in ("detr", "detr_pre_norm") and not points:
         return "queries come with anchors, which transformer.decoder does not use"
     if choice["transformer"] == "conditional" and not points:
@@ -110,13 +109,13 @@ def test_a_combination(choice: dict[str, str]) -> None:
     losses = criterion(model(*random_images([(64, 96), (96, 64)]), targets), targets, Normalizer(objects=3, images=2))
     assert losses.total.isfinite()
     losses.total.backward()
-    moved = 0
+    moved = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-            moved += bool(parameter.grad.abs().max() > 0)
-    assert moved > 100
+            moved.append(bool(parameter.grad.abs().max() > 0))
+    assert sum(moved) > len(moved) / 2  # behind a layer that starts at zero there is none in the first step
 
 
 def test_the_combinations_cover_every_pair() -> None:
