@@ -45,7 +45,7 @@ def test_level_embedding_tells_levels_apart() -> None:
 
 
 def test_extra_levels_are_made_from_the_coarsest() -> None:
-    """The first from the backbone's own features, each further one from the one before, at half the size, rounded up."""
+    """The first from the backbone's own features, each further one from the one before, at half the size."""
     torch.manual_seed(0)
     sine = SinePositionEmbedding(d_model=32)
     neck = Neck(
