@@ -117,6 +117,9 @@ def _adapted_class_heads(
     """Class heads with their rows where the model's classes are, and the rest as the model had it."""
     heads = [name for name in fresh if CLASS_HEAD.fullmatch(name) and name in weights.tensors]
     heads = [name for name in heads if weights.tensors[name].shape[1:] == fresh[name].shape[1:]]
+    heads = [
+        name for name in heads if len(weights.tensors[name]) == weights.num_logits
+    ]  # not of no class in particular
     rows = _rows(weights, softmax, classes, report) if heads else None
     if rows is None:
         return {}

@@ -35,6 +35,7 @@ def tiny_detr(
     denoising: Callable[..., Denoising] | None = None,
     one_to_many: OneToMany | None = None,
     heads_per_layer: bool = False,
+    class_agnostic: bool = False,
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
@@ -44,7 +45,7 @@ def tiny_detr(
     kinds = {
         "learned": LearnedQueries,
         "anchors": AnchorQueries,
-        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4)),
+        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4), class_agnostic=class_agnostic),
     }
     needed = 3 if several else 1
     model = DETR(
