@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from detr.assembly import (
     build_model,
     build_validation,
+    check_model,
     check_masks,
     check_monitor,
     eval_batch_size,
@@ -42,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def train(config: DictConfig) -> None:
     """Train as the checked config says, in the run folder that Hydra made."""
     plain = resolved(config)
+    check_model(plain)
     folder = RunFolder(run_directory())
     options: Options = build(plain["trainer"], "trainer")
     device = resolve_device(options.device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import CLASSES, random_images, random_targets
 
-from detr.assembly import build_model
+from detr.assembly import build_model, check_model
 from detr.config import build, check, compose, resolved
 from detr.errors import UserError
 from detr.structures import Classes, Normalizer
@@ -100,10 +100,12 @@ def test_a_combination(choice: dict[str, str]) -> None:
     classes = Classes.contiguous({index: str(index) for index in range(CLASSES)})
     refusal = reason(choice)
     if refusal is not None:
-        with pytest.raises(UserError, match=refusal) as error:
-            build_model(plain, classes, pretrained=False)
-        assert "\n" not in str(error.value)
+        for refuse in (check_model, functools.partial(build_model, classes=classes, pretrained=False)):
+            with pytest.raises(UserError, match=refusal) as error:
+                refuse(plain)
+            assert "\n" not in str(error.value)
         return
+    check_model(plain)
     model, criterion = build_model(plain, classes, pretrained=False).train(), build(plain["loss"], "loss")
     targets = random_targets([2, 1])
     losses = criterion(model(*random_images([(64, 96), (96, 64)]), targets), targets, Normalizer(objects=3, images=2))

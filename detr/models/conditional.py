@@ -144,7 +144,8 @@ class ConditionalDecoder(Decoder):
             for index in range(num_layers)
         ]
         super().__init__(layers=layers, norm=nn.LayerNorm(d_model), eval_layers=eval_layers)
-        self.place_scale = MLP(d_model, d_model, d_model, 2)
+        if num_layers > 1:  # the first layer has no content yet to scale places with
+            self.place_scale = MLP(d_model, d_model, d_model, 2)
         self.add_parts(d_model)
         xavier_uniform(self)
 
@@ -152,7 +153,8 @@ class ConditionalDecoder(Decoder):
         """What a variant has beside its layers, initialised with them."""
         self.reference_head = MLP(d_model, d_model, 2, 2)
 
-    def fit(self, queries: Queries, d_model: int) -> None:
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
         if queries.has_reference or not queries.has_position:
             raise ValueError(
                 "transformer.decoder reads its references off learned positions; use queries=learned, or "
@@ -160,7 +162,7 @@ class ConditionalDecoder(Decoder):
             )
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
-        assert queries.position is not None  # `fit` has seen to it
+        assert queries.position is not None  # `check` has seen to it
         content, hidden = queries.content, []
         reference = at_least_fp32(self.reference_head(queries.position))  # [B, Q, 2] before the sigmoid
         sines = place_embedding(reference.sigmoid(), content.shape[-1])

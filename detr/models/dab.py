@@ -45,8 +45,9 @@ class DabEncoder(TransformerEncoder):
             activation=activation,
             pre_norm=pre_norm,
         )
-        self.position_scale = MLP(d_model, d_model, d_model, 2)
-        xavier_uniform(self.position_scale)
+        if num_layers:
+            self.position_scale = MLP(d_model, d_model, d_model, 2)
+            xavier_uniform(self.position_scale)
 
     def encode(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
         for layer in self.layers:
@@ -68,11 +69,12 @@ class DabDecoder(ConditionalDecoder):
         self.position_head = MLP(2 * d_model, d_model, d_model, 2)
         self.side_head = MLP(d_model, d_model, 2, 2)
 
-    def fit(self, queries: Queries, d_model: int) -> None:
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
         needs_anchors(queries)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
-        assert queries.reference is not None  # `fit` has seen to it
+        assert queries.reference is not None  # `check` has seen to it
         content, hidden, boxes = queries.content, [], []
         anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
         for index, layer in enumerate(self.active_layers):

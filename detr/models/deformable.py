@@ -188,6 +188,10 @@ class DeformableDecoder(Decoder):
         self.reference_head: nn.Linear | None = None
         self.position_head: MLP | None = None
 
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
+        """Any queries will do."""
+
     def fit(self, queries: Queries, d_model: int) -> None:
         if not queries.has_reference:
             self.reference_head = nn.Linear(d_model, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -71,24 +71,16 @@ class DETR(nn.Module):
         )
         self.denoising = None if denoising is None else denoising(num_classes=num_classes)
         self.one_to_many = one_to_many
+        levels = {name: part.num_levels for name, part in (("encoder", encoder), ("decoder", decoder))}
+        check_parts(
+            decoder,
+            self.queries,
+            denoising=denoising is not None,
+            levels={**levels, "queries": self.queries.num_levels},
+            neck_levels=self.neck.num_levels,
+        )
         decoder.fit(self.queries, d_model)
-        self._check()
         decoder.start_boxes(self.box_head)
-
-    def _check(self) -> None:
-        """ValueError if parts do not fit each other otherwise."""
-        parts = {"transformer.encoder": self.encoder, "transformer.decoder": self.decoder, "queries": self.queries}
-        for name, part in parts.items():
-            if part.num_levels not in (None, self.neck.num_levels):
-                key = "queries.anchor_sides" if name == "queries" else f"{name}.num_levels"
-                raise ValueError(
-                    f"{key} is for {part.num_levels} levels of features, but neck.num_levels={self.neck.num_levels}; "
-                    "make them equal"
-                )
-        if self.denoising is not None and not self.queries.has_reference:
-            raise ValueError(
-                "denoising gives boxes as anchors, but the queries have none; use queries=anchors or two_stage"
-            )
 
     def forward(self, images: Tensor, padding: Tensor, targets: Targets | None = None) -> Predictions:
         """
@@ -124,3 +116,31 @@ class DETR(nn.Module):
 def _for_layers(count: int | None, head: Callable[[], nn.Module]) -> nn.Module:
     """One head for all layers, or as many as there are."""
     return head() if count is None else PerLayer(head() for _ in range(count))
+
+
+def check_parts(
+    decoder: Decoder | type[Decoder],
+    queries: Queries | type[Queries],
+    *,
+    denoising: bool,
+    levels: Mapping[str, int | None],
+    neck_levels: int | None,
+) -> None:
+    """ValueError if parts do not fit each other. Classes will do in the place of parts that are not built yet.
+
+    Args:
+        denoising: whether there is any.
+        levels: of features that encoder, decoder and queries expect; None: as many as there are.
+        neck_levels: how many there are; None: not known yet.
+    """
+    decoder.check(queries)
+    if denoising and not queries.has_reference:
+        raise ValueError(
+            "denoising gives boxes as anchors, but the queries have none; use queries=anchors or two_stage"
+        )
+    for name, expected in levels.items():
+        if None not in (expected, neck_levels) and expected != neck_levels:
+            key = "queries.anchor_sides" if name == "queries" else f"transformer.{name}.num_levels"
+            raise ValueError(
+                f"{key} is for {expected} levels of features, but neck.num_levels={neck_levels}; make them equal"
+            )

@@ -266,11 +266,11 @@ class Decoder(nn.Module):
         return self.layers if self.training or self.eval_layers is None else self.layers[: self.eval_layers]
 
     def fit(self, queries: Queries, d_model: int) -> None:
-        """Add what the queries leave to the decoder. The detector calls it once, before training.
+        """Add what the queries leave to the decoder. The detector calls it once, before training."""
 
-        Raises:
-            ValueError: the queries are not of the kind that the decoder works with.
-        """
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
+        """ValueError if the queries, or queries of a class, are not of the kind that the decoder works with."""
         if queries.has_reference:
             raise ValueError(
                 "queries come with anchors, which transformer.decoder does not use; use queries=learned, or another "
@@ -341,7 +341,8 @@ class AnchorDecoder(TransformerDecoder):
     def add_parts(self, d_model: int) -> None:
         self.position_head = MLP(2 * d_model, d_model, d_model, 2)
 
-    def fit(self, queries: Queries, d_model: int) -> None:
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
         needs_anchors(queries)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
@@ -359,7 +360,7 @@ class AnchorDecoder(TransformerDecoder):
         return torch.stack(hidden), torch.stack(boxes)
 
 
-def needs_anchors(queries: Queries) -> None:
+def needs_anchors(queries: Queries | type[Queries]) -> None:
     """ValueError if the queries have no anchor boxes for a decoder that corrects such."""
     if not queries.has_reference:
         raise ValueError(
