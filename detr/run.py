@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from detr.assembly import (
     build_model,
     build_validation,
-    check_model,
     check_masks,
+    check_model,
     check_monitor,
     eval_batch_size,
     training_data,

@@ -36,9 +36,9 @@ class SeparateSelfAttention(nn.Module):
         """content and position [B, Q, D], attention_mask [Q, Q] bool, True = may not attend → [B, Q, D]."""
         query = self.query_content(content) + self.query_position(position)
         key = self.key_content(content) + self.key_position(position)
-        heads = [_by_head(each, self.num_heads) for each in (query, key, self.value(content))]
+        query, key, value = (_by_head(each, self.num_heads) for each in (query, key, self.value(content)))
         allowed = None if attention_mask is None else ~attention_mask
-        return self.output(_attend(*heads, allowed, self.dropout if self.training else 0.0))
+        return self.output(_attend(query, key, value, allowed, self.dropout if self.training else 0.0))
 
 
 class ConditionalCrossAttention(nn.Module):

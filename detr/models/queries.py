@@ -174,6 +174,7 @@ class TwoStageQueries(Queries):
         if copies < 1:
             raise ValueError(f"copies must be at least 1, not {copies}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
+        self.d_model = d_model
         self.register_buffer("anchor_sides", torch.tensor(anchor_sides), persistent=False)
         self.num_levels = len(anchor_sides)
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
@@ -216,8 +217,8 @@ class TwoStageQueries(Queries):
         """Position and content [B, Q, D] made from anchors (before the sigmoid); None: they come from elsewhere."""
         if self.anchor_head is None:
             return None, None
-        channels = self.anchor_head[0].in_features // 4
-        position, content = self.anchor_head(sine_embedding(reference.sigmoid(), channels).flatten(-2)).chunk(2, -1)
+        sines = sine_embedding(reference.sigmoid(), self.d_model // 2).flatten(-2)
+        position, content = self.anchor_head(sines).chunk(2, -1)
         return position, content
 
     def position_of(self, reference: Tensor) -> Tensor | None:
