@@ -130,7 +130,7 @@ def test_any_number_of_the_first_layers_is_a_decoder(queries: Any) -> None:
         model.decoder.eval_layers = layers
         first = model(*batch)
         assert len(first.logits) == layers
-        assert_same(first, Predictions(everything.logits[:layers], everything.boxes[:layers]), tolerance=0)
+        assert_same(first, Predictions(everything.logits[:layers], everything.boxes[:layers]))
     assert len(model.train()(*batch).logits) == 3
 
 
@@ -144,7 +144,7 @@ def test_heads_of_their_own_for_each_layer() -> None:
     torch.testing.assert_close(after.logits[1], before.logits[1] + 1)
     torch.testing.assert_close(after.logits[[0, 2]], before.logits[[0, 2]])
     model.decoder.eval_layers = 2
-    assert_same(model(*batch), Predictions(after.logits[:2], after.boxes[:2]), tolerance=0)
+    assert_same(model(*batch), Predictions(after.logits[:2], after.boxes[:2]))
 
 
 def test_decoder_and_queries_must_fit() -> None:
