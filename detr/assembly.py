@@ -18,9 +18,9 @@ from detr.engine import Options, autocast
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
+from detr.models.decoder import Decoder
 from detr.models.detr import DETR, check_parts
 from detr.models.queries import Queries
-from detr.models.transformer import Decoder
 from detr.structures import Classes
 
 log = logging.getLogger(__name__)

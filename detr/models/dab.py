@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from detr.models.conditional import ConditionalDecoder, place_embedding
+from detr.models.decoder import needs_anchors
 from detr.models.layers import MLP, Activation, head_of_layer, xavier_uniform
 from detr.models.position_embedding import sine_embedding
-from detr.models.transformer import TransformerEncoder, needs_anchors
+from detr.models.transformer import TransformerEncoder
 from detr.structures import Memory, QuerySet, at_least_fp32
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ class DabDecoder(ConditionalDecoder):
 
     Arguments as in `TransformerDecoder`.
     """
-
-    refines = True
 
     def add_parts(self, d_model: int) -> None:
         self.position_head = MLP(2 * d_model, d_model, d_model, 2)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from detr.models.decoder import Decoder
 from detr.models.deformable_attention import DeformableAttention
 from detr.models.layers import (
     MLP,
@@ -19,7 +20,7 @@ from detr.models.layers import (
     zero_last_layer,
 )
 from detr.models.position_embedding import sine_embedding
-from detr.models.transformer import Decoder, Encoder, ResidualLayer, flatten
+from detr.models.transformer import Encoder, ResidualLayer, flatten
 from detr.structures import Features, Memory, QuerySet, at_least_fp32
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class DeformableDecoder(Decoder):
         norm = nn.LayerNorm(d_model) if final_norm or pre_norm else nn.Identity()
         super().__init__(layers=layers, norm=norm, eval_layers=eval_layers)
         self.num_levels = num_levels
-        self.refines, self.look_forward_twice = refine, look_forward_twice
+        self.refine, self.look_forward_twice = refine, look_forward_twice
         self.reference_head: nn.Linear | None = None
         self.position_head: MLP | None = None
 
@@ -220,7 +221,7 @@ class DeformableDecoder(Decoder):
             hidden.append(self.norm(content))
             correction = at_least_fp32(head_of_layer(box_head, index)(hidden[-1]))
             boxes.append(corrected(previous, correction))
-            if self.refines:
+            if self.refine:
                 refined = corrected(reference, correction)
                 reference = refined.detach()
                 previous = refined if self.look_forward_twice else reference

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from detr.models.backbone import Backbone
+from detr.models.decoder import Decoder
 from detr.models.denoising import Denoising
 from detr.models.groups import OneToMany, matching_count, separate
 from detr.models.layers import MLP, PerLayer, class_head
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.queries import Queries
-from detr.models.transformer import Decoder, Encoder
+from detr.models.transformer import Encoder
 from detr.structures import Classification, Predictions, QuerySet, Targets
 
 
