@@ -1,4 +1,4 @@
-"""`detr VERB [overrides]`, which is the same as `python -m detr VERB [overrides]`."""
+"""`detr VERB …`, which is the same as `python -m detr VERB …`."""
 
 import importlib
 import pkgutil
@@ -33,9 +33,7 @@ def usage() -> str:
     """One line a verb: the first of its docstring."""
     documents = {verb: importlib.import_module(f"{commands.__name__}.{verb}").__doc__ or "" for verb in verbs()}
     lines = [f"  {verb:<10} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
-    return "\n".join(
-        ["usage: detr VERB [KEY=VALUE …]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"]
-    )
+    return "\n".join(["usage: detr VERB [ARGUMENTS]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"])
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def train(config: DictConfig) -> None:
                 log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
                 return
             take_up(folder, source, trainer)
+        folder.describe(info)
         logger.start(
             directory=folder.path,
             config=plain,

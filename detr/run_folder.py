@@ -16,11 +16,12 @@ from detr.checkpoint import save_checkpoint
 from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
 from detr.evaluation.submission import Submission
-from detr.files import append_json_line, write_atomically, write_json_list, write_with
+from detr.files import append_json_line, write_atomically, write_json, write_json_list, write_with
 
 
 class RunFolder:
-    """`metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`, `predictions/`.
+    """`run.json`, `metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`,
+    `predictions/`.
 
     A panoptic evaluation adds `panoptic.json` and `panoptic/`.
     """
@@ -42,6 +43,10 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
             )
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json: the code's revision, the hardware and the like, for whoever compares runs."""
+        write_json(self.path / "run.json", facts, indent=2)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary an epoch."""

@@ -6,6 +6,8 @@ import shlex
 import pytest
 from command import ROOT, run
 
+from detr.commands import compare
+
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", DOCUMENTS.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
@@ -15,6 +17,7 @@ TRAININGS = [command for command in COMMANDS if "python train.py" in command]
 
 def test_there_are_commands() -> None:
     assert len(TRAININGS) >= 8
+    assert any(command.startswith("detr compare") for command in COMMANDS)
     assert {"make demo", "make test"} <= set(COMMANDS)
 
 
@@ -37,3 +40,8 @@ def test_linked_files_exist() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr compare")])
+def test_a_comparison_is_understood(command: str) -> None:
+    assert compare.parser().parse_args(shlex.split(command)[2:]).runs

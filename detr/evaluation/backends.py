@@ -109,6 +109,38 @@ class GroundTruth:
             evaluation.accumulate()
         return curves(evaluation)
 
+    def matches(
+        self,
+        detection_images: Sequence[int],
+        detection_categories: Sequence[int],
+        boxes: np.ndarray,
+        scores: np.ndarray,
+    ) -> list[list[dict[str, Any]]]:
+        """What matches what in every image, sizes apart, before anything is summed up; hotcoco only.
+
+        For each category in the order of ids, for each image with objects or detections of it: "image" (rank of its
+        id, from 0), "objects" (how many are to be found), and of the at most 100 best detections "scores" [n],
+        "matched" and "ignored" [T, n]. The arguments are those of `evaluate`.
+        """
+        rows = self.rows(detection_images, detection_categories, boxes, scores)
+        with silence():
+            evaluation = self._evaluation(self._loaded, self._loaded.loadRes(rows), "bbox")
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0.0, 1e10]], ["all"]
+            evaluation.evaluate()
+        found: dict[int, list[dict[str, Any]]] = {rank: [] for rank in self._category_ranks.values()}
+        for each in filter(None, evaluation.evalImgs):
+            shape = (len(evaluation.params.iouThrs), len(each["dtScores"]))
+            found[each["category_id"]].append(
+                {
+                    "image": each["image_id"] - 1,
+                    "objects": int(len(each["gtIgnore"]) - np.sum(each["gtIgnore"])),
+                    "scores": np.asarray(each["dtScores"], dtype=np.float64),
+                    "matched": np.asarray(each["dtMatched"], dtype=np.bool_).reshape(shape),
+                    "ignored": np.asarray(each["dtIgnore"], dtype=np.bool_).reshape(shape),
+                }
+            )
+        return [sorted(images, key=lambda each: each["image"]) for images in found.values()]
+
     def rows(
         self, images: Sequence[int], categories: Sequence[int], boxes: np.ndarray, scores: np.ndarray
     ) -> np.ndarray:

@@ -1,0 +1,177 @@
+"""Plots as inline SVG: readable without scripts; the page's script adds values under the pointer."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+
+from detr.comparison.conclusions import Conclusion
+from detr.comparison.curves import Line, Plot, Point
+from detr.comparison.metrics import number
+
+WIDTH, HEIGHT = 380, 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 22, 10, 38  # margins
+COLORS = 8  # that the page's style knows
+DASHES = ("none", "7 4", "2 3", "9 3 2 3")  # so that lines differ in grey, too
+ROW = 34  # of an interval
+
+
+class Scale:
+    """Values of an axis → pixels, with ticks at round numbers."""
+
+    def __init__(self, low: float, high: float, start: float, end: float, count: int = 5) -> None:
+        if high <= low:
+            low, high = low - 0.5, high + 0.5
+        self.low, self.high, self.start, self.end = low, high, start, end
+        self.step = nice_step((high - low) / count)
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
+        return [index * self.step for index in range(first, last + 1)]
+
+    def label(self, tick: float) -> str:
+        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return f"{tick:,.{digits}f}" if abs(tick) > self.step / 2 else "0"
+
+
+def nice_step(rough: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `rough`."""
+    power = 10 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def color(index: int) -> str:
+    """The style class of a setting's colour."""
+    return f"c{index % COLORS}"
+
+
+def curves(plot: Plot) -> str:
+    """One plot."""
+    points = [point for line in plot.lines for point in line.points]
+    across = Scale(min(p.x for p in points), max(p.x for p in points), LEFT, WIDTH - RIGHT)
+    across.step = max(1, across.step)
+    margin = 0.04 * (max(p.high for p in points) - min(p.low for p in points))
+    low = min(p.low for p in points)
+    floor = max(0.0, low - margin) if low >= 0 else low - margin
+    up = Scale(floor, max(p.high for p in points) + margin, HEIGHT - BOTTOM, TOP)
+    parts = [
+        _grid(across, up, plot.axis),
+        *(_band(line, across, up) for line in plot.lines if line.seeds > 1),
+        *(_line(line, across, up) for line in plot.lines),
+        *_letters(plot.lines, across, up),
+        f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" hidden="hidden"/>',
+    ]
+    hover = escape(json.dumps(_hover(plot, across)))
+    return (
+        f'<figure class="plot" tabindex="0" data-points="{hover}"><figcaption>{escape(plot.title)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(plot))}">{"".join(parts)}</svg>'
+        '<div class="values" role="status" hidden></div></figure>'
+    )
+
+
+def intervals(conclusions: Sequence[Conclusion]) -> str:
+    """Every difference to the baseline with its interval, against zero; nothing where there is none."""
+    drawn = [(index, each) for index, each in enumerate(conclusions, start=1) if each.interval is not None]
+    bounds = [bound for _, each in drawn if each.interval for bound in (each.interval.low, each.interval.high)]
+    if not drawn:
+        return ""
+    low, high = min(0.0, *bounds), max(0.0, *bounds)
+    margin = 0.08 * (high - low or 1)
+    height = TOP + ROW * len(drawn) + BOTTOM
+    across = Scale(low - margin, high + margin, LEFT, WIDTH - RIGHT)
+    ticks = "".join(
+        f'<line class="grid" x1="{across(t)}" x2="{across(t)}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        f'<text x="{across(t)}" y="{height - BOTTOM + 16}" text-anchor="middle">{across.label(t)}</text>'
+        for t in across.ticks
+    )
+    zero = f'<line class="zero" x1="{across(0)}" x2="{across(0)}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+    rows = "".join(_interval(index, each, TOP + ROW * (row + 0.5), across) for row, (index, each) in enumerate(drawn))
+    title = f"difference to {conclusions[0].baseline.letter} in {conclusions[0].metric}"
+    spoken = escape("; ".join(each.sentence() for _, each in drawn))
+    axis = f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{height - 6}" text-anchor="middle">{escape(title)}</text>'
+    return (
+        f'<figure class="intervals"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{spoken}">'
+        f"{ticks}{zero}{rows}{axis}</svg></figure>"
+    )
+
+
+def _interval(index: int, each: Conclusion, y: float, across: Scale) -> str:
+    assert each.interval is not None
+    low, middle, high = (across(value) for value in (each.interval.low, each.interval.difference, each.interval.high))
+    words = f"{number(each.interval.difference, each.metric, signed=True)}"
+    return (
+        f'<g class="{color(index)}"><text class="letter" x="{LEFT - 20}" y="{y + 5}">{escape(each.other.letter)}</text>'
+        f'<line class="whisker" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
+        f'<line class="whisker" x1="{low}" x2="{low}" y1="{y - 5}" y2="{y + 5}"/>'
+        f'<line class="whisker" x1="{high}" x2="{high}" y1="{y - 5}" y2="{y + 5}"/>'
+        f'<circle class="mean" cx="{middle}" cy="{y}" r="5"/>'
+        f'<text x="{middle}" y="{y - 9}" text-anchor="middle">{words}</text></g>'
+    )
+
+
+def _grid(across: Scale, up: Scale, axis: str) -> str:
+    horizontal = "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t)}" y2="{up(t)}"/>'
+        f'<text x="{LEFT - 7}" y="{up(t) + 4}" text-anchor="end">{up.label(t)}</text>'
+        for t in up.ticks
+    )
+    vertical = "".join(
+        f'<text x="{across(t)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{across.label(t)}</text>'
+        for t in across.ticks
+    )
+    name = f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{axis}</text>'
+    return horizontal + vertical + name
+
+
+def _band(line: Line, across: Scale, up: Scale) -> str:
+    upper = [f"{across(p.x)},{up(p.high)}" for p in line.points]
+    lower = [f"{across(p.x)},{up(p.low)}" for p in reversed(line.points)]
+    return f'<polygon class="band {color(line.index)}" points="{" ".join(upper + lower)}"/>'
+
+
+def _line(line: Line, across: Scale, up: Scale) -> str:
+    path = " ".join(f"{across(p.x)},{up(p.mean)}" for p in line.points)
+    dash = DASHES[line.index % len(DASHES)]
+    end = line.points[-1]
+    return (
+        f'<polyline class="mean {color(line.index)}" stroke-dasharray="{dash}" points="{path}"/>'
+        f'<circle class="mean {color(line.index)}" cx="{across(end.x)}" cy="{up(end.mean)}" r="3"/>'
+    )
+
+
+def _letters(lines: Sequence[Line], across: Scale, up: Scale) -> list[str]:
+    """Behind the end of each line, moved apart where lines end close together."""
+    placed: list[float] = []
+    parts = []
+    for line in sorted(lines, key=lambda each: each.points[-1].mean, reverse=True):
+        end = line.points[-1]
+        y = max(up(end.mean) + 4, placed[-1] + 13 if placed else TOP)
+        placed.append(y)
+        parts.append(f'<text class="letter {color(line.index)}" x="{across(end.x) + 7}" y="{y}">{line.letter}</text>')
+    return parts
+
+
+def _hover(plot: Plot, across: Scale) -> list[dict[str, object]]:
+    """For the page's script: at every x of some line, the values of all lines that have one there."""
+    by_x: dict[int, list[list[str]]] = {}
+    for line in plot.lines:
+        for point in line.points:
+            by_x.setdefault(point.x, []).append([color(line.index), f"{line.letter}  {_words(point, line, plot)}"])
+    return [{"x": across(x), "title": f"{plot.axis} {x:,}", "rows": rows} for x, rows in sorted(by_x.items())]
+
+
+def _words(point: Point, line: Line, plot: Plot) -> str:
+    name = "loss" if plot.title.endswith("loss") else plot.title
+    mean = number(point.mean, name)
+    return mean if line.seeds == 1 else f"{mean}  ({number(point.low, name)} to {number(point.high, name)})"
+
+
+def _spoken(plot: Plot) -> str:
+    ends = [f"{line.letter} {_words(line.points[-1], line, plot)}" for line in plot.lines]
+    return f"{plot.title} by {plot.axis}; in the end {', '.join(ends)}"

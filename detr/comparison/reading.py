@@ -1,0 +1,211 @@
+"""Runs as they lie on the disk, whatever logged them: recorded config, rows, what became of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from detr.config.recorded import CONFIG, Recorded, recorded
+from detr.errors import UserError
+
+METRICS = "metrics.jsonl"
+LOSS = "loss"  # the one metric of a validation that is better when lower
+UNDEFINED = -1.0  # COCO's mark for what has no ground truth
+
+Row = dict[str, Any]
+State = Literal["finished", "unfinished", "failed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+    recorded: Recorded
+    rows: list[Row]  # one an epoch, as in metrics.jsonl; at least one has validation metrics
+    facts: dict[str, Any]  # run.json: code revision, hardware, …; empty for runs that have none
+
+    @property
+    def seed(self) -> Any:
+        return self.recorded.config.get("seed")
+
+    @functools.cached_property
+    def trainer(self) -> dict[str, Any]:
+        """The section of the config, resolved."""
+        return self.recorded.section("trainer") or {}
+
+    @property
+    def monitor(self) -> str:
+        """The metric that decided which epoch is best."""
+        return str(self.trainer.get("monitor", "AP"))
+
+    @property
+    def evaluated(self) -> list[Row]:
+        """The rows with validation metrics."""
+        return [row for row in self.rows if any(key.startswith("val/") for key in row)]
+
+    @functools.cached_property
+    def best(self) -> Row:
+        """The row of the best epoch by `trainer.monitor`, the first one among equals; that of predictions.json."""
+        sign = 1 if self.monitor == LOSS else -1
+        key = f"val/{self.monitor}"
+        return min(self.evaluated, key=lambda row: math.inf if row.get(key) is None else sign * row[key])
+
+    @property
+    def last(self) -> Row:
+        """The last row with validation metrics."""
+        return self.evaluated[-1]
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of the code, where the run recorded it."""
+        return self.facts.get("git")
+
+    @property
+    def steps(self) -> int:
+        return int(self.rows[-1]["step"])
+
+    @property
+    def epochs(self) -> int:
+        return int(self.rows[-1]["epoch"])
+
+    @property
+    def minutes(self) -> float | None:
+        """Of training; evaluation not counted."""
+        seconds = self.rows[-1].get("train/seconds")
+        return None if seconds is None else seconds / 60
+
+    @functools.cached_property
+    def error(self) -> str | None:
+        """The last error in the run's log."""
+        return last_error(self.folder)
+
+    @property
+    def state(self) -> State:
+        """Finished if one of its limits was reached, or `trainer.patience` ran out."""
+        if self._progress() >= 1 or self._poor() >= (self.trainer.get("patience") or math.inf):
+            return "finished"
+        return "failed" if self.error else "unfinished"
+
+    def _progress(self) -> float:
+        done = {"max_epochs": self.epochs, "max_steps": self.steps, "max_minutes": self.minutes or 0}
+        return max((value / self.trainer[key] for key, value in done.items() if self.trainer.get(key)), default=1.0)
+
+    def _poor(self) -> int:
+        return sum(row["epoch"] > self.best["epoch"] for row in self.evaluated)
+
+
+def last_error(folder: Path) -> str | None:
+    """In the log of a run."""
+    log = folder / "train.log"
+    text = log.read_text(errors="replace") if log.exists() else ""
+    found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", text, re.MULTILINE)
+    return found[-1] if found else None
+
+
+def metric(row: Row, name: str) -> float | None:
+    """A validation metric of a row; None where it is missing or undefined."""
+    value = row.get(f"val/{name}")
+    if value is None or (value == UNDEFINED and name != LOSS):
+        return None
+    return float(value)
+
+
+def find_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """The runs in the folders, each once, and a line for each folder that was skipped.
+
+    A path is a run's folder, or a folder with runs below it, such as a sweep's.
+
+    Raises:
+        UserError: a path does not exist, or nothing is left.
+    """
+    runs: dict[Path, Run] = {}
+    skipped = []
+    for path in map(Path, paths):
+        try:
+            folders = _folders(path)
+        except UserError as error:
+            if not path.is_dir():
+                raise
+            skipped.append(str(error))
+            continue
+        for folder in folders:
+            try:
+                runs.setdefault(folder.resolve(), read_run(folder))
+            except UserError as error:
+                skipped.append(str(error))
+    if not runs:
+        raise UserError("; ".join(["nothing to compare", *skipped]))
+    return list(runs.values()), skipped
+
+
+def read_run(folder: Path) -> Run:
+    """One run.
+
+    Raises:
+        UserError: the folder has no config or no metrics, or they cannot be read.
+    """
+    rows = _rows(folder)
+    run = Run(folder=folder, recorded=recorded(folder), rows=rows, facts=_facts(folder))
+    _ = run.trainer  # so that a config that cannot be resolved shows here
+    if not run.evaluated:
+        raise UserError(f"{folder}: no validation metrics in {METRICS}: the run did not get to an evaluation")
+    return run
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give run folders such as outputs/train/DATE")
+    if not path.is_dir():
+        raise UserError(f"{path}: a file; give the folder of its run")
+    if (path / CONFIG).exists() or (path / METRICS).exists():
+        return [path]
+    for pattern in ("*", "*/*"):
+        below = [config.parents[1] for config in path.glob(f"{pattern}/{CONFIG}")]
+        if below:
+            return sorted(below, key=_by_number)
+    raise UserError(f"{path}: no run: neither in it nor below it is a .hydra/config.yaml")
+
+
+def _by_number(folder: Path) -> list[tuple[int, str]]:
+    """Job 10 comes after job 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in folder.parts]
+
+
+def _rows(folder: Path) -> list[Row]:
+    path = folder / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        error = last_error(folder)
+        ended = f"; it ended with: {error}" if error else ""
+        raise UserError(f"{folder}: no {METRICS}: the run did not get to the end of an epoch{ended}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: cannot be read ({problem})") from problem
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("}") and number == len(lines):
+            break  # being written, or cut off when the run was killed
+        try:
+            row = json.loads(line)
+            rows.append(row | {"epoch": int(row["epoch"]), "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UserError(f"{path}: line {number} is no row of an epoch ({problem!r})") from problem
+    if not rows:
+        raise UserError(f"{folder}: no metrics: {METRICS} is empty")
+    return rows
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """run.json; what cannot be read is as good as missing, since nothing but notes depends on it."""
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

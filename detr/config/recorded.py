@@ -1,0 +1,70 @@
+"""The config that a run left in its folder, read back without composing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from detr.errors import UserError
+
+HYDRA = ".hydra"
+CONFIG = f"{HYDRA}/config.yaml"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What Hydra wrote into a run's `.hydra/`."""
+
+    config: dict[str, Any]  # interpolations as they stand: a value that others refer to differs in one place only
+    overrides: list[str]  # of the command line
+    source: Path  # the config's file
+    cwd: Path  # where the command was given; relative paths of the config start there
+
+    def section(self, key: str) -> Any:
+        """A part of the config as plain containers, interpolations resolved.
+
+        Raises:
+            UserError: there is no such part, or an interpolation leads nowhere.
+        """
+        try:
+            found = OmegaConf.select(OmegaConf.create(self.config), key)
+            return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        except OmegaConfBaseException as error:
+            raise UserError(f"{self.source}: {key}: {str(error).splitlines()[0]}") from error
+
+
+def recorded(folder: Path) -> Recorded:
+    """Read `.hydra/` of a run's folder.
+
+    Raises:
+        UserError: a file is missing or no YAML.
+    """
+    config = _read(folder / CONFIG)
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{folder / CONFIG}: no config of a run")
+    container: Any = OmegaConf.to_container(config, resolve=False)
+    overrides, hydra = folder / HYDRA / "overrides.yaml", folder / HYDRA / "hydra.yaml"
+    return Recorded(
+        config=container,
+        overrides=[str(each) for each in _read(overrides)] if overrides.exists() else [],
+        source=folder / CONFIG,
+        cwd=Path(_cwd(_read(hydra)) if hydra.exists() else "."),
+    )
+
+
+def _cwd(hydra: Any) -> str:
+    return str(OmegaConf.select(hydra, "hydra.runtime.cwd") or ".")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
