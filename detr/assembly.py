@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from detr import distributed
 from detr.config import build
+from detr.config.check import locate
 from detr.config.suggest import did_you_mean
 from detr.data.coco import CocoDetection
 from detr.data.loader import eval_loader
@@ -18,7 +19,9 @@ from detr.engine import autocast
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
-from detr.models.detr import DETR
+from detr.models.decoder import Decoder
+from detr.models.detr import DETR, check_parts
+from detr.models.queries import Queries
 from detr.options import Options
 from detr.structures import Classes
 
@@ -46,6 +49,24 @@ def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) ->
     if not pretrained:
         node = node | {"backbone": node["backbone"] | {"weights": None}}
     return build(node, "model", num_classes=classes.num_classes)
+
+
+def check_model(plain: dict[str, Any]) -> None:
+    """UserError if the detector's parts do not fit each other: before anything is read, fetched or built."""
+    node = plain["model"]
+    decoder, queries = (locate(node[name]["_target_"], f"model.{name}") for name in ("decoder", "queries"))
+    levels = {name: node[name].get("num_levels") for name in ("encoder", "decoder")}
+    sides = node["queries"].get("anchor_sides")
+    try:
+        check_parts(
+            cast(type[Decoder], decoder),
+            cast(type[Queries], queries),
+            denoising=node.get("denoising") is not None,
+            levels={**levels, "queries": None if sides is None else len(sides)},
+            neck_levels=node["neck"].get("num_levels"),
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
 
 
 def build_validation(

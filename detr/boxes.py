@@ -22,6 +22,12 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU of xyxy boxes, broadcast as in `generalized_iou`: in [0, 1]; 0 where both boxes are empty."""
+    intersection, union = _intersection_and_union(boxes1, boxes2)
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
 def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of xyxy boxes, broadcast: in [-1, 1].
 
@@ -29,13 +35,17 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     that broadcast: ([..., Q, 1, 4], [..., 1, N, 4]) gives the costs of a whole batch, ([M, 4], [M, 4]) the losses
     of matched pairs.
     """
-    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    union = area(boxes1) + area(boxes2) - intersection
+    intersection, union = _intersection_and_union(boxes1, boxes2)
     hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
     hull_area = hull.prod(-1)
     return intersection / union - (hull_area - union) / hull_area
+
+
+def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
+    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    return intersection, area(boxes1) + area(boxes2) - intersection
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

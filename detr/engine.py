@@ -223,7 +223,7 @@ class Trainer:
         with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
             try:
                 with self.autocast():
-                    predictions = model(batch.images, batch.padding)
+                    predictions = model(batch.images, batch.padding, batch.targets)
                 losses = self.criterion(predictions, batch.targets, normalizer)
             except NonFiniteError as error:
                 raise self.report(error, batch, normalizer, random_state) from error

@@ -104,26 +104,33 @@ class HungarianMatcher(nn.Module):
         """
         groups = {name: group for name, group in predictions.groups.items() if group.matches is None}
         outputs = [predictions, *(group.predictions for group in groups.values())]
-        copies = [1, *(group.copies for group in groups.values())]
-        costs = [self.costs(output, targets) for output in outputs]
+        parts = [1, *(group.parts for group in groups.values())]
+        copies = [1, *(group.copies // group.parts for group in groups.values())]
+        agnostic = [False, *(group.class_agnostic for group in groups.values())]
+        costs = [
+            self.costs(output, targets, class_agnostic=any_class)
+            for output, any_class in zip(outputs, agnostic, strict=True)
+        ]
         # One copy to the host: what scipy needs, and whether logits are finite where there are no costs to tell.
         finite = _finite_images([predictions, *(group.predictions for group in predictions.groups.values())])
         host = torch.cat([*(cost.flatten() for cost in costs), finite.to(costs[0])]).cpu().numpy()
         *blocks, finite_images = np.split(host, np.cumsum([cost.numel() for cost in costs]))
         matches = [
-            _assign(block.reshape(cost.shape), targets.counts, copy).to(cost.device, non_blocking=True)
-            for block, cost, copy in zip(blocks, costs, copies, strict=True)
+            _assign_parts(block.reshape(cost.shape), targets.counts, copy, part).to(cost.device, non_blocking=True)
+            for block, cost, copy, part in zip(blocks, costs, copies, parts, strict=True)
         ]
         if not finite_images.all():
             raise NonFiniteError("a class logit is not finite", np.flatnonzero(finite_images == 0).tolist())
         return matches[0], dict(zip(groups, matches[1:], strict=True))
 
-    def costs(self, predictions: Predictions, targets: Targets) -> Tensor:
+    def costs(self, predictions: Predictions, targets: Targets, *, class_agnostic: bool = False) -> Tensor:
         """Costs [L, B, Q, n] of every query against the objects of its image, in fp32; n is the largest count.
 
         Columns beyond an image's count are padding.
         """
         labels = pad_sequence(targets.labels.split(targets.counts), batch_first=True)
+        if class_agnostic:
+            labels = torch.zeros_like(labels)
         # Any box with an area will do as padding.
         boxes = pad_sequence(targets.boxes.split(targets.counts), batch_first=True, padding_value=0.5)
         with torch.autocast(predictions.logits.device.type, enabled=False):
@@ -143,6 +150,16 @@ class HungarianMatcher(nn.Module):
 def _finite_images(outputs: list[Predictions]) -> Tensor:
     """[B] whether every class logit of an image is finite."""
     return torch.stack([each.logits.isfinite().all(-1).all(-1).all(0) for each in outputs]).all(0)
+
+
+def _assign_parts(costs: np.ndarray, counts: list[int], copies: int, parts: int) -> Matches:
+    """`_assign` for each of equal parts of the queries, so that an object is matched `copies` times in each."""
+    size = costs.shape[2] // parts
+    matched = [_assign(costs[:, :, part * size : (part + 1) * size], counts, copies) for part in range(parts)]
+    if parts == 1:
+        return matched[0]
+    columns = [(each.layer, each.image, each.query + index * size, each.target) for index, each in enumerate(matched)]
+    return Matches(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
 def _assign(costs: np.ndarray, counts: list[int], copies: int) -> Matches:

@@ -15,6 +15,7 @@ from detr.assembly import (
     build_model,
     build_validation,
     check_masks,
+    check_model,
     check_monitor,
     eval_batch_size,
     training_data,
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def train(config: DictConfig) -> None:
     """Train as the checked config says, in the run folder that Hydra made."""
     plain = resolved(config)
+    check_model(plain)
     folder = RunFolder(run_directory())
     options: Options = build(plain["trainer"], "trainer")
     device = distributed.own_device(options.device)

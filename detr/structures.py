@@ -111,6 +111,11 @@ class Matches(_Movable):
     def __len__(self) -> int:
         return len(self.layer)
 
+    def for_layers(self, count: int) -> Matches:
+        """The same pairs, which are of layer 0, in each of `count` layers."""
+        layer = torch.arange(count, device=self.layer.device).repeat_interleave(len(self))
+        return Matches(layer, self.image.repeat(count), self.query.repeat(count), self.target.repeat(count))
+
 
 MaskDecoder = Callable[[Tensor, Tensor], Tensor]
 """image [M] and query [M] → mask logits [M, h, w] in fp32. Masks are computed for the queries that somebody asks for:
@@ -142,6 +147,8 @@ class Group:
     matches: Matches | None = None  # known beforehand (denoising); None: ask the matcher
     copies: int = 1  # each object may be matched this often; the normaliser grows with it
     weight: float = 1.0
+    parts: int = 1  # the queries in as many equal parts, each matched on its own, `copies` being of all together
+    class_agnostic: bool = False  # logits tell objects from no objects: every label counts as class 0
 
 
 @dataclass
@@ -171,6 +178,22 @@ class QuerySet:
     position: Tensor | None = None  # [B, Q, D]; None where the decoder makes it from `reference`
     reference: Tensor | None = None  # [B, Q, 4] cxcywh before the sigmoid; None = plain DETR
     attention_mask: Tensor | None = None  # [Q, Q] bool, True = may not attend
+    groups: dict[str, QueryGroup] = field(default_factory=dict)  # further queries behind the matching ones, to train
+
+    def __len__(self) -> int:
+        """Q, groups included."""
+        return self.content.shape[1]
+
+
+@dataclass
+class QueryGroup:
+    """Which of the queries are a group, and what `Group` they become once the decoder has answered for them."""
+
+    queries: slice
+    matches: Matches | None = None  # with layer 0 only: they hold for every layer
+    copies: int = 1
+    weight: float = 1.0
+    parts: int = 1
 
 
 @dataclass

@@ -14,9 +14,9 @@ from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.weights import Weights, load_strictly
 
-CLASS_HEAD = re.compile(r"(?:.+\.)?class_head\.(?:weight|bias)")
+CLASS_HEAD = re.compile(r"(?:.+\.)?class_head\.(?:\d+\.)?(?:weight|bias)")
 TABLES = re.compile(r"queries\.(?:embedding|content|anchors)\.weight|neck\.position_embedding\..+")  # rows are alike
-OPTIONAL = ("neck.position_embedding.", "mask_head.")  # a model may begin to have these, or give them up
+OPTIONAL = ("neck.position_embedding.", "mask_head.", "denoising.")  # a model may begin to have these, or give them up
 
 SHOWN = 12  # class names in a report
 
@@ -54,8 +54,8 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Report:
     """Load weights into a model for other classes, queries or positions than they were trained for.
 
     Rows of the class head are carried over by class name; where the source has no names, they are taken as they
-    are if there are as many. Tables of queries and learned positions keep the first rows. Learned positions and a
-    mask head may come or go. Everything else has to fit.
+    are if there are as many. Tables of queries and learned positions keep the first rows. Learned positions, a
+    mask head and denoising may come or go. Everything else has to fit.
 
     Args:
         classes: that the model is for.
@@ -70,6 +70,7 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Report:
     given = replace(weights, tensors=tensors)
     tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, report)
     tensors |= _adapted_tables(tensors, fresh, report)
+    tensors |= _fresh_embeddings(tensors, fresh, report)
     load_strictly(model, replace(weights, tensors=tensors))
     report.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
     return report
@@ -103,12 +104,22 @@ def _adapted_tables(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report
     return adapted
 
 
+def _fresh_embeddings(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+    """What denoising queries know of the classes, if there are as many others: as the model had it."""
+    names = [name for name in tensors if name.startswith("denoising.") and tensors[name].shape != fresh[name].shape]
+    report.initialized += [f"{name}, which is for other classes" for name in names]
+    return {name: fresh[name] for name in names}
+
+
 def _adapted_class_heads(
     weights: Weights, fresh: dict[str, Tensor], softmax: bool, classes: Classes, report: Report
 ) -> dict[str, Tensor]:
     """Class heads with their rows where the model's classes are, and the rest as the model had it."""
     heads = [name for name in fresh if CLASS_HEAD.fullmatch(name) and name in weights.tensors]
     heads = [name for name in heads if weights.tensors[name].shape[1:] == fresh[name].shape[1:]]
+    heads = [
+        name for name in heads if len(weights.tensors[name]) == weights.num_logits
+    ]  # not of no class in particular
     rows = _rows(weights, softmax, classes, report) if heads else None
     if rows is None:
         return {}

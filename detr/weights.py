@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detr import hugging_face, official
 from detr.checkpoint import is_checkpoint, load_weights, read_pickle, weights_to_evaluate
@@ -40,7 +40,8 @@ class Weights:
     @property
     def num_logits(self) -> int:
         """K of the class head."""
-        return len(self.tensors["class_head.weight"]) if "class_head.weight" in self.tensors else 0
+        heads = ("class_head.weight", "class_head.0.weight")  # one for all decoder layers, or one for each
+        return next((len(self.tensors[name]) for name in heads if name in self.tensors), 0)
 
     def likely_experiments(self) -> list[str]:
         """Those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
@@ -56,7 +57,7 @@ def load_strictly(model: DETR, weights: Weights) -> None:
     Raises:
         UserError: with a report of what differs, in the names of the weights' own file.
     """
-    heads = next(each.num_heads for each in model.decoder.modules() if isinstance(each, nn.MultiheadAttention))
+    heads = next(each.num_heads for each in model.decoder.modules() if hasattr(each, "num_heads"))
     if weights.num_heads not in (None, heads):
         raise UserError(
             f"the weights of {weights.source} do not fit the model: transformer.num_heads is {weights.num_heads} in it "

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detr.models.backbone import ResNet
+from detr.models.denoising import Denoising
 from detr.models.detr import DETR
+from detr.models.groups import OneToMany
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
@@ -30,6 +32,10 @@ def tiny_detr(
     layers: int = 2,
     masks: bool = False,
     num_classes: int = CLASSES,
+    denoising: Callable[..., Denoising] | None = None,
+    one_to_many: OneToMany | None = None,
+    heads_per_layer: bool = False,
+    class_agnostic: bool = False,
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
@@ -39,7 +45,7 @@ def tiny_detr(
     kinds = {
         "learned": LearnedQueries,
         "anchors": AnchorQueries,
-        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4)),
+        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4), class_agnostic=class_agnostic),
     }
     needed = 3 if several else 1
     model = DETR(
@@ -56,6 +62,9 @@ def tiny_detr(
         decoder=(TransformerDecoder if queries == "learned" else AnchorDecoder)(num_layers=layers, **small),
         queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
         mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
+        denoising=None if denoising is None else functools.partial(denoising, d_model=width),
+        one_to_many=one_to_many,
+        heads_per_layer=heads_per_layer,
         num_classes=num_classes,
         d_model=width,
         classification=classification,

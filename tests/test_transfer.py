@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from detr.data.coco_categories import STUFF, THINGS, coco_classes
 from detr.errors import UserError
+from detr.models.denoising import Denoising
 from detr.models.detr import DETR
 from detr.models.position_embedding import LearnedPositionEmbedding
 from detr.structures import Classes
@@ -61,6 +63,42 @@ def test_class_rows_go_by_name(queries, classification) -> None:
     assert "adapted: class_head: rows of 2 of 4 classes by name (dog, CAT)" in text
     assert ("no-object" in text) == (classification == "softmax")
     assert "initialized: class_head: rows of 2 of 4 classes (zebra, emu)" in text
+
+
+def test_each_layers_own_head_goes_by_name() -> None:
+    old = weights_of(tiny_detr(queries="anchors", heads_per_layer=True, seed=1))
+    _, before, after = start(
+        tiny_detr(queries="anchors", heads_per_layer=True, num_classes=2, seed=2), old, "emu", "dog"
+    )
+    for layer in range(2):
+        name = f"class_head.{layer}.weight"
+        assert torch.equal(after[name][1], old.tensors[name][1])
+        assert torch.equal(after[name][0], before[name][0])
+
+
+def test_proposals_of_no_class_stay_as_they_are() -> None:
+    def proposing(**more: Any) -> DETR:
+        return tiny_detr(queries="two_stage", class_agnostic=True, classification="sigmoid", **more)
+
+    old = weights_of(proposing(seed=1))
+    _, _, after = start(proposing(num_classes=2, seed=2), old, "emu", "dog")
+    assert_same(others(after, "class_head"), others(old.tensors, "class_head"))
+    assert torch.equal(after["queries.class_head.weight"], old.tensors["queries.class_head.weight"])
+    assert torch.equal(after["class_head.weight"][1], old.tensors["class_head.weight"][1])
+
+
+def test_denoising_may_come_and_go() -> None:
+    """And starts anew for another number of classes."""
+    old = weights_of(tiny_detr(queries="anchors", denoising=Denoising, seed=1))
+    report, _, after = start(tiny_detr(queries="anchors", seed=2), old, *OLD.names)
+    assert_same(after, others(old.tensors, "denoising"))
+    assert "  skipped: denoising (1 weights), which the model has not" in report.lines()
+    report, before, after = start(tiny_detr(queries="anchors", denoising=Denoising, num_classes=5), old, *"abcde")
+    assert torch.equal(after["denoising.embedding.weight"], before["denoising.embedding.weight"])
+    assert "  initialized: denoising.embedding.weight, which is for other classes" in report.lines()
+    new = weights_of(tiny_detr(queries="anchors", seed=3))
+    report, *_ = start(tiny_detr(queries="anchors", denoising=Denoising, seed=2), new, *OLD.names)
+    assert "  initialized: denoising (1 weights), which the weights have not" in report.lines()
 
 
 def test_the_same_classes_are_loaded_as_they_are() -> None:

@@ -50,7 +50,7 @@ class SetCriterion(nn.Module):
             if meaning != classification:
                 raise ValueError(
                     f"{reader} reads logits as {meaning}, but classification is {classification}; "
-                    "choose both with loss=detr (softmax) or loss=focal (sigmoid)"
+                    "choose both with loss=detr (softmax), or loss=focal or varifocal (sigmoid)"
                 )
         self.matcher = matcher
         self.terms = nn.ModuleDict(terms)
@@ -66,7 +66,7 @@ class SetCriterion(nn.Module):
             NonFiniteError: from the matcher.
         """
         if not self.auxiliary:
-            predictions = replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:])
+            predictions = _last_layer(predictions)
         with torch.autocast(predictions.logits.device.type, enabled=False):
             predictions = predictions.at_least_fp32()
             matches, group_matches = self.matcher(predictions, targets)
@@ -94,6 +94,8 @@ class SetCriterion(nn.Module):
         self, name: str, group: Group, targets: Targets, matches: Matches, normalizer: Normalizer
     ) -> dict[str, Tensor]:
         normalizer = replace(normalizer, objects=normalizer.objects * group.copies)
+        if group.class_agnostic:
+            targets = replace(targets, labels=torch.zeros_like(targets.labels))
         terms = self._terms(group.predictions, targets, matches, normalizer)
         return {f"{name}/{term}": group.weight * value for term, value in terms.items()}
 
@@ -117,3 +119,22 @@ class SetCriterion(nn.Module):
 def _count(places: Tensor, amounts: Tensor, size: int) -> Tensor:
     """Integers [M] added up at their places [M], as [size]."""
     return amounts.new_zeros(size).index_add(0, places, amounts)
+
+
+def _last_layer(predictions: Predictions) -> Predictions:
+    """Without the layers before the last one, of the groups, too."""
+    groups = {
+        name: replace(
+            group,
+            predictions=_last_layer(group.predictions),
+            matches=None if group.matches is None else _of_one_layer(group.matches),
+        )
+        for name, group in predictions.groups.items()
+    }
+    return replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:], groups=groups)
+
+
+def _of_one_layer(matches: Matches) -> Matches:
+    """Of matches that are the same in every layer, those of the first."""
+    first = matches.layer == 0
+    return Matches(*(each[first] for each in (matches.layer, matches.image, matches.query, matches.target)))

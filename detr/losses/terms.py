@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from detr.boxes import cxcywh_to_xyxy, generalized_iou
+from detr.boxes import cxcywh_to_xyxy, generalized_iou, iou
 from detr.structures import Classification, Matches, Normalizer, Predictions, Targets
 
 
@@ -84,6 +84,35 @@ class Focal(Term):
         wanted = torch.zeros_like(logits)
         wanted[matches.layer, matches.image, matches.query, targets.labels[matches.target]] = 1
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma, reduction="none")
+        return losses.sum((1, 2, 3)) / normalizer.objects
+
+
+class Varifocal(Term):
+    """Sigmoid classification whose target is the box's IoU with its object (Zhang et al. 2021, equation 2).
+
+    RT-DETR (Zhao et al. 2024, section 4.3) trains queries and proposals with it, so that a score tells the quality of
+    the box, too. Over the number of objects; no gradient goes through the IoU.
+    Args:
+        alpha, gamma: of the weight alpha · p^gamma of what is no object.
+    """
+
+    classification = "sigmoid"
+
+    def __init__(self, *, weight: float = 1.0, alpha: float = 0.75, gamma: float = 2.0) -> None:
+        super().__init__(weight=weight)
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Normalizer, whole_step: bool
+    ) -> Tensor:
+        logits = predictions.logits
+        predicted, wanted = _matched_boxes(predictions, targets, matches)
+        quality = iou(cxcywh_to_xyxy(predicted.detach()), cxcywh_to_xyxy(wanted))
+        answers = (matches.layer, matches.image, matches.query, targets.labels[matches.target])
+        scores = torch.zeros_like(logits).index_put(answers, quality)
+        positive = torch.zeros_like(logits).index_put(answers, torch.ones_like(quality))
+        weights = self.alpha * logits.detach().sigmoid() ** self.gamma * (1 - positive) + scores
+        losses = F.binary_cross_entropy_with_logits(logits, scores, weight=weights, reduction="none")
         return losses.sum((1, 2, 3)) / normalizer.objects
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from detr.structures import Memory
 
 NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
 
-Activation = Literal["relu", "gelu", "glu"]
+Activation = Literal["relu", "gelu", "glu", "prelu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
 
 
@@ -37,11 +37,14 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The two linear layers of a transformer layer. `glu` gates one half of a doubled first layer with the other."""
+    """The two linear layers of a transformer layer.
+
+    `glu` gates one half of a doubled first layer with the other; `prelu` learns its slope (DAB-DETR).
+    """
 
     def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: Activation) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation = nn.PReLU() if activation == "prelu" else ACTIVATIONS[activation]
         self.linear1 = nn.Linear(d_model, dim_feedforward * (2 if activation == "glu" else 1))
         self.dropout = nn.Dropout(dropout)
         self.linear2 = nn.Linear(dim_feedforward, d_model)
@@ -64,10 +67,7 @@ def token_centres(memory: Memory) -> tuple[Tensor, Tensor]:
         Centres (x, y) [B, T, 2] in [0, 1] relative to the unpadded image, and the level of each token [T].
     """
     centres, levels = [], []
-    start = 0
-    for level, (height, width) in enumerate(memory.shapes):
-        valid = ~memory.padding[:, start : start + height * width].view(-1, height, width)
-        start += height * width
+    for level, ((height, width), valid) in enumerate(zip(memory.shapes, _valid(memory), strict=True)):
         rows, columns = torch.meshgrid(
             torch.arange(height, device=valid.device) + 0.5,
             torch.arange(width, device=valid.device) + 0.5,
@@ -81,6 +81,19 @@ def token_centres(memory: Memory) -> tuple[Tensor, Tensor]:
     return torch.cat(centres, 1), torch.cat(levels)
 
 
+def valid_ratios(memory: Memory) -> Tensor:
+    """[B, levels, 2]: how much of each level, (width, height) in [0, 1], is not padding."""
+    return torch.stack(
+        [torch.stack([v[:, 0].float().mean(-1), v[:, :, 0].float().mean(-1)], -1) for v in _valid(memory)], 1
+    )
+
+
+def _valid(memory: Memory) -> list[Tensor]:
+    """What is not padding, level by level: each [B, h, w] bool."""
+    levels = (~memory.padding).split([height * width for height, width in memory.shapes], 1)
+    return [level.unflatten(1, shape) for level, shape in zip(levels, memory.shapes, strict=True)]
+
+
 def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
     """The linear class head. With sigmoids every class starts at a probability of 0.01 (Lin et al. 2017)."""
     head = nn.Linear(d_model, num_logits)
@@ -89,7 +102,21 @@ def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
     return head
 
 
-def zero_last_layer(head: MLP) -> None:
-    """Let a box head that corrects references start with no correction."""
-    for parameter in head.layers[-1].parameters():
-        nn.init.zeros_(parameter)
+def zero_last_layer(head: nn.Module) -> None:
+    """Let a box head (or one for each layer) that corrects references start with no correction."""
+    for each in head if isinstance(head, PerLayer) else [head]:
+        for parameter in cast(MLP, each).layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+
+class PerLayer(nn.ModuleList):
+    """A head for each decoder layer (Deformable DETR with refinement), in the place of one for all."""
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """Of each layer [L, …] its own head; L may be fewer than there are heads."""
+        return torch.stack([head(each) for head, each in zip(self, stacked, strict=False)])
+
+
+def head_of_layer(head: nn.Module, index: int) -> nn.Module:
+    """What a decoder layer's output goes through: its own head, or the one for all."""
+    return head[index] if isinstance(head, PerLayer) else head

@@ -18,7 +18,9 @@ class Neck(nn.Module):
 
     Args:
         channels: of the backbone's levels, fine to coarse.
-        num_levels: how many of them the transformer reads, the coarsest; null: all. A mask head reads the others, too.
+        num_levels: that the transformer reads: the backbone's coarsest; null: all. A mask head reads the others, too.
+        extra_levels: how many of `num_levels` are coarser than the backbone's: a 3×3 convolution with stride 2 makes
+            the first from the backbone's coarsest, and each further one from the one before (Deformable DETR, A.2).
         d_model: width of the transformer.
         position_embedding: padding [B, h, w] → [B, D, h, w].
         normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR).
@@ -26,6 +28,9 @@ class Neck(nn.Module):
 
     Raises:
         ValueError: the backbone has fewer levels.
+
+    Attributes:
+        backbone_levels: how many of the backbone's levels the transformer reads.
     """
 
     def __init__(
@@ -35,26 +40,39 @@ class Neck(nn.Module):
         d_model: int,
         position_embedding: nn.Module,
         num_levels: int | None = None,
+        extra_levels: int = 0,
         normalization: Literal["none", "group"] = "none",
         level_embedding: bool = False,
     ) -> None:
         super().__init__()
-        self.num_levels = len(channels) if num_levels is None else num_levels
-        if not 1 <= self.num_levels <= len(channels):
-            raise ValueError(f"num_levels is {num_levels}, but backbone.levels has {len(channels)}")
+        self.num_levels = len(channels) + extra_levels if num_levels is None else num_levels
+        self.backbone_levels = self.num_levels - extra_levels
+        if extra_levels < 0 or self.backbone_levels < 1:
+            raise ValueError(f"extra_levels must lie between 0 and num_levels - 1, not {extra_levels}")
+        if self.backbone_levels > len(channels):
+            extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
+            raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
         self.projections = nn.ModuleList(
-            _projection(count, d_model, normalization) for count in channels[-self.num_levels :]
+            _projection(count, d_model, normalization) for count in channels[-self.backbone_levels :]
+        )
+        self.extra = nn.ModuleList(
+            _projection(count, d_model, normalization, kernel_size=3, stride=2, padding=1)
+            for count in [channels[-1], *[d_model] * extra_levels][:extra_levels]
         )
         self.position_embedding = position_embedding
         self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model)) if level_embedding else None
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Features:
         """Levels [B, C, h, w] and padding [B, H, W] → features of width D."""
-        features = features[-self.num_levels :]
+        features = features[-self.backbone_levels :]
         maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]
+        coarsest = features[-1]
+        for convolution in self.extra:
+            coarsest = convolution(coarsest)
+            maps.append(coarsest)
         paddings = [
             F.interpolate(padding[:, None].float(), size=level.shape[-2:], mode="nearest")[:, 0].bool()
-            for level in features
+            for level in maps
         ]
         positions = [self.position_embedding(each).to(maps[0].dtype) for each in paddings]
         if self.level_embedding is not None:
@@ -64,8 +82,10 @@ class Neck(nn.Module):
         return Features(maps, paddings, positions)
 
 
-def _projection(channels: int, d_model: int, normalization: str) -> nn.Module:
-    convolution = nn.Conv2d(channels, d_model, kernel_size=1)
+def _projection(
+    channels: int, d_model: int, normalization: str, *, kernel_size: int = 1, stride: int = 1, padding: int = 0
+) -> nn.Module:
+    convolution = nn.Conv2d(channels, d_model, kernel_size=kernel_size, stride=stride, padding=padding)
     if normalization == "none":
         return convolution
     nn.init.xavier_uniform_(convolution.weight)

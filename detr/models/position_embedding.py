@@ -16,22 +16,25 @@ class SinePositionEmbedding(nn.Module):
     Args:
         d_model: number of channels, a multiple of 4.
         temperature: the longest wavelength is this many times the shortest.
+        centered: a feature is where its middle is (Deformable DETR); else where its end is (DETR).
     """
 
-    def __init__(self, *, d_model: int, temperature: float = 10000.0) -> None:
+    def __init__(self, *, d_model: int, temperature: float = 10000.0, centered: bool = False) -> None:
         super().__init__()
         if d_model % 4:
             raise ValueError(f"d_model must be a multiple of 4 for sine positions, not {d_model}")
         self.d_model = d_model
         self.temperature = temperature
+        self.centered = centered
 
     def forward(self, padding: Tensor) -> Tensor:
         """padding [B, h, w] bool → [B, D, h, w]; positions run from 0 to 1 over the part that is not padding."""
         valid = ~padding
         rows, columns = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
         eps = 1e-6
-        y = rows / (rows[:, -1:, :] + eps)
-        x = columns / (columns[:, :, -1:] + eps)
+        shift = 0.5 if self.centered else 0.0
+        y = (rows - shift) / (rows[:, -1:, :] + eps)
+        x = (columns - shift) / (columns[:, :, -1:] + eps)
         half = self.d_model // 2
         return torch.cat(
             [sine_embedding(y, half, self.temperature), sine_embedding(x, half, self.temperature)], -1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from detr.boxes import inverse_sigmoid
+from detr.models.groups import OneToMany
 from detr.models.layers import MLP, class_head, token_centres, zero_last_layer
+from detr.models.position_embedding import sine_embedding
 from detr.structures import Group, Memory, Predictions, QuerySet, at_least_fp32
 
 
@@ -20,15 +23,36 @@ class Queries(nn.Module):
         d_model: width of the transformer.
         num_logits: K, of the class head; only queries that propose classes need it.
         sigmoid: whether class logits are independent (else the last one means no object); as `num_logits`.
+        one_to_many: asks for further queries while training, behind the others.
+
+    Attributes:
+        has_reference: the query set comes with anchor boxes.
+        has_position: it comes with positions.
+        num_levels: of the memory that it looks at; None: any.
+        extra: how many queries there are beside `num_queries` while training.
     """
 
-    has_reference = False  # whether the query set comes with anchor boxes
+    has_reference = False
+    has_position = False
+    num_levels: int | None = None
 
-    def __init__(self, *, num_queries: int, d_model: int, num_logits: int, sigmoid: bool) -> None:
+    def __init__(
+        self, *, num_queries: int, d_model: int, num_logits: int, sigmoid: bool, one_to_many: OneToMany | None
+    ) -> None:
         super().__init__()
         if num_queries < 1:
             raise ValueError(f"num_queries must be at least 1, not {num_queries}")
         self.num_queries = num_queries
+        self.extra = 0 if one_to_many is None else one_to_many.extra(num_queries)
+
+    @property
+    def count(self) -> int:
+        """How many queries there are now: with the extra ones while training."""
+        return self.num_queries + (self.extra if self.training else 0)
+
+    def position_of(self, reference: Tensor) -> Tensor | None:
+        """Positions [B, n, D] for anchors [B, n, 4] (before the sigmoid); None: the decoder makes them."""
+        return None
 
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
         """
@@ -39,31 +63,69 @@ class Queries(nn.Module):
 
 
 class LearnedQueries(Queries):
-    """The paper's object queries: learned positions, and zeros for content."""
+    """The paper's object queries: learned positions, and zeros for content.
 
-    def __init__(self, *, num_logits: int, sigmoid: bool, num_queries: int = 100, d_model: int = 256) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
-        self.embedding = nn.Embedding(num_queries, d_model)
+    Args:
+        learn_content: learn the content, too (Deformable DETR).
+    """
+
+    has_position = True
+
+    def __init__(
+        self,
+        *,
+        num_logits: int,
+        sigmoid: bool,
+        one_to_many: OneToMany | None = None,
+        num_queries: int = 100,
+        d_model: int = 256,
+        learn_content: bool = False,
+    ) -> None:
+        super().__init__(
+            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
+        )
+        self.embedding = nn.Embedding(num_queries + self.extra, d_model)
+        self.content = nn.Embedding(num_queries + self.extra, d_model) if learn_content else None
 
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
-        position = self.embedding.weight.expand(len(memory.tokens), -1, -1)
-        return QuerySet(content=torch.zeros_like(position), position=position), {}
+        position = self.embedding.weight[: self.count].expand(len(memory.tokens), -1, -1)
+        if self.content is None:
+            return QuerySet(content=torch.zeros_like(position), position=position), {}
+        return QuerySet(content=self.content.weight[: self.count].expand_as(position), position=position), {}
 
 
 class AnchorQueries(Queries):
-    """A learned anchor box and learned content for each query (DAB-DETR, Liu et al. 2022, section 4.1)."""
+    """A learned anchor box for each query (DAB-DETR, Liu et al. 2022, section 4.1), and learned content.
+
+    Args:
+        learn_content: false: content starts from zeros, as in DAB-DETR.
+    """
 
     has_reference = True
 
-    def __init__(self, *, num_logits: int, sigmoid: bool, num_queries: int = 100, d_model: int = 256) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
-        self.content = nn.Embedding(num_queries, d_model)
-        self.anchors = nn.Embedding(num_queries, 4)  # before the sigmoid
+    def __init__(
+        self,
+        *,
+        num_logits: int,
+        sigmoid: bool,
+        one_to_many: OneToMany | None = None,
+        num_queries: int = 100,
+        d_model: int = 256,
+        learn_content: bool = True,
+    ) -> None:
+        super().__init__(
+            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
+        )
+        self.d_model = d_model
+        self.content = nn.Embedding(num_queries + self.extra, d_model) if learn_content else None
+        self.anchors = nn.Embedding(num_queries + self.extra, 4)  # before the sigmoid
 
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
         images = len(memory.tokens)
-        content = self.content.weight.expand(images, -1, -1)
-        return QuerySet(content=content, reference=self.anchors.weight.expand(images, -1, -1)), {}
+        reference = self.anchors.weight[: self.count].expand(images, -1, -1)
+        if self.content is None:
+            return QuerySet(content=reference.new_zeros(images, self.count, self.d_model), reference=reference), {}
+        return QuerySet(content=self.content.weight[: self.count].expand(images, -1, -1), reference=reference), {}
 
 
 class TwoStageQueries(Queries):
@@ -81,6 +143,10 @@ class TwoStageQueries(Queries):
         anchor_sides: of the anchors, from the finest to the coarsest level, in units of the image.
         copies: how many proposals each object supervises.
         weight: of the proposals' losses.
+        content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
+            (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
+            (Deformable DETR, appendix A.4).
+        class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
     """
 
     has_reference = True
@@ -91,44 +157,75 @@ class TwoStageQueries(Queries):
         *,
         num_logits: int,
         sigmoid: bool,
+        one_to_many: OneToMany | None = None,
         num_queries: int = 100,
         d_model: int = 256,
         anchor_sides: Sequence[float] = (0.08, 0.16, 0.32),
         copies: int = 4,
         weight: float = 1.0,
+        content: Literal["tokens", "learned", "anchors"] = "tokens",
+        class_agnostic: bool = False,
     ) -> None:
-        super().__init__(num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
+        super().__init__(
+            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
+        )
         if not all(0 < side < 1 for side in anchor_sides):
             raise ValueError(f"anchor_sides must lie between 0 and 1, not {list(anchor_sides)}")
         if copies < 1:
             raise ValueError(f"copies must be at least 1, not {copies}")
-        self.sigmoid, self.copies, self.weight = sigmoid, copies, weight
+        self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
+        self.d_model = d_model
         self.register_buffer("anchor_sides", torch.tensor(anchor_sides), persistent=False)
+        self.num_levels = len(anchor_sides)
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
-        self.class_head = class_head(d_model, num_logits, sigmoid=sigmoid)
+        logits = (1 if sigmoid else 2) if class_agnostic else num_logits
+        self.class_head = class_head(d_model, logits, sigmoid=sigmoid)
         self.box_head = MLP(d_model, d_model, 4, 3)
         zero_last_layer(self.box_head)
+        self.content = nn.Embedding(num_queries + self.extra, d_model) if content == "learned" else None
+        self.has_position = content == "anchors"
+        self.anchor_head = (
+            nn.Sequential(nn.Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if self.has_position else None
+        )
 
     def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
         tokens = self.token_head(memory.tokens)
         logits = self.class_head(tokens)
         boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
-        count = min(self.num_queries, tokens.shape[1])
-        best = self.objectness(logits).masked_fill(memory.padding, -torch.inf).topk(count, dim=1).indices[..., None]
-        queries = QuerySet(
-            content=tokens.gather(1, best.expand(-1, -1, tokens.shape[-1])),
-            reference=boxes.detach().gather(1, best.expand(-1, -1, 4)),
-        )
+        best = self.best(logits.detach(), memory.padding)[..., None]
+        reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
+        position, content = self.of_anchors(reference)
+        if content is None and self.content is None:
+            content = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
+        elif self.content is not None:
+            content = self.content.weight[: best.shape[1]].expand(len(tokens), -1, -1)
+        assert content is not None
         proposals = Predictions(logits[None], boxes.sigmoid()[None])
-        return queries, {"encoder": Group(proposals, copies=self.copies, weight=self.weight)}
+        group = Group(proposals, copies=self.copies, weight=self.weight, class_agnostic=self.class_agnostic)
+        return QuerySet(content=content, position=position, reference=reference), {"encoder": group}
+
+    def best(self, logits: Tensor, padding: Tensor) -> Tensor:
+        """[B, Q] the tokens that propose objects most surely; extra queries take the next, over and over if need be."""
+        count = min(self.num_queries, logits.shape[1])
+        total = count + self.count - self.num_queries
+        found = self.objectness(logits).masked_fill(padding, -torch.inf).topk(min(total, logits.shape[1]), dim=1)
+        if total <= logits.shape[1]:
+            return found.indices
+        return found.indices[:, torch.arange(total, device=logits.device) % logits.shape[1]]
+
+    def of_anchors(self, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Position and content [B, Q, D] made from anchors (before the sigmoid); None: they come from elsewhere."""
+        if self.anchor_head is None:
+            return None, None
+        sines = sine_embedding(reference.sigmoid(), self.d_model // 2).flatten(-2)
+        position, content = self.anchor_head(sines).chunk(2, -1)
+        return position, content
+
+    def position_of(self, reference: Tensor) -> Tensor | None:
+        return self.of_anchors(reference)[0]
 
     def anchors(self, memory: Memory) -> Tensor:
         """Boxes [B, T, 4], cxcywh before the sigmoid."""
-        if len(memory.shapes) != len(self.anchor_sides):
-            raise ValueError(
-                f"queries.anchor_sides has {len(self.anchor_sides)} sides for {len(memory.shapes)} levels of features; "
-                "give one for each of backbone.levels"
-            )
         centres, levels = token_centres(memory)
         sides = self.anchor_sides[levels][None, :, None].expand(len(centres), -1, 2)
         return inverse_sigmoid(torch.cat([centres, sides], -1))

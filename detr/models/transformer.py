@@ -7,18 +7,29 @@ Positions are added to queries and keys only, in every layer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.errors import UserError
-from detr.models.layers import MLP, NORM_GROUPS, Activation, FeedForward, xavier_uniform
+from detr.models.decoder import Decoder, needs_anchors
+from detr.models.layers import (
+    MLP,
+    NORM_GROUPS,
+    Activation,
+    FeedForward,
+    head_of_layer,
+    xavier_uniform,
+)
 from detr.models.position_embedding import sine_embedding
 from detr.structures import Features, Memory, QuerySet, at_least_fp32
 
+if TYPE_CHECKING:
+    from detr.models.queries import Queries
 
-class _Layer(nn.Module):
+
+class ResidualLayer(nn.Module):
     """What encoder and decoder layers share: residual sublayers with layer norm after (paper) or before them."""
 
     def __init__(self, *, pre_norm: bool) -> None:
@@ -31,7 +42,7 @@ class _Layer(nn.Module):
         return norm(x + dropout(sublayer(x)))
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(ResidualLayer):
     """Self-attention and feed-forward."""
 
     def __init__(
@@ -54,7 +65,7 @@ class EncoderLayer(_Layer):
         return self.residual(tokens, self.norm2, self.dropout2, self.feed_forward)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(ResidualLayer):
     """Self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
 
     def __init__(
@@ -85,7 +96,20 @@ class DecoderLayer(_Layer):
         return self.residual(content, self.norm3, self.dropout3, self.feed_forward)
 
 
-class TransformerEncoder(nn.Module):
+class Encoder(nn.Module):
+    """What every encoder offers.
+
+    Attributes:
+        num_levels: of the features that it takes; None: as many as there are.
+    """
+
+    num_levels: int | None = None
+
+    def forward(self, features: Features) -> Memory:
+        raise NotImplementedError
+
+
+class TransformerEncoder(Encoder):
     """The paper's encoder. Levels, where there are several, are concatenated to one sequence.
 
     Args:
@@ -124,6 +148,11 @@ class TransformerEncoder(nn.Module):
             tokens = layer(tokens, positions, padding)
         return self.norm(tokens)
 
+    def encode_coarsest(self, features: Features) -> Tensor:
+        """All layers on the coarsest level only: its map [B, D, h, w]."""
+        level = (features.maps[-1], features.positions[-1], features.padding[-1])
+        return self.encode(*(_as_tokens(each) for each in level)).mT.unflatten(-1, features.maps[-1].shape[-2:])
+
 
 class TopDownEncoder(TransformerEncoder):
     """Self-attention on the coarsest level only, then a convolutional top-down path into the finer ones.
@@ -157,17 +186,12 @@ class TopDownEncoder(TransformerEncoder):
             activation=activation,
             pre_norm=pre_norm,
         )
+        self.num_levels = num_levels
         self.blocks = nn.ModuleList(ResidualBlock(d_model) for _ in range(num_levels - 1))
 
     def forward(self, features: Features) -> Memory:
-        *maps, coarsest = features.maps
-        if len(maps) != len(self.blocks):
-            raise UserError(
-                f"transformer.encoder.num_levels={len(self.blocks) + 1}, but backbone.levels gives {len(maps) + 1}; "
-                "make them equal"
-            )
-        tokens = self.encode(*(_as_tokens(each) for each in (coarsest, features.positions[-1], features.padding[-1])))
-        fused = [tokens.mT.unflatten(-1, coarsest.shape[-2:])]
+        *maps, _ = features.maps
+        fused = [self.encode_coarsest(features)]
         for finer, block in zip(reversed(maps), self.blocks, strict=True):
             fused.insert(0, block(finer + F.interpolate(fused[0], size=finer.shape[-2:], mode="nearest")))
         return flatten(Features(fused, features.padding, features.positions))
@@ -205,13 +229,12 @@ def _as_tokens(level: Tensor) -> Tensor:
     return level.flatten(2).mT if level.dim() == 4 else level.flatten(1)
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(Decoder):
     """The paper's decoder: queries have learned positions, and one box head reads every layer's output.
 
     Arguments as in `TransformerEncoder`; one final layer norm serves every layer's output.
+    `eval_layers`: how many layers an evaluation uses; null: all.
     """
-
-    refines = False  # True: queries come with anchor boxes, and each layer corrects them
 
     def __init__(
         self,
@@ -223,14 +246,12 @@ class TransformerDecoder(nn.Module):
         dropout: float = 0.1,
         activation: Activation = "relu",
         pre_norm: bool = False,
+        eval_layers: int | None = None,
     ) -> None:
-        super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1, not {num_layers}")
-        self.layers = nn.ModuleList(
+        layers = [
             DecoderLayer(d_model, num_heads, dim_feedforward, dropout, activation, pre_norm) for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(d_model)
+        ]
+        super().__init__(layers=layers, norm=nn.LayerNorm(d_model), eval_layers=eval_layers)
         self.add_parts(d_model)
         xavier_uniform(self)
 
@@ -238,12 +259,8 @@ class TransformerDecoder(nn.Module):
         """What a variant has beside its layers, initialised with them."""
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
-        """
-        Returns:
-            Hidden states [L, B, Q, D] of every layer, and their boxes [L, B, Q, 4] before the sigmoid.
-        """
         content, hidden = queries.content, []
-        for layer in self.layers:
+        for layer in self.active_layers:
             content = layer(content, queries.position, memory, queries.attention_mask)
             hidden.append(self.norm(content))
         stacked = torch.stack(hidden)
@@ -258,20 +275,24 @@ class AnchorDecoder(TransformerDecoder):
     (DINO, Zhang et al. 2022, section 3.6, "look forward twice").
     """
 
-    refines = True
+    corrects = True
 
     def add_parts(self, d_model: int) -> None:
         self.position_head = MLP(2 * d_model, d_model, d_model, 2)
+
+    @classmethod
+    def check(cls, queries: Queries | type[Queries]) -> None:
+        needs_anchors(queries)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         assert queries.reference is not None  # the detector has seen to it
         content, hidden, boxes = queries.content, [], []
         anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
-        for layer in self.layers:
+        for index, layer in enumerate(self.active_layers):
             sines = sine_embedding(anchor.sigmoid(), content.shape[-1] // 2).flatten(-2)
             content = layer(content, self.position_head(sines), memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            correction = at_least_fp32(box_head(hidden[-1]))
+            correction = at_least_fp32(head_of_layer(box_head, index)(hidden[-1]))
             boxes.append(previous + correction)
             previous = anchor + correction
             anchor = previous.detach()

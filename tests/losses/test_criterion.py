@@ -233,3 +233,17 @@ def test_every_trainable_parameter_gets_a_gradient(
         assert (parameter.grad is not None) == parameter.requires_grad, name
         if parameter.grad is not None:
             assert parameter.grad.isfinite().all(), name
+
+
+def test_class_agnostic_proposals_are_objects_whatever_their_class() -> None:
+    """As proposals of a single class for objects of a single class, in matching and in losses."""
+    targets = random_targets([3, 2])
+    single = replace(targets, labels=torch.zeros_like(targets.labels))
+    proposals = random_predictions(2, logits=1, layers=1, seed=5)
+    decoded = random_predictions(2, logits=CLASSES)
+    decoded.groups = {"encoder": Group(proposals, copies=2, class_agnostic=True)}
+    agnostic = criterion("sigmoid")(decoded, targets, normalizer_of(targets)).terms
+    expected = replace(random_predictions(2, logits=1), groups={"encoder": Group(proposals, copies=2)})
+    wanted = criterion("sigmoid")(expected, single, normalizer_of(single)).terms
+    for term in ("class", "bbox", "giou"):
+        torch.testing.assert_close(agnostic[f"encoder/{term}"], wanted[f"encoder/{term}"])

@@ -9,7 +9,7 @@ import torch
 from builders import CLASSES, random_predictions, random_targets
 from torch import Tensor
 
-from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term
+from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term, Varifocal
 from detr.matcher import HungarianMatcher
 from detr.structures import Matches, Normalizer, Predictions, Targets
 
@@ -82,6 +82,32 @@ def test_focal(alpha: float, gamma: float) -> None:
         assert losses[layer].item() == pytest.approx(expected / 5, rel=1e-4)
 
 
+def test_varifocal() -> None:
+    """Against Hugging Face's loss of RT-DETR."""
+    from transformers import RTDetrConfig
+    from transformers.loss.loss_rt_detr import RTDetrLoss
+
+    predictions, targets = random_predictions(3, logits=CLASSES), random_targets(COUNTS)
+    matches = matched(predictions, targets, "sigmoid")
+    losses = Varifocal()(predictions, targets, matches, Normalizer(objects=5, images=3), whole_step=False)
+    theirs = RTDetrLoss(RTDetrConfig(num_labels=CLASSES))
+    labels = [
+        {"class_labels": label, "boxes": box}
+        for label, box in zip(targets.labels.split(targets.counts), targets.boxes.split(targets.counts), strict=True)
+    ]
+    starts = [0, 3, 3]
+    for layer in range(2):
+        indices = []
+        for image, start in enumerate(starts):
+            mine = (matches.layer == layer) & (matches.image == image)
+            indices.append((matches.query[mine], matches.target[mine] - start))
+        outputs = {"logits": predictions.logits[layer], "pred_boxes": predictions.boxes[layer]}
+        expected = theirs.loss_labels_vfl(outputs, labels, indices, num_boxes=5)["loss_vfl"]
+        assert losses[layer].item() == pytest.approx(expected.item(), rel=1e-5)
+    losses.sum().backward()
+    assert predictions.boxes.grad is None or predictions.boxes.grad.abs().max() == 0  # boxes are judged, not moved
+
+
 def test_boxes() -> None:
     """Two matched pairs worked out by hand, in different layers."""
     boxes = torch.zeros(2, 1, 3, 4) + 0.5
@@ -96,7 +122,7 @@ def test_boxes() -> None:
     assert GIoU()(predictions, targets, matches, normalizer, False).tolist() == pytest.approx([0, 1.5 / 4])
 
 
-@pytest.mark.parametrize("term", [L1(), GIoU(), CrossEntropy(), Focal()])
+@pytest.mark.parametrize("term", [L1(), GIoU(), CrossEntropy(), Focal(), Varifocal()])
 def test_without_objects(term: Term) -> None:
     """Finite; the boxes' losses are zero, but part of the graph: DDP wants every parameter in every step."""
     logits = CLASSES if term.classification == "sigmoid" else CLASSES + 1
@@ -129,7 +155,7 @@ def test_gradient_reaches_matched_boxes_only() -> None:
     assert torch.equal(touched, expected)
 
 
-@pytest.mark.parametrize("term", [L1, GIoU, CrossEntropy, Focal])
+@pytest.mark.parametrize("term", [L1, GIoU, CrossEntropy, Focal, Varifocal])
 def test_negative_weights_are_refused(term: type[Term]) -> None:
     with pytest.raises(ValueError, match="weight"):
         term(weight=-1)

@@ -119,6 +119,34 @@ def test_dropout_only_while_training() -> None:
     assert (model(*batch).logits - model(*batch).logits).abs().max() > 1e-3
 
 
+@KINDS
+@torch.no_grad()
+def test_any_number_of_the_first_layers_is_a_decoder(queries: Any) -> None:
+    """In evaluations only: what they say is what they say among all."""
+    model = tiny_detr(queries=queries, layers=3)
+    batch = random_images([(64, 96), (96, 64)])
+    everything = model(*batch)
+    for layers in (1, 2):
+        model.decoder.eval_layers = layers
+        first = model(*batch)
+        assert len(first.logits) == layers
+        assert_same(first, Predictions(everything.logits[:layers], everything.boxes[:layers]))
+    assert len(model.train()(*batch).logits) == 3
+
+
+@torch.no_grad()
+def test_heads_of_their_own_for_each_layer() -> None:
+    model = tiny_detr(queries="anchors", layers=3, heads_per_layer=True)
+    batch = random_images([(64, 96)])
+    before = model(*batch)
+    model.class_head[1].bias += 1
+    after = model(*batch)
+    torch.testing.assert_close(after.logits[1], before.logits[1] + 1)
+    torch.testing.assert_close(after.logits[[0, 2]], before.logits[[0, 2]])
+    model.decoder.eval_layers = 2
+    assert_same(model(*batch), Predictions(after.logits[:2], after.boxes[:2]))
+
+
 def test_decoder_and_queries_must_fit() -> None:
     def build(decoder: type[TransformerDecoder], queries: Any) -> DETR:
         return DETR(

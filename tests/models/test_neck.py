@@ -42,3 +42,34 @@ def test_level_embedding_tells_levels_apart() -> None:
     expected = neck.level_embedding[1] - neck.level_embedding[0]  # type: ignore[index]
     torch.testing.assert_close(difference, expected[None, :, None, None].expand_as(difference))
     assert features.maps[0].mean().abs() < 1e-5  # group norm
+
+
+def test_extra_levels_are_made_from_the_coarsest() -> None:
+    """The first from the backbone's own features, each further one from the one before, at half the size."""
+    torch.manual_seed(0)
+    sine = SinePositionEmbedding(d_model=32)
+    neck = Neck(
+        channels=[4, 6], d_model=32, position_embedding=sine, num_levels=3, extra_levels=2, normalization="group"
+    )
+    levels = [torch.randn(2, 4, 12, 10), torch.randn(2, 6, 6, 5)]
+    padding = random_images([(40, 60), (96, 80)])[1]
+    features = neck(levels, padding)
+    assert neck.backbone_levels == 1
+    assert [tuple(each.shape[-2:]) for each in features.maps] == [(6, 5), (3, 3), (2, 2)]
+    assert [each.shape[-2:] for each in features.padding] == [each.shape[-2:] for each in features.maps]
+    torch.testing.assert_close(features.maps[1], neck.extra[0](levels[-1]))
+    torch.testing.assert_close(features.maps[2], neck.extra[1](features.maps[1]))
+
+
+@pytest.mark.parametrize("numbers", [{"num_levels": 3}, {"num_levels": 2, "extra_levels": 2}, {"extra_levels": -1}])
+def test_numbers_of_levels_must_fit(numbers: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="_levels"):
+        Neck(channels=[4, 4], d_model=32, position_embedding=SinePositionEmbedding(d_model=32), **numbers)
+
+
+def test_centered_positions_are_the_middles_of_features() -> None:
+    """Four columns without padding: the longest wave of the first channel tells x = 1/8, 3/8, …; else 1/4, 2/4, …"""
+    padding = torch.zeros(1, 1, 4, dtype=torch.bool)
+    for centered, expected in ((True, [0.125, 0.375, 0.625, 0.875]), (False, [0.25, 0.5, 0.75, 1.0])):
+        sines = SinePositionEmbedding(d_model=4, centered=centered)(padding)[0, 2, 0]
+        torch.testing.assert_close(sines, (2 * torch.pi * torch.tensor(expected)).sin(), atol=1e-5, rtol=0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from detr.models.groups import HybridMatching
 from detr.models.queries import TwoStageQueries
 from detr.structures import Memory
 
@@ -84,12 +85,40 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
     assert groups["encoder"].predictions.boxes.requires_grad
 
 
-def test_one_side_a_level() -> None:
-    with pytest.raises(ValueError, match="3 sides for 2 levels"):
-        two_stage(5, anchor_sides=(0.1, 0.2, 0.3))(encoder_memory())
-
-
 @pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         two_stage(**({"num_queries": 5} | options))
+
+
+@torch.no_grad()
+def test_mixed_selection_takes_anchors_only() -> None:
+    """Content is the same for every image, anchors are not; as many queries as without it, of the same tokens."""
+    memory = encoder_memory()
+    mixed = two_stage(5, content="learned")
+    chosen, _ = mixed(memory)
+    plain, _ = two_stage(5)(memory)
+    assert chosen.reference is not None
+    torch.testing.assert_close(chosen.reference, plain.reference)
+    assert mixed.content is not None
+    torch.testing.assert_close(chosen.content, mixed.content.weight.expand(2, -1, -1))
+
+
+@torch.no_grad()
+def test_class_agnostic_proposals() -> None:
+    for sigmoid, columns in ((True, 1), (False, 2)):
+        _, groups = two_stage(5, class_agnostic=True, sigmoid=sigmoid)(encoder_memory())
+        assert groups["encoder"].class_agnostic
+        assert groups["encoder"].predictions.logits.shape[-1] == columns
+
+
+@torch.no_grad()
+def test_extra_queries_take_the_next_tokens() -> None:
+    """The queries that count are the same with and without; where tokens run out, the others go round."""
+    memory, extra = encoder_memory(), HybridMatching(num_queries=30)
+    queries = two_stage(5, one_to_many=extra)
+    training, evaluation = queries.train()(memory)[0], queries.eval()(memory)[0]
+    assert (len(training), len(evaluation)) == (35, 5)
+    torch.testing.assert_close(training.content[:, :5], evaluation.content)
+    torch.testing.assert_close(training.content[:, 20:25], evaluation.content)
+    assert not torch.equal(training.content[:, 5:10], evaluation.content)

@@ -1,0 +1,165 @@
+"""Further queries that are supervised while training only, behind the ones that count.
+
+One mechanism for denoising (DN-DETR, DINO) and for one-to-many matching (H-DETR, Group DETR): a group is appended to
+the query set, an attention mask keeps everything that it knows from the other queries, and what the decoder says of it
+becomes a `Group` of the predictions. In evaluations there are no groups, and none of this costs anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from detr.structures import Group, Predictions, QueryGroup, QuerySet
+
+
+def matching_count(queries: QuerySet) -> int:
+    """How many queries come before the first group: those that count."""
+    return min((group.queries.start for group in queries.groups.values()), default=len(queries))
+
+
+def append(queries: QuerySet, name: str, more: QuerySet, group: QueryGroup, *, sees_queries: bool) -> QuerySet:
+    """The query set with `more` behind it.
+
+    Args:
+        name: of the group.
+        more: of the same images; its attention mask is among themselves.
+        group: what they become; its `queries` are filled in.
+        sees_queries: whether they may attend to the matching queries. Nobody ever attends to them.
+    """
+    before, matching = len(queries), matching_count(queries)
+    total = before + len(more)
+    mask = torch.ones(total, total, dtype=torch.bool, device=queries.content.device)
+    mask[:before, :before] = False if queries.attention_mask is None else queries.attention_mask
+    mask[before:, before:] = False if more.attention_mask is None else more.attention_mask
+    if sees_queries:
+        mask[before:, :matching] = False
+    return QuerySet(
+        content=torch.cat([queries.content, more.content.to(queries.content)], 1),
+        position=_joined(queries.position, more.position),
+        reference=_joined(queries.reference, more.reference),
+        attention_mask=mask,
+        groups=queries.groups | {name: replace(group, queries=slice(before, total))},
+    )
+
+
+def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second.to(first)], 1)
+
+
+def separate(predictions: Predictions, groups: dict[str, QueryGroup]) -> Predictions:
+    """What the decoder said of all queries → the matching queries' predictions, with the groups' beside them."""
+    if not groups:
+        return predictions
+    matching = min(group.queries.start for group in groups.values())
+    layers = len(predictions.logits)
+    return replace(
+        predictions,
+        logits=predictions.logits[:, :, :matching],
+        boxes=predictions.boxes[:, :, :matching],
+        groups=predictions.groups
+        | {
+            name: Group(
+                Predictions(predictions.logits[:, :, group.queries], predictions.boxes[:, :, group.queries]),
+                matches=None if group.matches is None else group.matches.for_layers(layers),
+                copies=group.copies,
+                weight=group.weight,
+                parts=group.parts,
+            )
+            for name, group in groups.items()
+        },
+    )
+
+
+class OneToMany:
+    """Further queries of the same kind, of which several answer for one object.
+
+    Args:
+        weight: of their losses, of one part.
+
+    Attributes:
+        parts: in which they are matched, each on its own.
+        copies: how many queries of a part answer for an object.
+    """
+
+    parts = 1
+    copies = 1
+
+    def __init__(self, *, weight: float) -> None:
+        self.weight = weight
+
+    def extra(self, num_queries: int) -> int:
+        """How many further queries there are beside `num_queries`."""
+        raise NotImplementedError
+
+    def split(self, queries: QuerySet, extra: int) -> QuerySet:
+        """The last `extra` of the queries become a group."""
+        count = len(queries) - extra
+        matching, more = _rows(queries, slice(0, count)), _rows(queries, slice(count, None))
+        if self.parts > 1:
+            more.attention_mask = blocks(self.parts, extra // self.parts, queries.content.device)
+        group = QueryGroup(
+            slice(0, 0), copies=self.parts * self.copies, weight=self.parts * self.weight, parts=self.parts
+        )
+        return append(matching, "one_to_many", more, group, sees_queries=False)
+
+
+class HybridMatching(OneToMany):
+    """H-DETR (Jia et al. 2023, section 3.2, "hybrid branch"): each object is matched to several of further queries.
+
+    Args:
+        num_queries: T, the further queries.
+        copies: K, how many of them answer for an object.
+        weight: λ, of their losses.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+
+    def __init__(self, *, num_queries: int = 1500, copies: int = 6, weight: float = 1.0) -> None:
+        super().__init__(weight=weight)
+        for name, value in {"num_queries": num_queries, "copies": copies}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.num_queries, self.copies = num_queries, copies
+
+    def extra(self, num_queries: int) -> int:
+        return self.num_queries
+
+
+class GroupMatching(OneToMany):
+    """Group DETR (Chen et al. 2023, section 3.2): several groups of queries, each matched one-to-one.
+
+    Args:
+        groups: K, the first of which is there in evaluations, too.
+        weight: of the losses of each further group, where those of the first weigh 1.
+
+    Raises:
+        ValueError: fewer than 2 groups.
+    """
+
+    def __init__(self, *, groups: int = 11, weight: float = 1.0) -> None:
+        super().__init__(weight=weight)
+        if groups < 2:
+            raise ValueError(f"groups must be at least 2, not {groups}; one_to_many=none does without")
+        self.parts = groups - 1
+
+    def extra(self, num_queries: int) -> int:
+        return self.parts * num_queries
+
+
+def blocks(count: int, size: int, device: torch.device) -> Tensor:
+    """[count · size, count · size] bool: each of `count` blocks sees nothing but itself."""
+    block = torch.arange(count, device=device).repeat_interleave(size)
+    return block[:, None] != block
+
+
+def _rows(queries: QuerySet, rows: slice) -> QuerySet:
+    """Some of the queries, which have no groups yet."""
+    return QuerySet(
+        content=queries.content[:, rows],
+        position=None if queries.position is None else queries.position[:, rows],
+        reference=None if queries.reference is None else queries.reference[:, rows],
+    )

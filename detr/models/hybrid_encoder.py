@@ -1,0 +1,107 @@
+"""RT-DETR's efficient hybrid encoder (Zhao et al. 2024, section 4.2; lyuwenyu/RT-DETR, rtdetr/hybrid_encoder.py)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detr.models.layers import NORM_GROUPS, Activation
+from detr.models.transformer import TransformerEncoder, flatten
+from detr.structures import Features, Memory
+
+Normalization = Literal["batch", "group"]
+
+REP_BLOCKS = 3  # of a fusion block
+
+
+class HybridEncoder(TransformerEncoder):
+    """Self-attention on the coarsest level only (AIFI), then convolutions that fuse levels down and up again (CCFM).
+
+    Args:
+        num_levels: of the features, at least 2.
+        normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
+            32 groups, where there are few.
+        The others as in `TransformerEncoder`.
+    """
+
+    num_levels: int
+
+    def __init__(
+        self,
+        *,
+        num_levels: int = 3,
+        num_layers: int = 1,
+        d_model: int = 256,
+        num_heads: int = 8,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        activation: Activation = "gelu",
+        pre_norm: bool = False,
+        normalization: Normalization = "batch",
+    ) -> None:
+        super().__init__(
+            num_layers=num_layers,
+            d_model=d_model,
+            num_heads=num_heads,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            activation=activation,
+            pre_norm=pre_norm,
+        )
+        if num_levels < 2:
+            raise ValueError(f"num_levels={num_levels}: fusing levels needs 2 of them; use neck=multi_level")
+        self.num_levels = num_levels
+        steps = range(num_levels - 1)
+        self.lateral = nn.ModuleList(_convolution(d_model, d_model, 1, normalization) for _ in steps)
+        self.top_down = nn.ModuleList(FusionBlock(d_model, normalization) for _ in steps)
+        self.downsampling = nn.ModuleList(_convolution(d_model, d_model, 3, normalization, stride=2) for _ in steps)
+        self.bottom_up = nn.ModuleList(FusionBlock(d_model, normalization) for _ in steps)
+
+    def forward(self, features: Features) -> Memory:
+        levels = [*features.maps[:-1], self.encode_coarsest(features)]
+        climbed = [levels[-1]]  # coarse to fine
+        for finer, lateral, fuse in zip(reversed(levels[:-1]), self.lateral, self.top_down, strict=True):
+            climbed[-1] = lateral(climbed[-1])
+            above = F.interpolate(climbed[-1], size=finer.shape[-2:], mode="nearest")
+            climbed.append(fuse(torch.cat([above, finer], 1)))
+        fused = [climbed.pop()]  # fine to coarse
+        for coarser, downsample, fuse in zip(reversed(climbed), self.downsampling, self.bottom_up, strict=True):
+            fused.append(fuse(torch.cat([downsample(fused[-1]), coarser], 1)))
+        return flatten(Features(fused, features.padding, features.positions))
+
+
+class FusionBlock(nn.Module):
+    """Two levels, concatenated, to one: [B, 2 D, h, w] → [B, D, h, w] (figure 4 of the paper)."""
+
+    def __init__(self, d_model: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.direct = _convolution(2 * d_model, d_model, 1, normalization)
+        self.entry = _convolution(2 * d_model, d_model, 1, normalization)
+        self.blocks = nn.Sequential(*(RepBlock(d_model, normalization) for _ in range(REP_BLOCKS)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.entry(x)) + self.direct(x)
+
+
+class RepBlock(nn.Module):
+    """A 3×3 and a 1×1 convolution side by side (RepVGG, Ding et al. 2021), [B, D, h, w] → [B, D, h, w]."""
+
+    def __init__(self, d_model: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.wide = _convolution(d_model, d_model, 3, normalization, activation=False)
+        self.narrow = _convolution(d_model, d_model, 1, normalization, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.wide(x) + self.narrow(x))
+
+
+def _convolution(
+    channels: int, d_model: int, size: int, normalization: Normalization, *, stride: int = 1, activation: bool = True
+) -> nn.Sequential:
+    """Convolution, norm and SiLU."""
+    norm = nn.BatchNorm2d(d_model) if normalization == "batch" else nn.GroupNorm(NORM_GROUPS, d_model)
+    convolution = nn.Conv2d(channels, d_model, size, stride=stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, norm, nn.SiLU() if activation else nn.Identity())

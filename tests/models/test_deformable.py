@@ -1,0 +1,188 @@
+"""Deformable attention against the formula written out, and what its encoder and decoder do with references."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detr.models.deformable import DeformableDecoder, DeformableEncoder
+from detr.models.deformable_attention import DeformableAttention, deformable_attention
+from detr.models.layers import valid_ratios
+from detr.models.queries import AnchorQueries, LearnedQueries
+from detr.structures import Features, Memory, QuerySet
+
+SHAPES = [(3, 4), (2, 2)]
+TOKENS = sum(height * width for height, width in SHAPES)
+
+
+def bilinear(level: Tensor, x: float, y: float) -> Tensor:
+    """Of a level [h, w, C] at (x, y) in [0, 1]: tokens lie in the middle of their cells, and outside are zeros."""
+    height, width, channels = level.shape
+    column, row = x * width - 0.5, y * height - 0.5
+    total = torch.zeros(channels, dtype=level.dtype)
+    for i in (math.floor(row), math.floor(row) + 1):
+        for j in (math.floor(column), math.floor(column) + 1):
+            if 0 <= i < height and 0 <= j < width:
+                total += (1 - abs(row - i)) * (1 - abs(column - j)) * level[i, j]
+    return total
+
+
+def test_the_formula_written_out() -> None:
+    torch.manual_seed(0)
+    values, weights = torch.randn(2, TOKENS, 3, 4), torch.rand(2, 5, 3, 2, 2)
+    locations = torch.rand(2, 5, 3, 2, 2, 2) * 1.4 - 0.2  # some of them outside
+    got = deformable_attention(values, SHAPES, locations, weights)
+    assert got.shape == (2, 5, 12)
+    for image in range(2):
+        levels = [
+            v.view(*s, 3, 4) for v, s in zip(values[image].split([h * w for h, w in SHAPES]), SHAPES, strict=True)
+        ]
+        for query in range(5):
+            for head in range(3):
+                expected = torch.zeros(4)
+                for level, tokens in enumerate(levels):
+                    for point in range(2):
+                        x, y = locations[image, query, head, level, point].tolist()
+                        expected += weights[image, query, head, level, point] * bilinear(tokens[:, :, head], x, y)
+                torch.testing.assert_close(got[image, query, head * 4 : head * 4 + 4], expected)
+
+
+def test_gradients_in_double_precision() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(1, TOKENS, 2, 2, dtype=torch.double, requires_grad=True)
+    locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.double) * 1.2 - 0.1).requires_grad_()
+    weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.double, requires_grad=True)
+
+    def attend(*inputs: Tensor) -> Tensor:
+        return deformable_attention(inputs[0], SHAPES, inputs[1], inputs[2])
+
+    assert torch.autograd.gradcheck(attend, (values, locations, weights))
+
+
+def memory(images: int = 2, width: int = 16) -> Memory:
+    """Two levels; of the second image the right half is padding."""
+    torch.manual_seed(0)
+    fine, coarse = torch.zeros(images, 3, 4, dtype=torch.bool), torch.zeros(images, 2, 2, dtype=torch.bool)
+    fine[1:, :, 2:], coarse[1:, :, 1:] = True, True
+    padding = torch.cat([fine.flatten(1), coarse.flatten(1)], 1)
+    return Memory(torch.randn(images, TOKENS, width), torch.randn(images, TOKENS, width), padding, SHAPES)
+
+
+def attention(**changes: Any) -> DeformableAttention:
+    torch.manual_seed(0)
+    return DeformableAttention(**{"d_model": 16, "num_heads": 4, "num_levels": 2, "num_points": 2} | changes)
+
+
+def test_points_start_around_the_reference() -> None:
+    """Of four heads: right, down, left and up; one step of a token and two."""
+    offsets = attention().sampling_offsets.bias.view(4, 2, 2, 2)
+    for head, direction in enumerate([(1, 0), (0, 1), (-1, 0), (0, -1)]):
+        for level in range(2):
+            for point in range(2):
+                expected = torch.tensor(direction) * (point + 1.0)
+                torch.testing.assert_close(offsets[head, level, point], expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_is_never_looked_at() -> None:
+    layer, first = attention(), memory()
+    queries, references = torch.randn(2, 5, 16), torch.rand(2, 5, 2, 2)
+    second = memory()
+    second.tokens[second.padding] = 100.0
+    torch.testing.assert_close(
+        layer(queries, references, first, first.tokens), layer(queries, references, second, second.tokens)
+    )
+
+
+def test_width_and_heads_must_fit() -> None:
+    with pytest.raises(ValueError, match="d_model=16 is not a multiple of num_heads=3"):
+        attention(num_heads=3)
+
+
+def test_valid_ratios() -> None:
+    expected = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.5, 1.0], [0.5, 1.0]]])
+    torch.testing.assert_close(valid_ratios(memory()), expected)
+
+
+@torch.no_grad()
+def test_the_encoder_does_not_see_padding() -> None:
+    """Neither what is in it nor how much of it there is."""
+    torch.manual_seed(0)
+    encoder = DeformableEncoder(num_levels=1, num_layers=2, d_model=16, num_heads=2, dim_feedforward=16).eval()
+    for layer in encoder.layers:
+        nn.init.normal_(layer.self_attn.sampling_offsets.weight, 0, 0.3)
+    maps, positions = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
+    alone = encoder(Features([maps], [torch.zeros(1, 4, 4, dtype=torch.bool)], [positions])).tokens
+    for noise in (0.0, 5.0):
+        larger, places = torch.full((1, 16, 6, 7), noise), torch.randn(1, 16, 6, 7)
+        padding = torch.ones(1, 6, 7, dtype=torch.bool)
+        larger[..., :4, :4], places[..., :4, :4], padding[:, :4, :4] = maps, positions, False
+        padded = encoder(Features([larger], [padding], [places])).tokens
+        torch.testing.assert_close(padded[:, ~padding.flatten()], alone, rtol=1e-4, atol=1e-5)
+
+
+def decoder(queries: type, **changes: Any) -> DeformableDecoder:
+    torch.manual_seed(0)
+    sizes = {"num_levels": 2, "num_layers": 3, "d_model": 16, "num_heads": 2, "dim_feedforward": 16, "dropout": 0.0}
+    built = DeformableDecoder(**sizes | changes)
+    built.fit(queries(num_logits=3, sigmoid=True, d_model=16), 16)
+    return built
+
+
+class Corrections(nn.Module):
+    """A box head that says what it is told to, layer by layer, and keeps it for its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[Tensor] = []
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        self.said.append((hidden.detach()[..., :4] * 0.3).requires_grad_())
+        return self.said[-1]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_refinement_adds_corrections_up(twice: bool) -> None:
+    """Each box is the anchor plus all corrections; its gradient reaches its own correction, and twice: the last."""
+    for layer in range(3):
+        head, reference = Corrections(), torch.randn(2, 5, 4)
+        queries = QuerySet(content=torch.randn(2, 5, 16), reference=reference)
+        _, boxes = decoder(AnchorQueries, look_forward_twice=twice)(queries, memory(), head)
+        torch.testing.assert_close(boxes, reference + torch.stack(head.said).cumsum(0))
+        boxes[layer].sum().backward()
+        reached = [each.grad is not None and bool(each.grad.abs().max() > 0) for each in head.said]
+        assert reached == [index == layer or (twice and index == layer - 1) for index in range(3)]
+
+
+def test_without_refinement_every_layer_corrects_the_first_point() -> None:
+    built, head = decoder(LearnedQueries, refine=False), Corrections()
+    position = torch.randn(2, 5, 16)
+    _, boxes = built(QuerySet(content=torch.randn(2, 5, 16), position=position), memory(), head)
+    said = torch.stack(head.said)
+    assert built.reference_head is not None
+    torch.testing.assert_close(boxes[..., :2], built.reference_head(position).expand(3, -1, -1, -1) + said[..., :2])
+    torch.testing.assert_close(boxes[..., 2:], said[..., 2:])
+    boxes.sum().backward()
+    assert built.reference_head.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def test_a_box_is_looked_at_in_its_own_size() -> None:
+    """With offsets of one step, points of a box lie on its border at the last step, whatever the level's shape."""
+    layer, seen = attention(num_heads=4, num_points=2), []
+    nn.init.zeros_(layer.attention_weights.weight)
+
+    def record(values: Tensor, shapes: Any, locations: Tensor, weights: Tensor) -> Tensor:
+        seen.append(locations)
+        return torch.zeros(2, 1, 16)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detr.models.deformable_attention.deformable_attention", record)
+        box = torch.tensor([0.5, 0.4, 0.2, 0.6]).expand(2, 1, 2, 4)
+        layer(torch.randn(2, 1, 16), box, memory(), memory().tokens)
+    outermost = seen[0][0, 0, :, 0, -1]  # of each head
+    torch.testing.assert_close(outermost, torch.tensor([[0.6, 0.4], [0.5, 0.7], [0.4, 0.4], [0.5, 0.1]]))

@@ -1,0 +1,156 @@
+"""Parts combine: every pair of options of different groups is trained for a step, or refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+
+import pytest
+import torch
+from builders import CLASSES, random_images, random_targets
+
+from detr.assembly import build_model, check_model
+from detr.config import build, check, compose, resolved
+from detr.errors import UserError
+from detr.structures import Classes, Normalizer
+
+GROUPS = {
+    "transformer": ["detr", "detr_pre_norm", "conditional", "dab", "deformable", "dino", "rt_detr", "top_down_anchor"],
+    "queries": ["learned", "anchors", "two_stage"],
+    "loss": ["detr", "focal", "varifocal"],
+    "position_embedding": ["sine", "learned"],
+    "backbone": ["resnet18", "efficientnet_lite0"],
+    "denoising": ["none", "dn", "contrastive"],
+    "one_to_many": ["none", "hybrid", "group"],
+}
+SMALL = [
+    "~experiment",
+    "neck=multi_level",
+    "backbone.weights=null",
+    "backbone.levels=[-3,-2,-1]",
+    "queries.num_queries=6",
+    "transformer.d_model=32",
+    "transformer.num_heads=4",
+    "transformer.dim_feedforward=32",
+    "transformer.decoder.num_layers=2",
+    "transformer.encoder.num_layers=1",
+    "matcher.cost_class=2",
+]
+
+REFINING = ("dab", "top_down_anchor")
+
+
+def reason(choice: dict[str, str]) -> str | None:
+    """What a combination is refused for; None: it has to work."""
+    points = choice["queries"] == "learned"  # no boxes
+    if choice["transformer"] in ("detr", "detr_pre_norm") and not points:
+        return "queries come with anchors, which transformer.decoder does not use"
+    if choice["transformer"] == "conditional" and not points:
+        return "transformer.decoder reads its references off learned positions"
+    if choice["transformer"] in REFINING and points:
+        return "transformer.decoder refines anchors, but the queries have none"
+    if choice["denoising"] != "none" and points:
+        return "denoising gives boxes as anchors, but the queries have none"
+    return None
+
+
+def pairs(choice: dict[str, str]) -> frozenset[frozenset[tuple[str, str]]]:
+    return frozenset(frozenset(pair) for pair in itertools.combinations(choice.items(), 2))
+
+
+@functools.cache
+def combinations() -> list[dict[str, str]]:
+    """Few that have every pair of options: in one that works, if there is any, else in one that is refused."""
+    everything = [dict(zip(GROUPS, options, strict=True)) for options in itertools.product(*GROUPS.values())]
+    random.Random(0).shuffle(everything)
+    working = [choice for choice in everything if reason(choice) is None]
+    found = covering(working, frozenset())
+    return found + covering(everything, frozenset().union(*map(pairs, found)))
+
+
+def covering(choices: list[dict[str, str]], covered: frozenset) -> list[dict[str, str]]:
+    """Of the choices as many as it takes to have every pair that any of them has, greedily."""
+    own = [pairs(choice) for choice in choices]
+    missing = set().union(*own) - covered
+    found = []
+    for size in range(len(next(iter(own))), 0, -1):  # first those with most that is new
+        for choice, its_pairs in zip(choices, own, strict=True):
+            if len(its_pairs & missing) >= size:
+                found.append(choice)
+                missing -= its_pairs
+    return found
+
+
+def overrides(choice: dict[str, str]) -> list[str]:
+    more = {
+        "denoising": {"dn": ["denoising.groups=2"], "contrastive": ["denoising.num_queries=4"]},
+        "one_to_many": {"hybrid": ["one_to_many.num_queries=9"], "group": ["one_to_many.groups=2"]},
+    }
+    own = [each for group, options in more.items() for each in options.get(choice[group], [])]
+    return [*(f"{group}={option}" for group, option in choice.items()), *SMALL, *own]
+
+
+@pytest.mark.parametrize("choice", combinations(), ids=lambda choice: "-".join(choice.values()))
+def test_a_combination(choice: dict[str, str]) -> None:
+    config = compose(overrides(choice))
+    check(config)
+    plain = resolved(config)
+    torch.manual_seed(0)
+    classes = Classes.contiguous({index: str(index) for index in range(CLASSES)})
+    refusal = reason(choice)
+    if refusal is not None:
+        for refuse in (check_model, functools.partial(build_model, classes=classes, pretrained=False)):
+            with pytest.raises(UserError, match=refusal) as error:
+                refuse(plain)
+            assert "\n" not in str(error.value)
+        return
+    check_model(plain)
+    model, criterion = build_model(plain, classes, pretrained=False).train(), build(plain["loss"], "loss")
+    targets = random_targets([2, 1])
+    losses = criterion(model(*random_images([(64, 96), (96, 64)]), targets), targets, Normalizer(objects=3, images=2))
+    assert losses.total.isfinite()
+    losses.total.backward()
+    moved = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            moved.append(bool(parameter.grad.abs().max() > 0))
+    assert sum(moved) > len(moved) / 2  # behind a layer that starts at zero there is none in the first step
+
+
+def test_the_combinations_cover_every_pair() -> None:
+    seen = frozenset().union(*map(pairs, combinations()))
+    sizes = [len(options) for options in GROUPS.values()]
+    assert len(seen) == sum(a * b for a, b in itertools.combinations(sizes, 2))
+    assert sum(reason(choice) is None for choice in combinations()) > len(combinations()) / 3
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (
+            ["queries=dino", "neck=multi_level"],
+            "queries.anchor_sides is for 4 levels of features, but neck.num_levels=3",
+        ),
+        (["transformer/encoder=top_down", "neck.num_levels=2"], "transformer.encoder.num_levels is for 3 levels"),
+        (["neck=deformable", "neck.extra_levels=0"], "num_levels is 4, but backbone.levels has 3"),
+        (["neck.extra_levels=3"], "extra_levels must lie between 0 and num_levels - 1"),
+        (["transformer.decoder.eval_layers=3"], "eval_layers must lie between 1 and num_layers=2"),
+    ],
+)
+def test_levels_and_layers_must_fit(words: list[str], complaint: str) -> None:
+    defaults = ["transformer=deformable", "queries=two_stage", "loss=focal", "backbone=resnet18", *SMALL]
+    groups = {word.partition("=")[0] for word in words}
+    config = compose([*(each for each in defaults if each.partition("=")[0] not in groups), *words])
+    check(config)
+    with pytest.raises(UserError) as error:
+        build_model(resolved(config), Classes.contiguous({0: "a"}), pretrained=False)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_five_choices_at_once() -> None:
+    words = "transformer=deformable queries=two_stage denoising=contrastive loss=focal backbone=resnet18"
+    check(compose(words.split()))
