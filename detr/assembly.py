@@ -9,18 +9,20 @@ from typing import Any, cast
 
 import torch
 
+from detr import distributed
 from detr.config import build
 from detr.config.check import locate
 from detr.config.suggest import did_you_mean
 from detr.data.coco import CocoDetection
 from detr.data.loader import eval_loader
-from detr.engine import Options, autocast
+from detr.engine import autocast
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.decoder import Decoder
 from detr.models.detr import DETR, check_parts
 from detr.models.queries import Queries
+from detr.options import Options
 from detr.structures import Classes
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def training_data(plain: dict[str, Any], overfit_batches: int | None) -> tuple[C
     if overfit_batches is None:
         train_set = data.split("train", transform=transforms["train"], seed=plain["seed"])
         return train_set, data.split("val", transform=transforms["eval"])
-    images = overfit_batches * plain["dataloader"]["batch_size"]
+    images = overfit_batches * plain["dataloader"]["batch_size"] * distributed.world_size()
     train_set = data.split("train", transform=transforms["eval"])
     subset = train_set.subset(range(min(images, len(train_set))))
     return subset, subset
@@ -78,7 +80,12 @@ def build_validation(
     """Everything that evaluates one split."""
     evaluator = build(plain["evaluator"], "evaluator", ground_truth=dataset.ground_truth(), classes=dataset.classes)
     return Validation(
-        loader=eval_loader(dataset, batch_size=batch_size, num_workers=plain["dataloader"]["num_workers"]),
+        loader=eval_loader(
+            dataset,
+            batch_size=batch_size,
+            num_workers=plain["dataloader"]["num_workers"],
+            share=(distributed.rank(), distributed.world_size()),
+        ),
         evaluator=evaluator,
         device=device,
         autocast=functools.partial(autocast, device, options.precision),

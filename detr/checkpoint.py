@@ -23,6 +23,7 @@ from detr.files import write_with
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the dictionary; raised when an older reader would misread it
+NON_FINITE = "non_finite"  # name of the file about a step that cannot be gone on from
 SHOWN = 3  # how many names of a kind a report of differences gives
 
 
@@ -75,17 +76,26 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return content
 
 
-def newest_intact(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint of a run, None if there is none; unreadable ones are named in a warning."""
-    paths = sorted(folder.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in paths:
+def newest_first(folder: Path, pattern: str) -> list[Path]:
+    """Files by the time at which they were written."""
+    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest readable checkpoint of a run, None if there is none; unreadable ones are named in a warning.
+
+    What was kept of a step that failed is not one of them.
+    """
+    for path in newest_first(folder, "*.pt"):
+        if path.stem == NON_FINITE:
+            continue
         try:
             content = load_checkpoint(path)
         except UserError as error:
             log.warning("%s; trying an older checkpoint", error)
             continue
         if "trainer" in content:
-            return content
+            return path, content
     return None
 
 

@@ -33,10 +33,10 @@ class Bar:
 
 
 class Console:
-    """The terminal."""
+    """The terminal; `quiet` is for processes that leave it to another."""
 
-    def __init__(self) -> None:
-        self.rich = rich.console.Console()
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.rich = rich.console.Console(quiet=quiet)
 
     @contextmanager
     def epoch(self, epoch: int, batches: int, moment: Callable[[], Moment]) -> Iterator[Bar]:
@@ -59,7 +59,9 @@ class Console:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with RichProgress(*columns, console=self.rich, transient=True, disable=not self.rich.is_terminal) as progress:
+        with RichProgress(
+            *columns, console=self.rich, transient=True, disable=self.rich.quiet or not self.rich.is_terminal
+        ) as progress:
             yield Bar(progress, progress.add_task(title, total=total, note=""))
 
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from detr.checkpoint import load_weights
-from detr.console import Console
+from detr import distributed
+from detr.average import averaged
+from detr.checkpoint import NON_FINITE
+from detr.console import Bar, Console
 from detr.data.loader import TrainLoader
-from detr.errors import UserError
+from detr.errors import Interrupted, UserError
 from detr.evaluation.validation import Report, Validation
+from detr.interruption import Requests
 from detr.logging import Logger
 from detr.losses.criterion import SetCriterion
 from detr.matcher import NonFiniteError
+from detr.meter import Meter
 from detr.optim import Moment, Schedule
+from detr.options import Options, Progress
 from detr.run_folder import RunFolder
 from detr.segment_drawing import comparison
 from detr.structures import Batch, Losses, Normalizer
+from detr.training_state import capture, own_state, restore
 
 log = logging.getLogger(__name__)
 
@@ -33,49 +39,11 @@ LOSS = "loss"  # the one metric that is better when lower
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to train; `conf/trainer/default.yaml` says what each means."""
-
-    max_epochs: int | None = 300
-    max_steps: int | None = None
-    max_minutes: float | None = None
-    device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: int = 1
-    clip_norm: float | None = 0.1
-    ema_decay: float | None = None
-    overfit_batches: int | None = None
-    evaluate_every: int = 1
-    monitor: str = "AP"
-    patience: int | None = None
-    keep_every: int | None = 100
-    log_every: int = 10
-
-    def __post_init__(self) -> None:
-        if self.max_epochs is self.max_steps is self.max_minutes is None:
-            raise ValueError("the run has no end; give max_epochs, max_steps or max_minutes")
-        for name, value in asdict(self).items():
-            if isinstance(value, int | float) and value <= 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
-        if self.ema_decay is not None and self.ema_decay >= 1:
-            raise ValueError(f"ema_decay must be below 1, not {self.ema_decay}")
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    epoch: int = 0  # finished epochs
-    batches: int = 0  # micro-batches of the unfinished epoch that are done
-    step: int = 0  # finished optimizer steps
-    seconds: float = 0.0  # of training, evaluation not counted
-    best: dict[str, float] | None = None  # metrics of the best evaluation, with its epoch
-    poor: int = 0  # evaluations since then
-
-
 class Trainer:
     """Trains a model, evaluates it each epoch, keeps the best.
+
+    With several processes each has a trainer, and all do the same steps on different images. What is decided by a
+    clock, a signal or a metric is decided by the first, which alone writes to the folder.
 
     Args:
         options: limits, precision, clipping and the like.
@@ -115,18 +83,32 @@ class Trainer:
         self.folder = folder
         self.facts = facts
         self.progress = Progress()
-        self.console = Console()
+        self.meter = Meter()
+        self.requests = Requests()
+        self.started: float | None = None  # on the monotonic clock, as if the training had never paused
+        self.saved = 0.0  # seconds of training at the last checkpoint
+        self.console = Console(quiet=not distributed.is_main())
         self.device = next(model.parameters()).device
+        self.parallel = distributed.parallel(model)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
         self.ema = averaged(model, options.ema_decay) if options.ema_decay else None
 
     def fit(self) -> Progress:
-        """Train until a limit is reached."""
-        while not self.finished:
-            means = self.train_epoch()
-            report = self.evaluate() if self.evaluation_due else None
-            self.end_epoch(means, report)
+        """Train until a limit is reached.
+
+        Raises:
+            Interrupted: a signal asked for the end; a checkpoint is written.
+        """
+        with self.requests:
+            try:
+                while not self.done:
+                    means = self.train_epoch()
+                    report = self.evaluate() if self.evaluation_due else None
+                    self.end_epoch(means, report)
+            except Interrupted:
+                self.save_step()
+                raise
         return self.progress
 
     @property
@@ -135,8 +117,21 @@ class Trainer:
         return self.moment().progress >= 1 or self.progress.poor >= (self.options.patience or float("inf"))
 
     @property
+    def done(self) -> bool:
+        """Finished, evaluated and written down."""
+        return self.finished and self.progress.reported == self.progress.step
+
+    @property
     def evaluation_due(self) -> bool:
-        return self.finished or self.progress.epoch % self.options.evaluate_every == 0
+        return self.finished or (self.progress.epoch + 1) % self.options.evaluate_every == 0
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is due within the epoch."""
+        steps, minutes = self.options.checkpoint_every_steps, self.options.checkpoint_every_minutes
+        return (steps is not None and self.progress.step % steps == 0) or (
+            minutes is not None and self.progress.seconds - self.saved >= 60 * minutes
+        )
 
     def moment(self) -> Moment:
         """Where the run is, for the schedule."""
@@ -152,39 +147,40 @@ class Trainer:
         """The rest of the current epoch, or as much of it as the limits allow. Returns means over its steps."""
         self.model.train()
         self.loader.set_epoch(self.progress.epoch, self.progress.batches)
-        meter = Meter()
-        before = self.progress.seconds
-        started = time.monotonic()
+        if not self.progress.batches:
+            self.meter = Meter(since=self.progress.seconds)
+        self.started = time.monotonic() - self.progress.seconds
         with self.console.epoch(self.progress.epoch + 1, len(self.loader), self.moment) as bar:
-            for micro_batches in grouped(self.loader, self.options.accumulate):
+            for micro_batches in () if self.finished else grouped(self.loader, self.options.accumulate):
                 losses = self.train_step(micro_batches)
                 self.progress.step += 1
                 self.progress.batches += len(micro_batches)
-                self.progress.seconds = before + time.monotonic() - started
-                meter.add(losses, images=sum(len(batch) for batch in micro_batches))
+                self.meter.add(losses, images=len(micro_batches) * self.loader.images_per_batch)
                 if self.progress.step % self.options.log_every == 0:
-                    latest = meter.latest() | {"lr": self.optimizer.param_groups[0]["lr"]}
-                    self.logger.log_step({f"train/{name}": value for name, value in latest.items()}, self.progress.step)
-                    bar.show(latest)
+                    self.log_step(bar)
                 bar.advance(len(micro_batches))
+                if self.checkpoint_due:
+                    self.save_step()
                 if self.moment().progress >= 1:
                     break
-        if self.progress.batches == self.loader.batches_per_epoch:
-            self.progress.epoch, self.progress.batches = self.progress.epoch + 1, 0
-        return meter.means() | {"images_per_second": meter.images / (self.progress.seconds - before)}
+        self.progress.seconds = distributed.from_main(self.seconds())
+        self.started = None
+        means = self.finite(distributed.mean(self.meter.means()))
+        return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}
 
     def train_step(self, micro_batches: list[Batch]) -> Losses:
-        """One optimizer step. Objects are counted over all micro-batches first. Returns the summed losses."""
-        normalizer = Normalizer(
-            objects=max(1, sum(len(batch.targets) for batch in micro_batches)),
-            images=sum(len(batch) for batch in micro_batches),
-            micro_batches=len(micro_batches),
-        )
+        """One optimizer step. Objects are counted over all micro-batches first. Returns the summed losses.
+
+        Raises:
+            Interrupted: a signal asked for the end, and nothing of the step was done.
+        """
+        normalizer = self.agree(micro_batches)
         factor = self.schedule.factor(self.moment())
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         losses = [
-            self.forward_backward(batch.to(self.device, non_blocking=True), normalizer) for batch in micro_batches
+            self.forward_backward(batch.to(self.device, non_blocking=True), normalizer, last=batch is micro_batches[-1])
+            for batch in micro_batches
         ]
         if self.options.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -196,28 +192,68 @@ class Trainer:
             self.ema.update_parameters(self.model)
         return functools.reduce(add, losses)
 
-    def forward_backward(self, batch: Batch, normalizer: Normalizer) -> Losses:
+    def agree(self, micro_batches: list[Batch]) -> Normalizer:
+        """All that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
+        counts = [sum(len(batch.targets) for batch in micro_batches), sum(len(batch) for batch in micro_batches)]
+        clock = self.seconds() if distributed.is_main() else 0.0
+        objects, images, self.progress.seconds, *signals = distributed.total([*counts, clock, *self.requests.received])
+        self.requests.check(signals)
+        processes = distributed.world_size()
+        # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
+        least = 1 if self.criterion.normalization == "process" else 1 / processes
+        return Normalizer(
+            objects=max(least, objects / processes), images=images / processes, micro_batches=len(micro_batches)
+        )
+
+    def seconds(self) -> float:
+        """Of training, up to now."""
+        return self.progress.seconds if self.started is None else time.monotonic() - self.started
+
+    def forward_backward(self, batch: Batch, normalizer: Normalizer, *, last: bool = True) -> Losses:
         """Losses of one micro-batch, their gradients added to the parameters'.
 
+        Args:
+            last: of its step: gradients are averaged over processes now.
+
         Raises:
-            UserError: a cost or the loss is not finite; what is needed to reproduce it has been saved.
+            UserError: a cost or a class logit is not finite; what is needed to reproduce it has been saved.
         """
         random_state = torch.get_rng_state()
-        try:
-            with self.autocast():
-                predictions = self.model(batch.images, batch.padding, batch.targets)
-            losses = self.criterion(predictions, batch.targets, normalizer)
-            if not losses.total.isfinite():
-                raise NonFiniteError("the loss is not finite")
-        except NonFiniteError as error:
-            raise self.report(error, batch, normalizer, random_state) from error
-        self.scaler.scale(losses.total).backward()
+        model = self.model if self.parallel is None else self.parallel
+        with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
+            try:
+                with self.autocast():
+                    predictions = model(batch.images, batch.padding, batch.targets)
+                losses = self.criterion(predictions, batch.targets, normalizer)
+            except NonFiniteError as error:
+                raise self.report(error, batch, normalizer, random_state) from error
+            self.scaler.scale(losses.total).backward()
         return replace(losses, total=losses.total.detach(), terms={k: v.detach() for k, v in losses.terms.items()})
+
+    def log_step(self, bar: Bar) -> None:
+        """Losses of the last step, as means over the processes."""
+        latest = self.finite(distributed.mean(self.meter.latest())) | {"lr": self.optimizer.param_groups[0]["lr"]}
+        self.logger.log_step({f"train/{name}": value for name, value in latest.items()}, self.progress.step)
+        bar.show(latest)
+
+    def finite(self, means: dict[str, float]) -> dict[str, float]:
+        """The same means. A loss of masks is looked at here: asking in each step would have to wait for the device.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        if not math.isfinite(means["loss"]):
+            wrong = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+            raise UserError(
+                f"the loss is not finite ({wrong}) in step {self.progress.step} or a few before; go on from the last "
+                "checkpoint with resume=auto and a lower optimizer.lr, or trainer.precision=fp32"
+            )
+        return means
 
     def report(self, error: NonFiniteError, batch: Batch, normalizer: Normalizer, random_state: Tensor) -> UserError:
         """Save the step that went wrong, and say so."""
         step = {"batch": asdict(batch), "normalizer": asdict(normalizer), "random_state": random_state}
-        path = self.folder.save("non_finite", self.checkpoint() | {"step": step})
+        path = self.folder.save(NON_FINITE, capture(self, [own_state(self)]) | {"step": step})
         images = batch.files if error.images is None else [batch.files[index] for index in error.images]
         return UserError(
             f"{error} in step {self.progress.step + 1}, images {', '.join(images)}; batch, weights and random state "
@@ -228,15 +264,33 @@ class Trainer:
         """The context of the forward pass."""
         return autocast(self.device, self.options.precision)
 
-    def evaluate(self) -> Report:
-        """The model, or its moving average, on the validation split."""
+    def evaluate(self) -> Report | None:
+        """The model, or its moving average, on the validation split; the first process gets the report.
+
+        Raises:
+            Interrupted: a signal asked for the end; the evaluation will be repeated.
+        """
         with self.console.evaluation(len(self.validation.loader.dataset)) as bar:
-            return self.validation(self.model if self.ema is None else self.ema.module, bar.advance)
+
+            def advance(images: int) -> None:
+                bar.advance(images)
+                self.requests.check(distributed.total(self.requests.received))
+
+            return self.validation(self.model if self.ema is None else self.ema.module, advance)
 
     def end_epoch(self, means: dict[str, float], report: Report | None) -> None:
         """Write the row, the checkpoints and, of the best epoch, the predictions."""
+        epoch = self.progress.epoch + 1  # one that a limit cut short counts
+        better = distributed.is_main() and self.write_row(epoch, means, report)
+        progress = self.progress = distributed.from_main(self.progress)
+        if progress.batches == self.loader.batches_per_epoch:
+            progress.epoch, progress.batches = epoch, 0
+        progress.reported = progress.step
+        self.save(epoch, better)
+
+    def write_row(self, epoch: int, means: dict[str, float], report: Report | None) -> bool:
+        """Everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
         progress = self.progress
-        epoch = progress.epoch + (progress.batches > 0)  # one that a limit cut short counts
         row = {f"train/{name}": value for name, value in means.items()}
         row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
         better = False
@@ -253,8 +307,8 @@ class Trainer:
                 self.logger.log_best(progress.best)
         self.logger.log_epoch(row, epoch, progress.step)
         self.folder.append({"epoch": epoch, "step": progress.step, **row})
-        self.save(epoch, better)
         log.info(self.console.summary(epoch, row, better))
+        return better
 
     def is_better(self, row: dict[str, float]) -> bool:
         """Whether an evaluation is the best so far, by the metric that is monitored."""
@@ -267,27 +321,24 @@ class Trainer:
     def save(self, epoch: int, better: bool) -> None:
         """last.pt, best.pt, and those that are kept. last.pt comes last: a resumed run starts from a whole epoch."""
         checkpoint = self.checkpoint()
+        if not distributed.is_main():
+            return
         if better:
             self.folder.save("best", checkpoint)
         if self.schedule.drops_after(epoch) or epoch % (self.options.keep_every or epoch + 1) == 0:
             self.folder.save(f"epoch_{epoch:04d}", checkpoint)
         self.folder.save("last", checkpoint)
 
+    def save_step(self) -> None:
+        """A checkpoint within an epoch, of which the last few are kept."""
+        checkpoint = self.checkpoint()
+        if distributed.is_main():
+            self.folder.save_step(self.progress.step, checkpoint, keep=self.options.keep_last)
+
     def checkpoint(self) -> dict[str, Any]:
-        """Everything needed to go on as if nothing had happened, and to rebuild the detector."""
-        return self.facts | {
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "wandb_id": self.logger.run_id,
-            "trainer": {
-                "progress": asdict(self.progress),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "ema_updates": None if self.ema is None else self.ema.n_averaged,
-                "random_state": torch.get_rng_state(),
-                "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            },
-        }
+        """Everything needed to go on as if nothing had happened, and to rebuild the detector; for the first process."""
+        self.saved = self.progress.seconds
+        return capture(self, distributed.gather(own_state(self)))
 
     def resume(self, checkpoint: dict[str, Any], source: str) -> None:
         """Go on from a checkpoint.
@@ -295,54 +346,8 @@ class Trainer:
         Raises:
             UserError: it is of another model or another optimizer.
         """
-        state = checkpoint["trainer"]
-        load_weights(self.model, checkpoint["model"], source)
-        if (self.ema is None) != (checkpoint["ema"] is None):
-            raise UserError(f"{source} was trained {'with' if self.ema is None else 'without'} trainer.ema_decay")
-        if self.ema is not None:
-            load_weights(self.ema.module, checkpoint["ema"], source)
-            self.ema.n_averaged.copy_(state["ema_updates"])
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise UserError(f"{source} was trained with other parameter groups; use the optimizer it had") from error
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        torch.set_rng_state(state["random_state"])
-        if state["cuda_random_states"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_random_states"])
-
-
-class Meter:
-    """Means over the steps of an epoch, kept on the device so that no step has to wait for them."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.last: dict[str, Tensor] = {}
-        self.steps = self.images = 0
-
-    def add(self, losses: Losses, images: int) -> None:
-        self.last = {"loss": losses.total, **losses.terms, **losses.metrics}
-        for name, value in self.last.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.steps += 1
-        self.images += images
-
-    def latest(self) -> dict[str, float]:
-        """Of the last step."""
-        return _by_layer(self.last)
-
-    def means(self) -> dict[str, float]:
-        return _by_layer({name: value / self.steps for name, value in self.sums.items()})
-
-
-def _by_layer(values: dict[str, Tensor]) -> dict[str, float]:
-    """The last layer's value under the plain name, those of the others as NAME/layerN."""
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        *others, last = value.reshape(-1).tolist()
-        flat |= {f"{name}/layer{index}": each for index, each in enumerate(others)} | {name: last}
-    return flat
+        restore(self, checkpoint, source)
+        self.saved = self.progress.seconds
 
 
 def add(first: Losses, second: Losses) -> Losses:
@@ -368,12 +373,3 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
-
-
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average that follows quickly at first: the decay rises as (1 + n) / (10 + n)."""
-
-    def update(averages: Any, parameters: Any, updates: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, parameters, 1 - min(decay, (1 + int(updates)) / (10 + int(updates))))
-
-    return AveragedModel(model, multi_avg_fn=torch.no_grad()(update))

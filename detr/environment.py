@@ -52,6 +52,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_torch(*entropy: int) -> None:
+    """Seed PyTorch on every device with a mixture of several numbers, such as the seed and the rank."""
+    mixed = np.random.SeedSequence([number % 2**64 for number in entropy])
+    torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto` is the first of cuda, mps and cpu that is there; any other name is taken at its word.
 

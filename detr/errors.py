@@ -1,4 +1,6 @@
-"""The one exception that is meant for the user's eyes."""
+"""The exceptions that are meant for the user's eyes."""
+
+import signal
 
 
 class UserError(Exception):
@@ -6,3 +8,16 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit non-zero (`detr.config.user_errors`).
     """
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end. As KeyboardInterrupt, it is nobody's error, and passes through `except Exception`."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status, as shells have it."""
+        return 128 + self.number

@@ -100,7 +100,7 @@ class HungarianMatcher(nn.Module):
             the cheapest are matched.
 
         Raises:
-            NonFiniteError: a cost is NaN or infinite.
+            NonFiniteError: a class logit or a cost is NaN or infinite.
         """
         groups = {name: group for name, group in predictions.groups.items() if group.matches is None}
         outputs = [predictions, *(group.predictions for group in groups.values())]
@@ -110,13 +110,16 @@ class HungarianMatcher(nn.Module):
             self.costs(output, targets, class_agnostic=agnostic)
             for output, agnostic in zip(outputs, [False, *(g.class_agnostic for g in groups.values())], strict=True)
         ]
-        # One copy to the host for everything that scipy needs.
-        host = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
-        blocks = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
+        # One copy to the host: what scipy needs, and whether logits are finite where there are no costs to tell.
+        finite = _finite_images([predictions, *(group.predictions for group in predictions.groups.values())])
+        host = torch.cat([*(cost.flatten() for cost in costs), finite.to(costs[0])]).cpu().numpy()
+        *blocks, finite_images = np.split(host, np.cumsum([cost.numel() for cost in costs]))
         matches = [
-            _assign_parts(block.reshape(cost.shape), targets.counts, copy, part).to(cost.device)
+            _assign_parts(block.reshape(cost.shape), targets.counts, copy, part).to(cost.device, non_blocking=True)
             for block, cost, copy, part in zip(blocks, costs, copies, parts, strict=True)
         ]
+        if not finite_images.all():
+            raise NonFiniteError("a class logit is not finite", np.flatnonzero(finite_images == 0).tolist())
         return matches[0], dict(zip(groups, matches[1:], strict=True))
 
     def costs(self, predictions: Predictions, targets: Targets, *, class_agnostic: bool = False) -> Tensor:
@@ -151,6 +154,11 @@ def _assign_parts(costs: np.ndarray, counts: list[int], copies: int, parts: int)
         return matched[0]
     columns = [(each.layer, each.image, each.query + index * size, each.target) for index, each in enumerate(matched)]
     return Matches(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+def _finite_images(outputs: list[Predictions]) -> Tensor:
+    """[B] whether every class logit of an image is finite."""
+    return torch.stack([each.logits.isfinite().all(-1).all(-1).all(0) for each in outputs]).all(0)
 
 
 def _assign(costs: np.ndarray, counts: list[int], copies: int) -> Matches:

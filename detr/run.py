@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from detr import distributed
 from detr.assembly import (
     build_model,
     build_validation,
@@ -20,16 +21,19 @@ from detr.assembly import (
     training_data,
     warn_from_scratch,
 )
-from detr.checkpoint import newest_intact
 from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
 from detr.console import Console
 from detr.data.coco import CocoDetection, CocoSplits, check_capacity
 from detr.data.loader import train_loader
-from detr.engine import Options, Trainer
-from detr.environment import git_sha, hardware, resolve_device, seed_everything
-from detr.errors import UserError
+from detr.engine import Trainer
+from detr.environment import git_sha, hardware, seed_everything, seed_torch
+from detr.errors import Interrupted, UserError
+from detr.interruption import requeue
+from detr.logging import NullLogger
 from detr.models.detr import DETR
+from detr.options import Options
 from detr.report import count_parameters, log_start, show_results, write_report
+from detr.resuming import check_unchanged, describe_data, find_checkpoint
 from detr.run_folder import RunFolder
 from detr.structures import Classes
 from detr.transfer import start_from
@@ -46,17 +50,23 @@ def train(config: DictConfig) -> None:
     check_model(plain)
     folder = RunFolder(run_directory())
     options: Options = build(plain["trainer"], "trainer")
-    device = resolve_device(options.device)
+    device = distributed.own_device(options.device)
     checkpoint, source = find_checkpoint(plain["resume"], folder)
-    if plain["resume"] is None:
-        folder.claim()
-    elif checkpoint is None:
-        folder.keep_rows(0)
+    if distributed.is_main():
+        prepare(folder, plain["resume"], fresh=checkpoint is None)
     seed_everything(plain["seed"])
-    train_set, val_set = training_data(plain, options.overfit_batches)
-    model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
-    check_capacity(train_set, model.queries.num_queries)
-    origin = {} if checkpoint is not None else initialize(model, plain["init_from"], train_set, options)
+    with distributed.main_first():
+        train_set, val_set = training_data(plain, options.overfit_batches)
+        facts = {
+            "config": unresolved(config),
+            "classes": train_set.classes.to_dict(),
+            "data": describe_data(train_set),
+        }
+        if checkpoint is not None and not plain["resume_changed"]:
+            check_unchanged(checkpoint, facts, source)
+        model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
+        check_capacity(train_set, model.queries.num_queries)
+        origin = {} if checkpoint is not None else initialize(model, plain["init_from"], train_set, options)
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
@@ -65,8 +75,11 @@ def train(config: DictConfig) -> None:
     )
     check_monitor(options.monitor, validation.metric_names)
     check_masks(model, validation)
-    logger = build(plain["logger"], "logger")
+    logger = build(plain["logger"], "logger") if distributed.is_main() else NullLogger()
     info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)} | origin
+    info |= {"processes": distributed.world_size()}
+    if distributed.rank():
+        seed_torch(plain["seed"], distributed.rank())  # dropout of its own
     with logger:
         trainer = Trainer(
             options=options,
@@ -79,15 +92,16 @@ def train(config: DictConfig) -> None:
                 batch_size=plain["dataloader"]["batch_size"],
                 num_workers=plain["dataloader"]["num_workers"],
                 seed=plain["seed"],
+                share=(distributed.rank(), distributed.world_size()),
             ),
             validation=validation,
             logger=logger,
             folder=folder,
-            facts={"config": unresolved(config), "classes": train_set.classes.to_dict()},
+            facts=facts,
         )
         if checkpoint is not None:
             trainer.resume(checkpoint, source)
-            if trainer.finished:
+            if trainer.done:
                 log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
                 return
             take_up(folder, source, trainer)
@@ -100,10 +114,36 @@ def train(config: DictConfig) -> None:
             run_id=None if checkpoint is None else checkpoint["wandb_id"],
         )
         log_start(info, train_set, val_set, device, folder)
-        best = trainer.fit().best
+        best = fit(trainer)
+        if not distributed.is_main():
+            return
         if folder.best.exists():  # not where the validation split has no annotations
             logger.log_checkpoint(folder.best)
         show_results(trainer.console, best, folder, logger.directory)
+
+
+def prepare(folder: RunFolder, resume: str | None, *, fresh: bool) -> None:
+    """Make sure that the rows in the folder will be those of one run."""
+    if resume is None:
+        folder.claim()
+    elif fresh:
+        folder.keep_rows(0)
+
+
+def fit(trainer: Trainer) -> dict[str, float] | None:
+    """Train to the end. Returns the best epoch's metrics.
+
+    Raises:
+        Interrupted: a signal asked for the end; how to go on is said, and Slurm is asked for it if so configured.
+    """
+    try:
+        return trainer.fit().best
+    except Interrupted:
+        folder = trainer.folder.path
+        log.warning("stopped in step %d; go on with hydra.run.dir=%s resume=auto", trainer.progress.step, folder)
+        if trainer.options.requeue and distributed.is_main():
+            requeue()
+        raise
 
 
 def evaluate(config: DictConfig, overrides: list[str]) -> None:
@@ -111,7 +151,8 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
 
     Weights from elsewhere have no config: the base is their experiment, of a zoo name or among the overrides.
     """
-    weights = load(config.checkpoint)
+    with distributed.main_first():
+        weights = load(config.checkpoint)
     own = (
         override({}, with_experiment(weights, overrides))
         if weights.checkpoint is None
@@ -120,21 +161,24 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
     check(own)
     plain = resolved(own)
     options: Options = build(plain["trainer"], "trainer")
-    device = resolve_device(options.device)
-    data = build(plain["dataset"], "dataset")
-    classes = classes_to_evaluate(weights, data)
-    dataset = data.split(
-        config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
-    )
+    device = distributed.own_device(options.device)
+    with distributed.main_first():
+        data = build(plain["dataset"], "dataset")
+        classes = classes_to_evaluate(weights, data)
+        dataset = data.split(
+            config.split, transform=build(plain["augmentation"]["eval"], "augmentation.eval"), classes=classes
+        )
     model = build_model(plain, dataset.classes, pretrained=False)
     load_strictly(model, weights)
     batch_size = eval_batch_size(plain["dataloader"], model, overrides)
     validation = build_validation(plain, dataset, options, device, None, batch_size)
     check_masks(model, validation)
-    console = Console()
+    console = Console(quiet=not distributed.is_main())
     started = time.monotonic()
     with console.evaluation(len(dataset)) as bar:
         report = validation(model.to(device), bar.advance)
+    if report is None:
+        return
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
     write_report(report, Path(run_directory()), console, checkpoint=config.checkpoint, split=config.split)
 
@@ -176,21 +220,6 @@ def shortened(names: Sequence[str], count: int = 3) -> str:
     return f"{len(names)}: {shown}, …" if len(names) > count else shown
 
 
-def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[dict[str, Any] | None, str]:
-    """The checkpoint to resume from, if any, and where it was found."""
-    if resume is None:
-        return None, ""
-    if resume == "auto":
-        checkpoint = newest_intact(folder.checkpoints)
-        if checkpoint is None:
-            log.info("resume=auto: no checkpoint in %s; starting afresh", folder.checkpoints)
-        return checkpoint, str(folder.last)
-    found = load(resume).checkpoint
-    if found is None or "trainer" not in found:
-        raise UserError(f"{resume} has weights but no training state; start from them with init_from={resume}")
-    return found, resume
-
-
 def initialize(model: DETR, source: str | None, train_set: CocoDetection, options: Options) -> dict[str, Any]:
     """Start from other weights, or warn where they are missed; what became of them, for the run's record."""
     if source is None:
@@ -205,7 +234,8 @@ def initialize(model: DETR, source: str | None, train_set: CocoDetection, option
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
     """Make the folder's rows those of the run so far."""
-    if not source.startswith("http"):
-        folder.adopt(RunFolder(Path(source).resolve().parents[1]))
-    folder.keep_rows(trainer.progress.step)
+    if distributed.is_main():
+        if not source.startswith("http"):
+            folder.adopt(RunFolder(Path(source).resolve().parents[1]))
+        folder.keep_rows(trainer.progress.reported)
     log.info("resuming from %s after %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import math
 import shutil
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from detr.checkpoint import save_checkpoint
+from detr.checkpoint import newest_first, save_checkpoint
 from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
 from detr.evaluation.submission import Submission
 from detr.files import append_json_line, write_atomically, write_json, write_json_list, write_with
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -79,6 +82,13 @@ class RunFolder:
         path = self.checkpoints / f"{name}.pt"
         save_checkpoint(path, checkpoint)
         return path
+
+    def save_step(self, step: int, checkpoint: dict[str, Any], *, keep: int) -> None:
+        """Write checkpoints/step_N.pt, and remove all but the newest `keep` of its kind."""
+        path = self.save(f"step_{step:08d}", checkpoint)
+        log.info("checkpoint of step %d: %s", step, path)
+        for old in newest_first(self.checkpoints, "step_*.pt")[keep:]:
+            old.unlink(missing_ok=True)
 
     def save_best(
         self,

@@ -3,82 +3,26 @@
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import CLASSES, random_boxes, tiny_detr
+from builders import tiny_detr
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from trainers import samples, trainer
 
-from detr.data.loader import EpochSampler, TrainLoader, collate, eval_loader
-from detr.engine import Meter, Options, Trainer, add, autocast, averaged, grouped
+from detr.average import averaged
+from detr.data.loader import collate
+from detr.engine import add, grouped
 from detr.errors import UserError
-from detr.evaluation.coco import CocoEvaluator
-from detr.evaluation.validation import Validation
-from detr.logging import NullLogger
-from detr.losses.criterion import SetCriterion
-from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
-from detr.matcher import HungarianMatcher
+from detr.meter import Meter
 from detr.models.detr import DETR
-from detr.optim import Constant, MultiStep, Schedule, adamw
-from detr.run_folder import RunFolder
-from detr.structures import Batch, Classes, Classification, Losses, Normalizer, Sample
-
-NOTHING = {"images": [], "annotations": [], "categories": []}
-
-
-def samples(counts: list[int], seed: int = 0) -> list[Sample]:
-    """Noise of one size, with as many objects as `counts` says."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        Sample(
-            image=torch.randint(256, (3, 48, 64), generator=generator, dtype=torch.uint8),
-            labels=torch.randint(CLASSES, (count,), generator=generator),
-            boxes=random_boxes(count, generator),
-            image_id=index,
-            original_size=(48, 64),
-            file=f"images/{index}.png",
-        )
-        for index, count in enumerate(counts)
-    ]
-
-
-def trainer(
-    model: DETR, folder: Path, *, normalization: Any = "global", schedule: Schedule | None = None, **options: Any
-) -> Trainer:
-    data: Any = samples([1] * 4)  # what an epoch would read; the steps below are given their batches
-    sigmoid = model.classification == "sigmoid"
-    device = torch.device("cpu")
-    return Trainer(
-        options=Options(**options),
-        model=model,
-        criterion=SetCriterion(
-            matcher=HungarianMatcher(classification=model.classification),
-            terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)},
-            classification=model.classification,
-            normalization=normalization,
-        ),
-        optimizer=adamw(model=model, lr=1e-2, lr_by_pattern={"backbone": 1e-3}),
-        schedule=schedule or Constant(),
-        loader=TrainLoader(data, EpochSampler(4, 2, seed=0), num_workers=0),
-        validation=Validation(
-            loader=eval_loader(data, batch_size=2, num_workers=0),
-            evaluator=CocoEvaluator(
-                backend="pycocotools", ground_truth=NOTHING, classes=Classes.contiguous({1: "a", 2: "b", 3: "c"})
-            ),
-            device=device,
-            autocast=functools.partial(autocast, device, "fp32"),
-            classification=model.classification,
-        ),
-        logger=NullLogger(),
-        folder=RunFolder(folder),
-        facts={},
-    )
-
+from detr.optim import MultiStep
+from detr.options import Options
+from detr.structures import Batch, Classification, Losses, Normalizer
 
 # Accumulation.
 

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", DOCUMENTS.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
 COMMANDS = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
-TRAININGS = [command for command in COMMANDS if "python train.py" in command]
+TRAININGS = [command for command in COMMANDS if re.search(r"\b(python|torchrun .*) train\.py", command)]
 
 
 def test_there_are_commands() -> None:
@@ -23,7 +23,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", TRAININGS)
 def test_a_training_command_composes(command: str) -> None:
-    words = [word for word in shlex.split(command.partition("python train.py")[2]) if word not in ("--cfg", "job")]
+    words = [word for word in shlex.split(command.partition("train.py")[2]) if word not in ("--cfg", "job")]
     if "-m" in words:  # a sweep's jobs, one by one
         words = [re.sub(r",.*", "", word) for word in words if word != "-m"]
     done = run("train.py", *words, "--cfg", "job")

@@ -22,6 +22,7 @@ SCHEMA: dict[str, Any] = {
     "name": str | None,
     "seed": int,
     "resume": str | None,
+    "resume_changed": bool,
     "init_from": str | None,
     "checkpoint": str,
     "format": Literal["official"],

@@ -22,15 +22,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from detr import distributed
+from detr.config import ranks
 from detr.config.check import check
 from detr.config.compose import CONF, VERSION_BASE
 from detr.config.explain import CommandLine, explain
 from detr.config.suggest import closest, did_you_mean
-from detr.errors import UserError
+from detr.errors import Interrupted, UserError
 
 log = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit status
+FAILED = 1  # as an exception that nobody catches
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 RUN_FOLDER = "run folder: "
@@ -61,17 +64,31 @@ def entry_point(config_name: str, *, deferred: bool = False) -> Callable[[Callab
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Around a whole program: a UserError becomes one line on stderr and exit status 2, Ctrl-C one line and 130."""
+    """Around a whole program: a UserError becomes one line on stderr and exit status 2, Ctrl-C one line and 130.
+
+    A training that was asked to stop has the signal's own status (SIGTERM 143, SIGUSR1 138). Of several processes the
+    first that fails says why, and its traceback is the only one.
+    """
     try:
         yield
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        if distributed.first_to_fail():
+            print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Interrupted as interruption:
+        if distributed.is_main():
+            print(interruption, file=sys.stderr)
+        sys.exit(interruption.status)
+    except Exception:
+        if distributed.first_to_fail():
+            raise
+        print(f"process {distributed.rank()} ends, since another one failed", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 def run_directory() -> Path:
@@ -98,17 +115,24 @@ def _run(task: Callable[..., None], config_name: str, *, deferred: bool) -> None
     kept, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
     command = CommandLine(args.config_name or config_name, list(kept), args.config_dir, args.multirun)
     outcome = _Outcome()
-    job = _job(functools.partial(task, overrides=aside) if deferred else task, task, outcome)
+    own = functools.partial(task, overrides=aside) if deferred else task
+    if not distributed.is_main():
+        ranks.follow(own)
+        return
+    job = ranks.ending(_job(ranks.leading(own), task, outcome))
     logging.raiseExceptions = False  # a log file on a full disk must not bury the one line that says so
-    try:
-        with _arguments(args.overrides, kept), _hydra_reraises():
-            hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=config_name)(job)()
-    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        if _from_task(error):
-            raise
-        raise UserError(explain(error, command)) from error
-    if outcome.error is not None:
-        raise outcome.error
+    with ranks.leadership():
+        try:
+            with _arguments(args.overrides, kept), _hydra_reraises():
+                hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=config_name)(job)()
+        except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            if _from_task(error):
+                raise
+            raise UserError(explain(error, command)) from error
+        except ranks.Failed as failure:
+            raise failure.error from failure.error.__cause__
+        if outcome.error is not None:
+            raise outcome.error
 
 
 def _job(
@@ -131,8 +155,8 @@ def _job(
             _log(error, everywhere=not single, traceback=True)
             error.add_note(f"{RUN_FOLDER}{run_directory()}")
             raise
-        except KeyboardInterrupt:
-            log.warning("interrupted")
+        except (KeyboardInterrupt, Interrupted) as interruption:
+            log.warning(str(interruption) or "interrupted")
             raise
 
     return job

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detr.data.coco import CocoDetection
 from detr.errors import UserError
+from detr.interruption import shield
 from detr.structures import Batch, Sample, Targets
 
 logger = logging.getLogger(__name__)
@@ -52,13 +53,23 @@ def _padded(masks: Tensor, height: int, width: int) -> Tensor:
 class EpochSampler(Sampler[list[Key]]):
     """The batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
 
-    The last batch is dropped if it is incomplete, as official DETR does (BatchSampler with drop_last).
+    Several processes share each slice of the order among them, so that N processes with batches of b see in every step
+    the images that one process sees with batches of N × b. All of them have equally many batches: images at the end
+    that do not make one for each are dropped, as official DETR does (BatchSampler with drop_last).
+
+    Args:
+        size: images of the data set.
+        batch_size: of one process.
+        seed: of the order.
+        share: (rank, processes).
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
-        """Raises ValueError if `size` images do not make one batch."""
-        if not 1 <= batch_size <= size:
-            raise ValueError(f"{size} images do not make a batch of {batch_size}")
+    def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+        """Raises ValueError if `size` images do not make one batch for each process."""
+        self.rank, processes = share
+        self.together = batch_size * processes  # images of one batch of every process
+        if not 1 <= self.together <= size:
+            raise ValueError(f"{size} images do not make a batch of {self.together}")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
@@ -70,30 +81,50 @@ class EpochSampler(Sampler[list[Key]]):
         self.epoch = epoch
         self.first_batch = first_batch
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of a whole epoch, for each process, wherever in it the next one starts."""
+        return self.size // self.together
+
     def __len__(self) -> int:
-        return self.size // self.batch_size - self.first_batch
+        return self.batches_per_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[list[Key]]:
         entropy = [self.seed % 2**64, self.epoch]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
         order = torch.randperm(self.size, generator=generator).tolist()
-        for batch in range(self.first_batch, self.size // self.batch_size):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, index) for index in indices]
+        for batch in range(self.first_batch, self.batches_per_epoch):
+            start = batch * self.together + self.rank * self.batch_size
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
 
 class _InOrder(Sampler[list[Key]]):
-    """Every image once, in order; the last batch may be smaller."""
+    """Every image once, in order; the last batch may be smaller.
 
-    def __init__(self, size: int, batch_size: int) -> None:
+    Several processes take turns batch by batch, so that each batch is what it is for a single process, padding
+    included; the last ones may have a batch less, or none.
+    """
+
+    def __init__(self, size: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
         self.size = size
         self.batch_size = batch_size
+        self.rank, self.processes = share
+
+    @property
+    def starts(self) -> range:
+        """The first image of each batch of this process."""
+        return range(self.rank * self.batch_size, self.size, self.processes * self.batch_size)
+
+    @property
+    def rounds(self) -> int:
+        """Batches of the process that has most of them."""
+        return -(-self.size // (self.processes * self.batch_size))
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, self.size, self.batch_size):
+        for start in self.starts:
             yield [(0, index) for index in range(start, min(start + self.batch_size, self.size))]
 
 
@@ -120,6 +151,7 @@ class Loader:
             persistent_workers=self.num_workers > 0,
             # Its own, since each pass draws a seed from it: the model's dropout must not depend on the passes so far.
             generator=torch.Generator(),
+            worker_init_fn=shield,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -152,30 +184,65 @@ class TrainLoader(Loader):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Of a whole epoch, wherever in it the next one starts."""
-        return self.sampler.size // self.sampler.batch_size
+        """Of a whole epoch, for each process, wherever in it the next one starts."""
+        return self.sampler.batches_per_epoch
+
+    @property
+    def images_per_batch(self) -> int:
+        """Of one batch of every process."""
+        return self.sampler.together
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Which epoch comes next. `first_batch` skips batches, to resume within it."""
         self.sampler.set_epoch(epoch, first_batch)
 
 
-def train_loader(dataset: CocoDetection, *, batch_size: int, num_workers: int, seed: int) -> TrainLoader:
-    """Shuffled, augmented batches; a batch larger than the data set becomes a smaller one with a warning."""
+class EvalLoader(Loader):
+    """Every image exactly once, in order, over all processes together."""
+
+    sampler: _InOrder
+
+    def rounds(self) -> Iterator[Batch | None]:
+        """The batches of this process, and None where others have one more."""
+        missing = self.sampler.rounds - len(self)
+        yield from self
+        yield from [None] * missing
+
+
+def train_loader(
+    dataset: CocoDetection, *, batch_size: int, num_workers: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> TrainLoader:
+    """Shuffled, augmented batches; a batch larger than the data set becomes a smaller one with a warning.
+
+    Args:
+        share: (rank, processes); batch_size is of one process.
+
+    Raises:
+        UserError: fewer images than processes.
+    """
     _check_batch_size(batch_size)
-    if batch_size > len(dataset):
-        logger.warning(
-            "dataloader.batch_size is %d, but there are only %d training images; each batch has %d",
-            *(batch_size, len(dataset), len(dataset)),
+    processes = share[1]
+    if processes > len(dataset):
+        raise UserError(
+            f"{len(dataset)} training images are too few for {processes} processes; start at most {len(dataset)} "
+            "with torchrun --nproc-per-node=N"
         )
-        batch_size = len(dataset)
-    return TrainLoader(dataset, EpochSampler(len(dataset), batch_size, seed), num_workers)
+    if batch_size * processes > len(dataset):
+        fitting = len(dataset) // processes
+        logger.warning(
+            "dataloader.batch_size is %d%s, but there are only %d training images; each batch has %d",
+            *(batch_size, f" in each of {processes} processes" if processes > 1 else "", len(dataset), fitting),
+        )
+        batch_size = fitting
+    return TrainLoader(dataset, EpochSampler(len(dataset), batch_size, seed, share), num_workers)
 
 
-def eval_loader(dataset: CocoDetection, *, batch_size: int, num_workers: int) -> Loader:
+def eval_loader(
+    dataset: CocoDetection, *, batch_size: int, num_workers: int, share: tuple[int, int] = (0, 1)
+) -> EvalLoader:
     """Every image exactly once, in order; the last batch may be smaller."""
     _check_batch_size(batch_size)
-    return Loader(dataset, _InOrder(len(dataset), batch_size), num_workers)
+    return EvalLoader(dataset, _InOrder(len(dataset), batch_size, share), num_workers)
 
 
 class _Reporting(Dataset[Sample | UserError]):

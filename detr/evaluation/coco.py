@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detr.data.segmentations import RLE, encode
 from detr.errors import UserError
@@ -98,6 +99,16 @@ class Evaluation:
         write_with(path, lambda stream: np.savez_compressed(stream, **content))
 
 
+class Converted(NamedTuple):
+    """The n detections of one image that are of a known category."""
+
+    image_id: int
+    categories: NDArray[np.int64]  # [n] ids of the data set
+    boxes: NDArray[np.float64]  # [n, 4] xywh in pixels
+    scores: NDArray[np.float64]  # [n]
+    rles: list[RLE] | None  # [n] masks, where they are evaluated
+
+
 class CocoEvaluator:
     """Average precision and recall of the images that were shown to it.
 
@@ -149,10 +160,20 @@ class CocoEvaluator:
             ValueError: an image is not in the ground truth, or came before.
             UserError: masks are due, and the detections have none.
         """
-        for image_id, detected in zip(image_ids, detections, strict=True):
-            if not self._ground_truth.knows_image(image_id):
-                raise ValueError(f"image {image_id} is not in the ground truth")
-            self._add(image_id, detected)
+        self.take(self.convert(image_ids, detections))
+
+    def convert(self, image_ids: list[int], detections: list[Detections]) -> list[Converted]:
+        """The detections of some images as `take` wants them: compact, and fit to be sent to another process."""
+        return [self._converted(image_id, each) for image_id, each in zip(image_ids, detections, strict=True)]
+
+    def take(self, converted: list[Converted]) -> None:
+        """Add what `convert` made, here or in another process."""
+        for each in converted:
+            if not self._ground_truth.knows_image(each.image_id):
+                raise ValueError(f"image {each.image_id} is not in the ground truth")
+            self._results.add(*each)
+            if self._matching is not None and each.rles is not None:
+                self._matching.add(each.image_id, each.categories, each.boxes, each.scores, each.rles)
 
     def results(self) -> Results:
         """All detections since the last reset, in COCO's results format, in the order of the updates."""
@@ -180,7 +201,7 @@ class CocoEvaluator:
             return evaluation
         return replace(evaluation, segm=_summarise(self._matching.compute(), self._names))
 
-    def _add(self, image_id: int, detected: Detections) -> None:
+    def _converted(self, image_id: int, detected: Detections) -> Converted:
         labels = detected.labels.detach().cpu().numpy()
         keep = self._known_label[labels]
         # In float64, so that x + width of the stored box is the corner that was predicted.
@@ -188,10 +209,7 @@ class CocoEvaluator:
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         scores = detected.scores.detach().cpu().double().numpy()[keep]
         categories = self._category_of_label[labels[keep]]
-        rles = self._encoded(detected, keep)
-        self._results.add(image_id, categories, boxes, scores, rles)
-        if self._matching is not None and rles is not None:
-            self._matching.add(image_id, categories, boxes, scores, rles)
+        return Converted(image_id, categories, boxes, scores, self._encoded(detected, keep))
 
     def _encoded(self, detected: Detections, keep: np.ndarray) -> list[RLE] | None:
         if not self.masks:

@@ -65,19 +65,17 @@ class PanopticEvaluator(CocoEvaluator):
     def metric_names(self) -> list[str]:
         return super().metric_names + self.quality.metric_names
 
-    def update_segments(
+    def segments(
         self, predictions: Predictions, batch: Batch, classification: Classification
     ) -> list[PanopticSegments]:
-        """Find the segments of a batch, take them, and give them back. The predictions must have masks."""
-        segments = panoptic_segments(
+        """Those of a batch, for `quality.update`, here or in another process. The predictions must have masks."""
+        return panoptic_segments(
             predictions,
             batch,
             classification=classification,
             things=self.quality.things,
             min_score=self.min_score[classification],
         )
-        self.quality.update(batch.image_ids, segments)
-        return segments
 
     def compute(self) -> Evaluation:
         return replace(super().compute(), panoptic=self.quality.compute())

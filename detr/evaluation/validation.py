@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.images import read_image
-from detr.data.loader import Loader
+from detr.data.loader import EvalLoader
 from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
-from detr.evaluation.coco import CocoEvaluator, Evaluation
+from detr.evaluation.coco import CocoEvaluator, Converted, Evaluation
 from detr.evaluation.panoptic import PanopticEvaluator
 from detr.evaluation.postprocess import postprocess
 from detr.evaluation.results import Results
@@ -42,8 +43,24 @@ class Report:
         return numbers | ({"loss": self.loss} if self.loss is not None else {})
 
 
+@dataclass
+class _Part:
+    """What a pass keeps of one batch: compact, since it may be sent to another process."""
+
+    converted: list[Converted]
+    segments: list[PanopticSegments] | None
+    examples: list[Example]
+    loss: float | None  # times the number of images
+
+    def __len__(self) -> int:
+        return len(self.converted)
+
+
 class Validation:
     """Evaluates a model on one split, image by image exactly once.
+
+    Several processes share the batches among them. The first one takes what they found in the order of the split, so
+    that everything is as if it were alone.
 
     Args:
         loader: of the split, in order.
@@ -58,7 +75,7 @@ class Validation:
     def __init__(
         self,
         *,
-        loader: Loader,
+        loader: EvalLoader,
         evaluator: CocoEvaluator,
         device: torch.device,
         autocast: Autocast,
@@ -82,52 +99,78 @@ class Validation:
         return self.evaluator.metric_names + (["loss"] if self.criterion is not None else [])
 
     @torch.inference_mode()
-    def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Report:
+    def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Report | None:
         """
         Args:
             model: is put into evaluation mode.
-            advance: is told how many images were done, for a progress bar.
+            advance: is told after each round of batches how many images were done, for a progress bar; called equally
+                often in every process, it may raise to break off.
+
+        Returns:
+            None in all processes but the first.
         """
         model.eval()
         self.evaluator.reset()
-        losses, images = torch.zeros((), device=self.device), 0
-        examples: list[Example] = []
-        for cpu_batch in self.loader:
-            batch = cpu_batch.to(self.device, non_blocking=True)
-            with self.autocast():
-                predictions = model(batch.images, batch.padding)
-            if self.criterion is not None:
-                normalizer = Normalizer(objects=max(1, len(batch.targets)), images=len(batch))
-                losses += self.criterion(predictions, batch.targets, normalizer).total * len(batch)
-            detections = postprocess(
-                predictions if self.evaluator.masks else replace(predictions, masks=None),
-                batch.original_sizes,
-                classification=self.classification,
-                sizes=batch.sizes,
-                padded_size=batch.images.shape[-2:],
-            )
-            self.evaluator.update(batch.image_ids, detections)
-            segments = self._segments(predictions, batch)
-            examples += self._examples(cpu_batch, detections, segments, self.num_examples - len(examples))
-            images += len(batch)
-            advance(len(batch))
-        return Report(
-            results=self.evaluator.results(),
-            evaluation=self.evaluator.compute() if self.loader.dataset.annotated else None,
-            loss=losses.item() / images if self.criterion is not None else None,
-            examples=examples,
-            submission=self.evaluator.quality.submission if isinstance(self.evaluator, PanopticEvaluator) else None,
+        report = Report(results=self.evaluator.results(), loss=None if self.criterion is None else 0.0)
+        images = 0
+        for index, batch in enumerate(self.loader.rounds()):
+            mine = None if batch is None else self._part(model, batch, self.loader.sampler.starts[index])
+            parts = [each for each in distributed.gather(mine) if each is not None]
+            for part in parts:
+                self._take(part, report)
+            images += sum(map(len, parts))
+            advance(sum(map(len, parts)))
+        if not distributed.is_main():
+            return None
+        if report.loss is not None:
+            report.loss /= images
+        if self.loader.dataset.annotated:
+            report.evaluation = self.evaluator.compute()
+        if isinstance(self.evaluator, PanopticEvaluator):
+            report.submission = self.evaluator.quality.submission
+        return report
+
+    def _part(self, model: nn.Module, cpu_batch: Batch, start: int) -> _Part:
+        """What is found on one batch, which begins with image `start` of the split."""
+        batch = cpu_batch.to(self.device, non_blocking=True)
+        with self.autocast():
+            predictions = model(batch.images, batch.padding)
+        detections = postprocess(
+            predictions if self.evaluator.masks else replace(predictions, masks=None),
+            batch.original_sizes,
+            classification=self.classification,
+            sizes=batch.sizes,
+            padded_size=batch.images.shape[-2:],
+        )
+        segments = None
+        if isinstance(self.evaluator, PanopticEvaluator):
+            segments = self.evaluator.segments(predictions, batch, self.classification)
+        return _Part(
+            converted=self.evaluator.convert(batch.image_ids, detections),
+            segments=segments,
+            examples=self._examples(cpu_batch, detections, segments, self.num_examples - start),
+            loss=self._loss(predictions, batch),
         )
 
-    def _segments(self, predictions: Predictions, batch: Batch) -> list[PanopticSegments] | None:
-        if not isinstance(self.evaluator, PanopticEvaluator):
+    def _loss(self, predictions: Predictions, batch: Batch) -> float | None:
+        if self.criterion is None:
             return None
-        return self.evaluator.update_segments(predictions, batch, self.classification)
+        normalizer = Normalizer(objects=max(1, len(batch.targets)), images=len(batch))
+        return self.criterion(predictions, batch.targets, normalizer).total.item() * len(batch)
+
+    def _take(self, part: _Part, report: Report) -> None:
+        """Add one batch, of whichever process."""
+        self.evaluator.take(part.converted)
+        if part.segments is not None and isinstance(self.evaluator, PanopticEvaluator):
+            self.evaluator.quality.update([each.image_id for each in part.converted], part.segments)
+        report.examples += part.examples
+        if part.loss is not None and report.loss is not None:
+            report.loss += part.loss
 
     def _examples(
         self, batch: Batch, detections: list[Detections], segments: list[PanopticSegments] | None, count: int
     ) -> list[Example]:
-        """The first `count` images of a batch, read anew in their original size."""
+        """The first `count` images of a batch, none if it is negative, read anew in their original size."""
         names = self.loader.dataset.classes.names
         examples = []
         for index in range(min(count, len(batch))):

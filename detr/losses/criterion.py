@@ -106,11 +106,12 @@ class SetCriterion(nn.Module):
         layers, images = logits.shape[:2]
         best = logits.argmax(-1)
         wrong = best[matches.layer, matches.image, matches.query] != targets.labels[matches.target]
-        per_layer = torch.bincount(matches.layer, minlength=layers).clamp(min=1)
-        class_error = 100 * torch.bincount(matches.layer, wrong.double(), minlength=layers).float() / per_layer
+        # Not torch.bincount, which makes the host wait for the device.
+        per_layer = _count(matches.layer, torch.ones_like(matches.layer), layers).clamp(min=1)
+        class_error = 100 * _count(matches.layer, wrong.long(), layers) / per_layer
         softmax = self.classification == "softmax"
         found = best != logits.shape[-1] - 1 if softmax else (logits > 0).any(-1)  # more likely than not
-        counts = torch.bincount(targets.image, minlength=images)
+        counts = _count(targets.image, torch.ones_like(targets.image), images)
         cardinality = (found.sum(-1) - counts).abs().float().mean(-1)
         return {"class_error": class_error, "cardinality_error": cardinality}
 
@@ -132,3 +133,8 @@ def _of_one_layer(matches: Matches) -> Matches:
     """Of matches that are the same in every layer, those of the first."""
     first = matches.layer == 0
     return Matches(*(each[first] for each in (matches.layer, matches.image, matches.query, matches.target)))
+
+
+def _count(places: Tensor, amounts: Tensor, size: int) -> Tensor:
+    """Integers [M] added up at their places [M], as [size]."""
+    return amounts.new_zeros(size).index_add(0, places, amounts)

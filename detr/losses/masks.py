@@ -27,7 +27,9 @@ def matched_masks(predictions: Predictions, targets: Targets, matches: Matches) 
     if predictions.masks is None or targets.masks is None:
         missing = "a mask head" if predictions.masks is None else "masks in the targets"
         raise ValueError(f"mask terms need {missing}; choose mask_head=fpn, or mask_head=none")
-    last = matches.layer == len(predictions.logits) - 1
+    # Matches come layer by layer, and how many the last one has is known on the host: nobody waits for the device.
+    count = sum(min(each, predictions.logits.shape[2]) for each in targets.counts)
+    last = slice(len(matches) - count, None)
     logits = predictions.masks(matches.image[last], matches.query[last])
     wanted = targets.masks[matches.target[last]].to(logits)
     scaled = F.interpolate(logits[:, None], size=wanted.shape[-2:], mode="bilinear", align_corners=False)

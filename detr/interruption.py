@@ -1,0 +1,88 @@
+"""Being asked to stop: by a scheduler that wants the machine back (SIGTERM, SIGUSR1), or by Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from detr.errors import Interrupted
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Requests:
+    """Takes note of signals while it is entered as a context, instead of dying of them.
+
+    Ctrl-C a second time stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = [0.0] * len(SIGNALS)  # 1 for those that came; a list that can be summed over processes
+        self._before: dict[signal.Signals, Any] = {}
+
+    def check(self, received: list[float]) -> None:
+        """
+        Args:
+            received: of this process, or added up over all processes, so that all stop at the same place.
+
+        Raises:
+            Interrupted: one of the signals came.
+        """
+        for number, count in zip(SIGNALS, received, strict=True):
+            if count:
+                raise Interrupted(number)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may have handlers
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received[SIGNALS.index(signal.Signals(number))] = 1.0
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            log.warning("stopping after this step; Ctrl-C again stops at once")
+
+
+def shield(worker: int) -> None:
+    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent alone may end it.
+
+    The parent does so by SIGTERM, so that it counts who sent one.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def requeue() -> None:
+    """Have Slurm start this job again, where it is one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+        log.info("Slurm will start job %s again", job)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        log.warning("job %s is not requeued: %s", job, " ".join(str(reason).split()))

@@ -1,0 +1,68 @@
+"""Running means of an epoch, kept on the device so that no step has to wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from detr.structures import Losses
+
+
+class Meter:
+    """Means over the steps of an epoch.
+
+    Args:
+        since: seconds of training before the epoch.
+    """
+
+    def __init__(self, since: float = 0.0) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}
+        self.steps = self.images = 0
+        self.since = since
+
+    def add(self, losses: Losses, images: int) -> None:
+        """One step; `images` of all processes."""
+        self.last = {"loss": losses.total, **losses.terms, **losses.metrics}
+        for name, value in self.last.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.steps += 1
+        self.images += images
+
+    def latest(self) -> dict[str, float]:
+        """Of the last step."""
+        return _by_layer(self.last)
+
+    def means(self) -> dict[str, float]:
+        return _by_layer({name: value / self.steps for name, value in self.sums.items()})
+
+    def state(self) -> dict[str, Any]:
+        """For checkpoints: plain, and on the host."""
+        return {
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "steps": self.steps,
+            "images": self.images,
+            "since": self.since,
+        }
+
+    @classmethod
+    def restored(cls, states: Sequence[dict[str, Any]], device: torch.device) -> Self:
+        """From a state, or as the mean over the states of several processes."""
+        first = states[0]
+        meter = cls(first["since"])
+        meter.steps, meter.images = first["steps"], first["images"]
+        for name in first["sums"]:
+            meter.sums[name] = (sum(each["sums"][name] for each in states) / len(states)).to(device)
+        return meter
+
+
+def _by_layer(values: dict[str, Tensor]) -> dict[str, float]:
+    """The last layer's value under the plain name, those of the others as NAME/layerN."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        *others, last = value.reshape(-1).tolist()
+        flat |= {f"{name}/layer{index}": each for index, each in enumerate(others)} | {name: last}
+    return flat

@@ -1,0 +1,52 @@
+"""How to train, and how far a training is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train; `conf/trainer/default.yaml` says what each means."""
+
+    max_epochs: int | None = 300
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = 1
+    clip_norm: float | None = 0.1
+    ema_decay: float | None = None
+    overfit_batches: int | None = None
+    evaluate_every: int = 1
+    monitor: str = "AP"
+    patience: int | None = None
+    keep_every: int | None = 100
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = 10
+    keep_last: int = 2
+    requeue: bool = False
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.max_epochs is self.max_steps is self.max_minutes is None:
+            raise ValueError("the run has no end; give max_epochs, max_steps or max_minutes")
+        for name, value in asdict(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if self.ema_decay is not None and self.ema_decay >= 1:
+            raise ValueError(f"ema_decay must be below 1, not {self.ema_decay}")
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    epoch: int = 0  # finished epochs, with their evaluation
+    batches: int = 0  # micro-batches of the unfinished epoch that each process has done
+    step: int = 0  # finished optimizer steps
+    reported: int = 0  # those that the rows so far are about
+    seconds: float = 0.0  # of training, evaluation not counted; by the first process's clock
+    best: dict[str, float] | None = None  # metrics of the best evaluation, with its epoch
+    poor: int = 0  # evaluations since then

@@ -1,0 +1,124 @@
+"""Two processes do what one does: losses, gradients and weights, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import tiny_detr
+from command import ROOT
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchrun import torchrun
+from trainers import trainer
+from training_steps import CASES, COUNTS, images_of, my_share, steps
+
+from detr.data.loader import collate
+from detr.matcher import HungarianMatcher
+
+pytestmark = pytest.mark.xdist_group("distributed_steps")
+
+GLOBAL = [name for name, case in CASES.items() if case.get("normalization", "global") == "global"]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What two processes found: case → rank → losses, gradients, weights."""
+    folder = tmp_path_factory.mktemp("steps")
+    done = torchrun(str(ROOT / "tests" / "training_steps.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(2)] for name in CASES}
+
+
+def difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest relative difference of any tensor, by its norm; what is next to nothing beside the whole, such as
+    the gradient of a key's bias, which is zero but for rounding, counts by the whole."""
+    assert mine.keys() == theirs.keys()
+    whole = torch.stack([each.double().norm() for each in theirs.values()]).norm()
+    return max(float((mine[n] - theirs[n]).norm() / theirs[n].norm().clamp(min=1e-6 * whole)) for n in mine)
+
+
+@pytest.mark.parametrize("case", GLOBAL)
+def test_one_process_and_two_are_the_same(case: str, together: dict[str, list[Any]], tmp_path: Path) -> None:
+    """Batch 4 in one process, 2 in each of two, normalised globally: relative differences of at most 1e-5."""
+    alone, (first, second) = steps(tmp_path, **CASES[case]), together[case]
+    for step, expected in enumerate(alone["losses"]):
+        found = {name: (first["losses"][step][name] + second["losses"][step][name]) / 2 for name in expected}
+        assert difference(found, expected) <= 1e-5
+    found_gradients = max(map(difference, first["gradients"], alone["gradients"]))
+    found_weights = difference(first["weights"], alone["weights"])
+    print(f"{case}: gradients {found_gradients:.1e}, weights {found_weights:.1e} after {len(alone['losses'])} steps")
+    assert len(first["gradients"]) == CASES[case]["steps"]
+    assert found_gradients <= 1e-5
+    assert found_weights <= 1e-5
+    assert all(torch.equal(second["weights"][name], value) for name, value in first["weights"].items())
+    start = tiny_detr(seed=0).double().state_dict() if case == "paper" else None
+    assert start is None or difference(first["weights"], start) > 1e-3  # it has moved
+
+
+def test_masks_have_a_gradient_of_zero_where_there_are_no_objects(together: dict[str, list[Any]]) -> None:
+    step = COUNTS.index([0, 0, 0, 0])
+    for found in together["masks"]:
+        of_masks = {name: value for name, value in found["gradients"][step].items() if name.startswith("mask_head.")}
+        assert of_masks
+        assert all(value.abs().max() == 0 for value in of_masks.values())
+        assert any(value.abs().max() > 0 for value in found["gradients"][step - 1].values())
+
+
+def test_normalized_by_process_each_loss_is_the_papers(together: dict[str, list[Any]]) -> None:
+    """Cross-entropy: a mean over the process's own queries, weighted by class. Boxes: over the mean number of objects
+    of a process, at least 1."""
+    model = tiny_detr(seed=0).double().train()
+    counts = COUNTS[0]
+    for rank, images in enumerate((images_of(0)[:2], images_of(0)[2:])):
+        batch = collate(images)
+        predictions = model(batch.images, batch.padding)
+        matches, _ = HungarianMatcher()(predictions, batch.targets)
+        found = together["process"][rank]["losses"][0]
+        for layer in range(len(predictions.logits)):
+            mine = matches.layer == layer
+            image, query, target = matches.image[mine], matches.query[mine], matches.target[mine]
+            labels = torch.full(predictions.logits.shape[1:3], 3)
+            labels[image, query] = batch.targets.labels[target]
+            weights = torch.tensor([1.0, 1.0, 1.0, 0.1], dtype=torch.float64)
+            expected = F.cross_entropy(predictions.logits[layer].flatten(0, 1), labels.flatten(), weights)
+            torch.testing.assert_close(found["class"][layer], expected.detach())
+            boxes = (predictions.boxes[layer, image, query] - batch.targets.boxes[target]).abs().sum()
+            torch.testing.assert_close(found["bbox"][layer], (5 * boxes / max(1, sum(counts) / 2)).detach())
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that make the host wait for a GPU: they read a value, or their size depends on one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        waits = name in ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "is_nonzero", "_unique2")
+        if name in ("index", "index_put_", "_index_put_impl_"):
+            waits = any(each is not None and each.dtype == torch.bool for each in args[1])
+        if waits:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["paper", "two_stage", "masks"])
+def test_a_step_does_not_wait_for_the_device(case: str, tmp_path: Path) -> None:
+    """But for the matcher, whose copy of the costs no operation shows on a CPU."""
+    options = CASES[case]
+    masks = options.get("masks", False)
+    model = tiny_detr(
+        queries=options.get("queries", "learned"), classification=options.get("classification", "softmax"), masks=masks
+    ).train()
+    ours = trainer(model, tmp_path)
+    with Waits() as waits:
+        ours.train_step(my_share(0, masks=masks, accumulate=1))
+    assert waits.found == []
+    with Waits() as waits:
+        torch.ones(2)[torch.ones(2) > 0].sum().item()
+    assert waits.found == ["index", "_local_scalar_dense"]

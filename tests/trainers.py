@@ -1,0 +1,90 @@
+"""A trainer without a data set, and images to give to its steps."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from builders import CLASSES, random_boxes
+
+from detr import distributed
+from detr.data.loader import EpochSampler, TrainLoader, eval_loader
+from detr.engine import Trainer, autocast
+from detr.evaluation.coco import CocoEvaluator
+from detr.evaluation.validation import Validation
+from detr.logging import NullLogger
+from detr.losses.criterion import SetCriterion
+from detr.losses.masks import Dice, MaskFocal
+from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
+from detr.matcher import HungarianMatcher
+from detr.models.detr import DETR
+from detr.optim import Constant, Schedule, adamw
+from detr.options import Options
+from detr.run_folder import RunFolder
+from detr.structures import Classes, Sample
+
+NOTHING = {"images": [], "annotations": [], "categories": []}
+
+
+SIZE = (48, 64)
+
+
+def samples(counts: list[int], seed: int = 0, *, masks: bool = False) -> list[Sample]:
+    """Noise of one size, with as many objects as `counts` says."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Sample(
+            image=torch.randint(256, (3, *SIZE), generator=generator, dtype=torch.uint8),
+            labels=torch.randint(CLASSES, (count,), generator=generator),
+            boxes=random_boxes(count, generator),
+            image_id=index,
+            original_size=SIZE,
+            file=f"images/{index}.png",
+            masks=torch.rand(count, *SIZE, generator=generator) < 0.4 if masks else None,
+        )
+        for index, count in enumerate(counts)
+    ]
+
+
+def trainer(
+    model: DETR,
+    folder: Path,
+    *,
+    normalization: Any = "global",
+    schedule: Schedule | None = None,
+    lr: float = 1e-2,
+    **options: Any,
+) -> Trainer:
+    """In the place of this process among those of its job."""
+    data: Any = samples([1] * 4)  # what an epoch would read; tests give the steps their batches
+    share = (distributed.rank(), distributed.world_size())
+    sigmoid = model.classification == "sigmoid"
+    device = torch.device("cpu")
+    return Trainer(
+        options=Options(**options),
+        model=model,
+        criterion=SetCriterion(
+            matcher=HungarianMatcher(classification=model.classification),
+            terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)},
+            mask_terms=None if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()},
+            classification=model.classification,
+            normalization=normalization,
+        ),
+        optimizer=adamw(model=model, lr=lr, lr_by_pattern={"backbone": lr / 10}),
+        schedule=schedule or Constant(),
+        loader=TrainLoader(data, EpochSampler(4, 2, seed=0, share=share), num_workers=0),
+        validation=Validation(
+            loader=eval_loader(data, batch_size=2, num_workers=0),
+            evaluator=CocoEvaluator(
+                backend="pycocotools", ground_truth=NOTHING, classes=Classes.contiguous({1: "a", 2: "b", 3: "c"})
+            ),
+            device=device,
+            autocast=functools.partial(autocast, device, "fp32"),
+            classification=model.classification,
+        ),
+        logger=NullLogger(),
+        folder=RunFolder(folder),
+        facts={},
+    )

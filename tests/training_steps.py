@@ -1,0 +1,86 @@
+"""Training steps that are the same whether one process does them or several. As a script: `torchrun … FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from builders import tiny_detr
+from torch import Tensor, nn
+from trainers import samples, trainer
+
+from detr import distributed
+from detr.data.loader import collate
+from detr.structures import Batch, Sample
+
+# Objects of the four images of each step: unequal, on one half only, nowhere.
+COUNTS = [[3, 0, 0, 1], [0, 0, 2, 4], [1, 1, 1, 1], [0, 0, 0, 0], [5, 2, 0, 3]]
+
+CASES: dict[str, dict[str, Any]] = {
+    "paper": {"steps": 20},
+    "two_stage": {"steps": 4, "queries": "two_stage", "classification": "sigmoid"},
+    "masks": {"steps": 5, "masks": True},
+    "accumulate": {"steps": 3, "accumulate": 2},
+    "process": {"steps": 1, "normalization": "process"},
+}
+
+
+def images_of(step: int, *, masks: bool = False) -> list[Sample]:
+    """The four images of a step."""
+    return samples(COUNTS[step % len(COUNTS)], step, masks=masks)
+
+
+def my_share(step: int, *, masks: bool, accumulate: int) -> list[Batch]:
+    """This process's micro-batches of a step."""
+    images = images_of(step, masks=masks)
+    each = len(images) // distributed.world_size()
+    mine = images[distributed.rank() * each :][:each]
+    size = each // accumulate
+    return [collate(mine[start : start + size]) for start in range(0, each, size)]
+
+
+def steps(
+    folder: Path,
+    *,
+    steps: int,
+    queries: Any = "learned",
+    classification: Any = "softmax",
+    masks: bool = False,
+    accumulate: int = 1,
+    normalization: Any = "global",
+) -> dict[str, Any]:
+    """Losses and gradients of every step, and the weights in the end; in double precision, without dropout."""
+    model = tiny_detr(queries=queries, classification=classification, masks=masks, seed=distributed.rank())
+    model = model.double().train()
+    ours = trainer(model, folder, normalization=normalization, lr=1e-3)  # gives every process the first one's weights
+    gradients: list[dict[str, Tensor]] = []
+    ours.optimizer.register_step_pre_hook(lambda *_: gradients.append(gradients_of(model)))
+    losses = [ours.train_step(my_share(step, masks=masks, accumulate=accumulate)) for step in range(steps)]
+    return {
+        "losses": [{"total": each.total, **each.terms} for each in losses],
+        "gradients": gradients,
+        "weights": model.state_dict(),
+    }
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Of every parameter that learns: none may be without one."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            found[name] = parameter.grad.clone()
+    return found
+
+
+def main() -> None:
+    distributed.start()
+    for name, case in CASES.items():
+        torch.save(steps(Path(sys.argv[1]), **case), Path(sys.argv[1]) / f"{name}-{distributed.rank()}.pt")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()
