@@ -131,7 +131,8 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
     # Buffers need no broadcast in each step: nothing changes them, since batch norm is frozen.
     arguments = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # its older name
-    return DistributedDataParallel(model, **{name: False})
+    options: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, **options)
 
 
 def total(values: Sequence[float]) -> list[float]:

@@ -16,6 +16,7 @@ from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
 from detr.errors import UserError
 
 Mode = Literal["offline", "online", "disabled"]
+JobType = Literal["train", "eval"]
 
 NAME_LENGTH = 120  # characters of a run's name; W&B takes 128
 
@@ -39,6 +40,7 @@ class Logger(ABC):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         """Open the run.
 
@@ -47,8 +49,10 @@ class Logger(ABC):
             config: the resolved config in plain containers, complete.
             run_name: of the experiment; the run is called by it and what was overridden.
             info: what else to keep, plain: `choices` (group → option) and `overrides` (a list) are read
-                for name and tags; revision, parameter count, hardware and the like are stored beside them.
+                for name and tags, and of a job `sweep`, its `name` and what `differs`; revision, parameter count,
+                hardware and the like are stored beside them.
             run_id: of the run that is resumed, as its checkpoint says.
+            job_type: what kind of run this is.
 
         Raises:
             UserError: the service cannot be reached or does not let one in.
@@ -72,6 +76,10 @@ class Logger(ABC):
     @abstractmethod
     def log_best(self, metrics: Mapping[str, float]) -> None:
         """Put the metrics of the best epoch so far into the run's summary: "val/AP" becomes "best/AP"."""
+
+    @abstractmethod
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
+        """Put the metrics of an evaluation into the run's summary: "AP" of the test split becomes "test/AP"."""
 
     @abstractmethod
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
@@ -116,6 +124,7 @@ class NullLogger(Logger):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         pass
 
@@ -129,6 +138,9 @@ class NullLogger(Logger):
         pass
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
         pass
 
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
@@ -163,7 +175,7 @@ class WandbLogger(Logger):
             project: the W&B project.
             mode: offline needs no account; disabled does nothing at all.
             name: of the run; None: the experiment's name and the overrides.
-            group: runs that belong together; None: the experiment's name.
+            group: runs that belong together; None: the sweep's name, of a single run the experiment's.
             tags: beside those for data set, backbone, transformer, queries and loss.
             images: how many examples to log each time.
             artifact: whether checkpoints are kept as artifacts.
@@ -187,10 +199,12 @@ class WandbLogger(Logger):
         run_name: str,
         info: Mapping[str, Any],
         run_id: str | None = None,
+        job_type: JobType = "train",
     ) -> None:
         import wandb  # takes a second, and only this class needs it
 
         directory.mkdir(parents=True, exist_ok=True)
+        sweep = info.get("sweep", {})
         try:
             self._run = wandb.init(
                 project=self._project,
@@ -198,10 +212,10 @@ class WandbLogger(Logger):
                 dir=directory,
                 id=run_id,
                 resume="allow" if self._mode == "online" and run_id else None,
-                name=self._name or describe(run_name, info.get("overrides", [])),
-                group=self._group or run_name,
+                name=self._name or describe(run_name, sweep.get("differs", info.get("overrides", []))),
+                group=self._group or sweep.get("name", run_name),
                 tags=_tags(self._tags, info.get("choices", {})),
-                job_type="train",
+                job_type=job_type,
                 config={**config, "info": dict(info)},
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
@@ -228,6 +242,9 @@ class WandbLogger(Logger):
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
         self._run.summary.update({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
+
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
+        self._run.summary.update({f"{split}/{name}": value for name, value in metrics.items()})
 
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
         if not self._artifact:

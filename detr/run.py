@@ -32,6 +32,7 @@ from detr.interruption import requeue
 from detr.logging import NullLogger
 from detr.models.detr import DETR
 from detr.options import Options
+from detr.recording import record_evaluation, recorded
 from detr.report import count_parameters, log_start, show_results, write_report
 from detr.resuming import check_unchanged, describe_data, find_checkpoint
 from detr.run_folder import RunFolder
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@recorded
 def train(config: DictConfig) -> None:
     """Train as the checked config says, in the run folder that Hydra made."""
     plain = resolved(config)
@@ -105,7 +107,8 @@ def train(config: DictConfig) -> None:
                 log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
                 return
             take_up(folder, source, trainer)
-        folder.describe(info)
+        if distributed.is_main():
+            folder.describe(info)
         logger.start(
             directory=folder.path,
             config=plain,
@@ -181,6 +184,8 @@ def evaluate(config: DictConfig, overrides: list[str]) -> None:
         return
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
     write_report(report, Path(run_directory()), console, checkpoint=config.checkpoint, split=config.split)
+    if report.evaluation is not None:
+        record_evaluation(plain, report.evaluation.named(), overrides, checkpoint=config.checkpoint, split=config.split)
 
 
 def with_experiment(weights: Weights, overrides: list[str]) -> list[str]:

@@ -145,8 +145,10 @@ def test_bug_keeps_its_traceback_also_in_the_log(script: Path) -> None:
 def test_multirun_goes_on_and_logs_each_failure(script: Path) -> None:
     result = run(str(script), "-cd", "conf", "-m", "name=mistake,bug,ok", cwd=script.parent)
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == "error: the file is missing"
+    assert result.stderr.splitlines()[-1].startswith("error: 2 of 3 jobs failed (#0, #1)")
     assert result.stdout.count("started") == 3
+    assert "#0 name=mistake: the file is missing; log: out/mistake/script.log" in result.stdout
+    assert "#1 name=bug: ValueError: broken; log: out/bug/script.log" in result.stdout
     assert "the file is missing" in (script.parent / "out/mistake/script.log").read_text()
     assert "ValueError: broken" in (script.parent / "out/bug/script.log").read_text()
 

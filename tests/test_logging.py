@@ -71,6 +71,7 @@ def test_a_run_reads_back_as_it_was_logged(tmp_path: Path) -> None:
         logger.log_epoch({"train/loss": 3.0, "val/AP": 0.25}, epoch=1, step=20)
         logger.log_images([example(), example()], epoch=1)
         logger.log_best({"val/AP": 0.25, "epoch": 1})
+        logger.log_epoch({"train/loss": 2.5, "val/AP": 0.125}, epoch=2, step=40)
         logger.log_checkpoint(checkpoint)
         directory = logger.directory
     recorded = read(logger)
@@ -87,13 +88,14 @@ def test_a_run_reads_back_as_it_was_logged(tmp_path: Path) -> None:
     assert {key: recorded.config[key] for key in CONFIG} == CONFIG
     assert recorded.config["info"] == INFO
 
-    step, epoch, images = recorded.history
+    step, epoch, images, second = recorded.history
     assert (step["train/loss"], step["step"]) == (3.5, 10)
     assert (epoch["train_epoch/loss"], epoch["val/AP"], epoch["epoch"], epoch["step"]) == (3.0, 0.25, 1, 20)
     assert "train/loss" not in epoch, "means of an epoch would mix with those of steps"
     assert recorded.axes["train/*"] == "step"
     assert recorded.axes["val/*"] == recorded.axes["train_epoch/*"] == "epoch"
-    assert recorded.summary["best/AP"] == 0.25
+    assert second["val/AP"] == 0.125
+    assert (recorded.summary["best/AP"], recorded.summary["val/AP"]) == (0.25, 0.125), "the best and the last"
     assert recorded.exit_code == 0
     check_images(images, directory)
     (artifact,) = recorded.artifacts
@@ -116,6 +118,27 @@ def check_images(row: dict[str, Any], directory: Path) -> None:
     (predicted,) = boxes["predictions"]["box_data"]  # the one with a score of 0.001 is left out
     assert truth["position"] == predicted["position"] == {"minX": 0.0, "maxX": 0.5, "minY": 0.0, "maxY": 0.5}
     assert (predicted["scores"], predicted["class_id"]) == ({"score": 0.75}, 1)
+
+
+def test_a_job_of_a_sweep_is_grouped_with_the_others_and_named_by_what_sets_it_apart(tmp_path: Path) -> None:
+    sweep = {"name": "seeds today", "differs": ["seed=3"]}
+    with WandbLogger(project="tests") as logger:
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+    recorded = read(logger)
+    assert (recorded.run.run_group, recorded.run.display_name) == ("seeds today", "quickstart seed=3")
+    with WandbLogger(project="tests", group="mine", name="this") as logger:
+        logger.start(directory=tmp_path / "two", config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+    recorded = read(logger)
+    assert (recorded.run.run_group, recorded.run.display_name) == ("mine", "this")
+
+
+def test_an_evaluation_is_a_run_of_another_type(tmp_path: Path) -> None:
+    with WandbLogger(project="tests") as logger:
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO, job_type="eval")
+        logger.log_evaluation({"AP": 0.25}, "test")
+    recorded = read(logger)
+    assert recorded.run.job_type == "eval"
+    assert recorded.summary["test/AP"] == 0.25
 
 
 def test_an_exception_ends_the_run_as_failed(tmp_path: Path) -> None:
@@ -192,6 +215,7 @@ def test_the_null_logger_answers_every_call_of_the_other(tmp_path: Path) -> None
         logger.log_epoch({}, 1, 1)
         logger.log_images([example()], 1)
         logger.log_best({})
+        logger.log_evaluation({}, "test")
         logger.log_checkpoint(tmp_path)
     assert (logger.run_id, logger.directory, logger.url, logger.images) == (None, None, None, 0)
     assert not list(tmp_path.iterdir())

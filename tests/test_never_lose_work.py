@@ -200,23 +200,21 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
-def test_a_truncated_checkpoint_within_an_epoch_is_passed_over(
-    whole: dict[int, Path], data: str, tmp_path: Path
-) -> None:
+def test_a_truncated_checkpoint_within_an_epoch_is_passed_over(data: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert run("train.py", *TRAINING, data, "trainer.max_steps=8", f"hydra.run.dir={folder}").returncode == 0
-    (folder / "checkpoints" / "last.pt").unlink()
-    (folder / "checkpoints" / "best.pt").unlink(missing_ok=True)
+    arguments = training(1, data, "trainer.max_steps=8", f"hydra.run.dir={folder}", "resume=auto")
+    finish(arguments)
+    for name in ("last.pt", "best.pt"):
+        (folder / "checkpoints" / name).unlink(missing_ok=True)
     newest = folder / "checkpoints" / "step_00000008.pt"
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    done = run("train.py", *TRAINING, data, "trainer.max_steps=8", f"hydra.run.dir={folder}", "resume=auto")
-    assert done.returncode == 0, done.stderr
+    done = finish(arguments)
     assert "step_00000008.pt cannot be read" in done.stdout
     assert "step_00000006.pt after 0 epochs, 6 steps" in done.stdout
     assert [row["step"] for row in rows(folder)] == [8]
 
 
-def test_going_on_with_more_processes(whole: dict[int, Path], data: str, tmp_path: Path) -> None:
+def test_going_on_with_more_processes(data: str, tmp_path: Path) -> None:
     """As many images a step as before: the place in the epoch is kept, random numbers start anew, and it says so."""
     folder = tmp_path / "run"
     finish(training(1, data, "trainer.max_steps=4", f"hydra.run.dir={folder}"))

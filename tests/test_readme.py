@@ -5,8 +5,11 @@ import shlex
 
 import pytest
 from command import ROOT, run
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.commands import compare
+from detr.config.space import corners, space_of
+from detr.sweeping.search import as_overrides
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
@@ -24,10 +27,19 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", TRAININGS)
 def test_a_training_command_composes(command: str) -> None:
     words = [word for word in shlex.split(command.partition("train.py")[2]) if word not in ("--cfg", "job")]
-    if "-m" in words:  # a sweep's jobs, one by one
-        words = [re.sub(r",.*", "", word) for word in words if word != "-m"]
+    if "-m" in words or "-cn" in words:  # a sweep's jobs, one by one
+        words = [first_value(word) if "=" in word else word for word in words if word != "-m"]
     done = run("train.py", *words, "--cfg", "job")
     assert done.returncode == 0, done.stderr
+
+
+def first_value(word: str) -> str:
+    """An override that is swept over, with the first of its values."""
+    override = OverridesParser.create().parse_override(word)
+    if not override.is_sweep_override():
+        return word
+    key = override.get_key_element()
+    return as_overrides(next(corners({key: space_of(override)})))[0]
 
 
 def test_make_targets_exist() -> None:

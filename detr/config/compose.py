@@ -32,8 +32,12 @@ def compose(overrides: Sequence[str] = (), config_name: str | None = "train") ->
     Raises:
         hydra.errors.HydraException: what Hydra cannot compose; `detr.config.explain` puts it into one line.
     """
-    loaded = load(config_loader(), config_name, overrides)
-    with _hydra_config(loaded):
+    return without_hydra(load(config_loader(), config_name, overrides))
+
+
+def without_hydra(loaded: DictConfig) -> DictConfig:
+    """The config of a run, `${hydra:…}` filled in; `loaded` has Hydra's own node besides."""
+    with hydra_config(loaded):
         plain = unresolved(OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "hydra"]))
     config = OmegaConf.create(plain)
     OmegaConf.set_struct(config, True)
@@ -85,7 +89,7 @@ def hydra_groups(loader: ConfigLoaderImpl, parent: str = "hydra") -> dict[str, l
 
 
 @contextmanager
-def _hydra_config(loaded: DictConfig) -> Iterator[None]:
+def hydra_config(loaded: DictConfig) -> Iterator[None]:
     """What `${hydra:…}` sees is this config instead of the running job's."""
     instance = HydraConfig.instance()
     before = instance.cfg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import re
@@ -28,7 +29,10 @@ from detr.config.check import check
 from detr.config.compose import CONF, VERSION_BASE
 from detr.config.explain import CommandLine, explain
 from detr.config.suggest import closest, did_you_mean
+from detr.config.sweeper import register
 from detr.errors import Interrupted, UserError
+from detr.sweeping.devices import enter_worker
+from detr.sweeping.plan import job_facts, write_state
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +101,17 @@ def run_directory() -> Path:
 
 
 def run_facts() -> dict[str, Any]:
-    """How the run was asked for: `choices` (group → option) and `overrides`, both without Hydra's own."""
-    chosen: Any = OmegaConf.to_container(HydraConfig.get().runtime.choices)
+    """How the run was asked for: `choices` (group → option) and `overrides`, both without Hydra's own.
+
+    A job of a sweep adds `sweep`: see `job_facts`.
+    """
+    hydra_config = HydraConfig.get()
+    chosen: Any = OmegaConf.to_container(hydra_config.runtime.choices)
     choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
-    return {"choices": choices, "overrides": list(HydraConfig.get().overrides.task)}
+    facts = {"choices": choices, "overrides": list(hydra_config.overrides.task)}
+    if hydra_config.mode == RunMode.MULTIRUN:
+        facts["sweep"] = job_facts(Path(hydra_config.sweep.dir), run_directory())
+    return facts
 
 
 @dataclass
@@ -122,6 +133,7 @@ def _run(task: Callable[..., None], config_name: str, *, deferred: bool) -> None
     job = ranks.ending(_job(ranks.leading(own), task, outcome))
     logging.raiseExceptions = False  # a log file on a full disk must not bury the one line that says so
     with ranks.leadership():
+        register()
         try:
             with _arguments(args.overrides, kept), _hydra_reraises():
                 hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=config_name)(job)()
@@ -142,17 +154,17 @@ def _job(
 
     @functools.wraps(named)
     def job(config: DictConfig) -> None:
-        single = HydraConfig.get().mode == RunMode.RUN
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            _sweep_job(task, config)
+            return
         try:
             check(config)
             task(config)
         except UserError as error:
-            _log(error, everywhere=not single, traceback=error.__cause__ is not None)
-            if not single:
-                raise
+            _log(error, everywhere=False, traceback=error.__cause__ is not None)
             outcome.error = error
         except Exception as error:
-            _log(error, everywhere=not single, traceback=True)
+            _log(error, everywhere=False, traceback=True)
             error.add_note(f"{RUN_FOLDER}{run_directory()}")
             raise
         except (KeyboardInterrupt, Interrupted) as interruption:
@@ -160,6 +172,38 @@ def _job(
             raise
 
     return job
+
+
+class JobFailedError(UserError):
+    """A job of a sweep failed; its log has the traceback."""
+
+
+def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
+    """One job of a sweep. What becomes of it is noted in its folder, where the sweeper looks for it.
+
+    Raises:
+        JobFailedError: instead of any other exception, which might hold on to the tensors of the job through its
+            traceback, or not fit through the pipe to the sweeper's process.
+    """
+    folder = run_directory()
+    failure = None
+    write_state(folder, "running")
+    if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
+        enter_worker(Path(HydraConfig.get().sweep.dir) / ".workers")
+    try:
+        check(config)
+        task(config)
+    except Exception as error:
+        _log(error, everywhere=True, traceback=True)
+        failure = _one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_one_line(error)}"
+    except (KeyboardInterrupt, Interrupted) as interruption:
+        log.warning(str(interruption) or "interrupted")
+        raise
+    finally:
+        gc.collect()  # modules and their gradients are cycles, and the next job needs the memory
+    write_state(folder, "failed" if failure else "finished", failure)
+    if failure:
+        raise JobFailedError(failure)
 
 
 def _from_task(error: BaseException) -> bool:
@@ -170,10 +214,11 @@ def _log(error: Exception, *, everywhere: bool, traceback: bool) -> None:
     """Into the run's log; to the console only where nobody else shows it."""
     message = _one_line(error) if isinstance(error, UserError) else f"failed: {type(error).__name__}"
     about = (type(error), error, error.__traceback__) if traceback else None
-    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), about)
     for handler in logging.getLogger().handlers:
-        if everywhere or isinstance(handler, logging.FileHandler):
-            handler.handle(record)
+        in_file = isinstance(handler, logging.FileHandler)
+        shown = about if in_file or not isinstance(error, UserError) else None
+        if everywhere or in_file:
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), shown))
 
 
 def _one_line(error: BaseException) -> str:

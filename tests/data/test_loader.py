@@ -1,6 +1,7 @@
 """Batches: padding, order, workers."""
 
 import multiprocessing
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from coco_example import keep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr.data.loader import EpochSampler, collate, eval_loader, train_loader
+from detr.data.loader import EpochSampler, _InOrder, collate, eval_loader, train_loader
 from detr.data.transforms import light_train
 from detr.errors import UserError
 from detr.structures import Batch, Sample
@@ -200,3 +201,21 @@ def test_impossible_numbers(splits, name, value):
         train_loader(dataset, **numbers, seed=0)
     with pytest.raises(UserError, match=rf"dataloader\.{name} is {value}"):
         eval_loader(dataset, **numbers)
+
+
+@pytest.mark.parametrize(("size", "batch_size", "processes"), [(10, 2, 2), (7, 1, 3), (13, 2, 3), (4, 2, 2)])
+def test_processes_share_the_batches_of_one(size, batch_size, processes):
+    """In each step, together and in order, the images that a single process sees with batches as large."""
+    alone = list(EpochSampler(size, batch_size * processes, seed=3))
+    shares = [list(EpochSampler(size, batch_size, 3, share=(rank, processes))) for rank in range(processes)]
+    assert [list(chain(*batches)) for batches in zip(*shares, strict=True)] == alone
+
+
+@pytest.mark.parametrize(("size", "batch_size", "processes"), [(13, 4, 2), (5, 4, 3), (1, 4, 2), (9, 1, 4)])
+def test_evaluation_shares_whole_batches(size, batch_size, processes):
+    """Each batch of a single process comes once, in turns; those without one take part in the last round, too."""
+    alone = list(_InOrder(size, batch_size))
+    shares = [_InOrder(size, batch_size, (rank, processes)) for rank in range(processes)]
+    assert {share.rounds for share in shares} == {max(map(len, shares))}
+    turns = zip_longest(*map(list, shares))
+    assert [batch for turn in turns for batch in turn if batch is not None] == alone

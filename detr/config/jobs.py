@@ -1,0 +1,64 @@
+"""The config of each job of a sweep, composed and checked before any of them starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from detr.config.check import check
+from detr.config.compose import hydra_config, without_hydra
+from detr.config.explain import CommandLine, explain
+from detr.errors import UserError
+
+RESUME = "resume=auto"  # a job that was pre-empted and queued again goes on; a new one starts afresh
+
+
+class JobComposer:
+    """Composes jobs as Hydra's launchers do.
+
+    Args:
+        loader: Hydra's, with all folders of configs.
+        master: the config that the sweep was started with.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self.loader = loader
+        self.master = master
+        self.config_name = str(master.hydra.job.config_name)
+        self.resumable = "resume" in master and master.resume is None
+
+    def own(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides that tell a job from others, which resuming does not."""
+        return [override for override in overrides if override != RESUME]
+
+    def folder(self, number: int, overrides: Sequence[str]) -> str:
+        """Compose and check a job; its folder below the sweep's.
+
+        Raises:
+            UserError: a key or an option that does not exist, a value that nothing can be built from.
+        """
+        try:
+            config = self.loader.load_sweep_config(self.master, list(overrides))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            command = CommandLine(self.config_name, list(overrides), self._directory())
+            raise UserError(explain(error, command)) from error
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = str(number)
+        check(without_hydra(config))
+        with hydra_config(config):
+            return str(config.hydra.sweep.subdir)
+
+    def additions(self, folder: str) -> list[str]:
+        """What a job is given beside its own overrides: the place that it has, whatever others run beside it."""
+        quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+        return [*([RESUME] if self.resumable else []), f"hydra.sweep.subdir='{quoted}'"]
+
+    def _directory(self) -> str | None:
+        """The folder of configs that the command line named (--config-dir)."""
+        sources = self.master.hydra.runtime.config_sources
+        return next((source.path for source in sources if source.provider == "command-line"), None)

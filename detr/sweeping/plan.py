@@ -1,0 +1,105 @@
+"""What a sweep's folder says of it: `sweep.json` lists the jobs, `status.json` in a job's folder what became of it.
+
+The state is kept in files, because jobs run in other processes and on other machines, and because a sweep that was
+killed is started again in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from detr.files import write_json
+
+PLAN = "sweep.json"
+STATE = "status.json"
+
+Status = Literal["waiting", "running", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    number: int
+    folder: str  # below the sweep's
+    overrides: tuple[str, ...]  # key=value, without Hydra's own and without resume
+
+
+@dataclass
+class Plan:
+    """The jobs of a sweep so far."""
+
+    path: Path  # of the sweep's folder
+    name: str  # of the group in W&B
+    keys: list[str] = field(default_factory=list)  # that are swept over
+    jobs: list[Job] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan | None:
+        """None where there is no sweep."""
+        file = path / PLAN
+        if not file.exists():
+            return None
+        content = json.loads(file.read_text())
+        jobs = [Job(each["number"], each["folder"], tuple(each["overrides"])) for each in content["jobs"]]
+        return cls(path, content["name"], content["keys"], jobs)
+
+    def write(self) -> None:
+        jobs = [asdict(job) for job in self.jobs]
+        write_json(self.path / PLAN, {"name": self.name, "keys": self.keys, "jobs": jobs}, indent=1)
+
+    def find(self, overrides: Sequence[str]) -> Job | None:
+        """The job with these overrides, in whatever order."""
+        return next((job for job in self.jobs if sorted(job.overrides) == sorted(overrides)), None)
+
+    @property
+    def next_number(self) -> int:
+        return max((job.number for job in self.jobs), default=-1) + 1
+
+    def differing(self, job: Job) -> dict[str, str]:
+        """Key → value of what sets a job apart: what is swept over, and what not all jobs have in common."""
+        values = [as_values(each.overrides) for each in self.jobs]
+        keys = dict.fromkeys([*self.keys, *(key for each in values for key in each)])
+        own = as_values(job.overrides)
+        apart = [key for key in keys if key in self.keys or len({each.get(key) for each in values}) > 1]
+        return {key: own[key] for key in apart if key in own}
+
+    def state(self, job: Job) -> State:
+        return read_state(self.path / job.folder)
+
+
+@dataclass(frozen=True)
+class State:
+    """What became of a job. One that is "running" when its sweep is over was interrupted."""
+
+    status: Status = "waiting"
+    error: str | None = None  # one line
+
+
+def read_state(folder: Path) -> State:
+    file = folder / STATE
+    return State(**json.loads(file.read_text())) if file.exists() else State()
+
+
+def write_state(folder: Path, status: Status, error: str | None = None) -> None:
+    write_json(folder / STATE, asdict(State(status, error)))
+
+
+def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
+    """What a run is told of the sweep that it is a job of: the sweep's `name`, and the overrides that set it apart."""
+    plan = Plan.read(sweep)
+    if plan is None:
+        return {}
+    job = next((each for each in plan.jobs if (sweep / each.folder).resolve() == folder.resolve()), None)
+    differing = {} if job is None else plan.differing(job)
+    return {"name": plan.name, "differs": [f"{key}={value}" for key, value in differing.items()]}
+
+
+def as_values(overrides: Sequence[str]) -> dict[str, str]:
+    """Key → value as text; a key that is deleted keeps its tilde."""
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
