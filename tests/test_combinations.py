@@ -39,6 +39,7 @@ SMALL = [
 ]
 
 REFINING = ("dab", "top_down_anchor")
+CLASS_NAMES = Classes.contiguous({index: str(index) for index in range(CLASSES)})
 
 
 def reason(choice: dict[str, str]) -> str | None:
@@ -93,20 +94,25 @@ def overrides(choice: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("choice", combinations(), ids=lambda choice: "-".join(choice.values()))
 def test_a_combination(choice: dict[str, str]) -> None:
-    config = compose(overrides(choice))
+    refusal = reason(choice)
+    if refusal is None:
+        take_a_step(overrides(choice))
+        return
+    plain = resolved(compose(overrides(choice)))
+    for refuse in (check_model, functools.partial(build_model, classes=CLASS_NAMES, pretrained=False)):
+        with pytest.raises(UserError, match=refusal) as error:
+            refuse(plain)
+        assert "\n" not in str(error.value)
+
+
+def take_a_step(words: list[str]) -> None:
+    """A finite loss of two images, and finite gradients of all that is trained."""
+    config = compose(words)
     check(config)
     plain = resolved(config)
-    torch.manual_seed(0)
-    classes = Classes.contiguous({index: str(index) for index in range(CLASSES)})
-    refusal = reason(choice)
-    if refusal is not None:
-        for refuse in (check_model, functools.partial(build_model, classes=classes, pretrained=False)):
-            with pytest.raises(UserError, match=refusal) as error:
-                refuse(plain)
-            assert "\n" not in str(error.value)
-        return
     check_model(plain)
-    model, criterion = build_model(plain, classes, pretrained=False).train(), build(plain["loss"], "loss")
+    torch.manual_seed(0)
+    model, criterion = build_model(plain, CLASS_NAMES, pretrained=False).train(), build(plain["loss"], "loss")
     targets = random_targets([2, 1])
     losses = criterion(model(*random_images([(64, 96), (96, 64)]), targets), targets, Normalizer(objects=3, images=2))
     assert losses.total.isfinite()
@@ -118,6 +124,14 @@ def test_a_combination(choice: dict[str, str]) -> None:
             assert parameter.grad.isfinite().all(), name
             moved.append(bool(parameter.grad.abs().max() > 0))
     assert sum(moved) > len(moved) / 2  # behind a layer that starts at zero there is none in the first step
+
+
+@pytest.mark.parametrize("decoder", ["detr", "anchor", "conditional", "dab", "deformable"])
+@pytest.mark.parametrize("encoder", ["detr", "dab", "deformable", "hybrid", "top_down"])
+def test_any_encoder_before_any_decoder(encoder: str, decoder: str) -> None:
+    queries = "learned" if decoder in ("detr", "conditional") else "two_stage"
+    parts = [f"transformer/encoder={encoder}", f"transformer/decoder={decoder}", f"queries={queries}"]
+    take_a_step([*parts, "loss=focal", "backbone=resnet18", *SMALL])
 
 
 def test_the_combinations_cover_every_pair() -> None:
@@ -146,7 +160,7 @@ def test_levels_and_layers_must_fit(words: list[str], complaint: str) -> None:
     config = compose([*(each for each in defaults if each.partition("=")[0] not in groups), *words])
     check(config)
     with pytest.raises(UserError) as error:
-        build_model(resolved(config), Classes.contiguous({0: "a"}), pretrained=False)
+        build_model(resolved(config), CLASS_NAMES, pretrained=False)
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 

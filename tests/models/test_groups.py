@@ -73,6 +73,21 @@ def test_further_queries_change_nothing_in_evaluations(one_to_many: str, queries
 
 
 @torch.no_grad()
+def test_masks_are_of_the_queries_that_count() -> None:
+    """Groups stand behind them: the same masks with and without."""
+    model = tiny_detr(
+        queries="two_stage",
+        classification="sigmoid",
+        masks=True,
+        denoising=DENOISING["contrastive"],
+        one_to_many=ONE_TO_MANY["hybrid"],
+    )
+    batch, image, query = random_images([(64, 96), (96, 64)]), torch.tensor([0, 1]), torch.tensor([QUERIES - 1, 0])
+    evaluation, training = model(*batch).masks, model.train()(*batch, random_targets([3, 1])).masks
+    torch.testing.assert_close(evaluation(image, query), training(image, query), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_groups_do_not_see_each_other() -> None:
     """Of Group DETR: moving the anchors of the second group leaves the first and the third where they are."""
     model = detector(None, "group")
