@@ -186,8 +186,8 @@ class OptunaSweeper(_Sweeper):
     def prepare(self, overrides: list[Override]) -> None:
         if distributed.world_size() > 1:
             raise UserError(
-                "hydra/sweeper=optuna would draw differently in each process of torchrun; start the sweep without it "
-                "and let a launcher run several trials at a time: python train.py … hydra/launcher=joblib, or "
+                "hydra/sweeper=optuna does not run under torchrun, where one trial that fails ends them all; start the "
+                "search without it and let a launcher run several trials at a time: hydra/launcher=joblib, or "
                 "hydra/launcher=submitit_slurm hydra.sweeper.n_jobs=4"
             )
         space: Space = {each.get_key_element(): space_of(each) for each in overrides if each.is_sweep_override()}
