@@ -28,6 +28,7 @@ from detr.matcher import NonFiniteError
 from detr.meter import Meter
 from detr.optim import Moment, Schedule
 from detr.options import Options, Progress
+from detr.rows import LOSS
 from detr.run_folder import RunFolder
 from detr.segment_drawing import comparison
 from detr.structures import Batch, Losses, Normalizer
@@ -35,7 +36,6 @@ from detr.training_state import capture, own_state, restore
 
 log = logging.getLogger(__name__)
 
-LOSS = "loss"  # the one metric that is better when lower
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

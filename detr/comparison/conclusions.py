@@ -10,10 +10,10 @@ import numpy as np
 
 from detr.comparison.images import over_images, per_image
 from detr.comparison.metrics import number, unit, values
-from detr.comparison.reading import LOSS
 from detr.comparison.settings import Setting
 from detr.comparison.statistics import LEVEL, Interval, paired, simultaneous, welch
 from detr.errors import UserError
+from detr.rows import LOSS
 
 METHODS = {
     "paired": "paired by seed, Student's t",

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from detr.comparison.metrics import is_fraction
-from detr.comparison.reading import LOSS, Run
+from detr.comparison.reading import Run
 from detr.comparison.settings import Setting
+from detr.rows import LOSS
 
 Axis = Literal["epoch", "step"]
 MAX_POINTS = 300  # of a line: more than there are pixels to tell them apart

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from detr.config.recorded import CONFIG, Recorded, recorded
 from detr.errors import UserError
+from detr.rows import LOSS, Row, best_row
 
 METRICS = "metrics.jsonl"
-LOSS = "loss"  # the one metric of a validation that is better when lower
 UNDEFINED = -1.0  # COCO's mark for what has no ground truth
 
-Row = dict[str, Any]
 State = Literal["finished", "unfinished", "failed"]
 
 
@@ -53,9 +52,7 @@ class Run:
     @functools.cached_property
     def best(self) -> Row:
         """The row of the best epoch by `trainer.monitor`, the first one among equals; that of predictions.json."""
-        sign = 1 if self.monitor == LOSS else -1
-        key = f"val/{self.monitor}"
-        return min(self.evaluated, key=lambda row: math.inf if row.get(key) is None else sign * row[key])
+        return best_row(self.evaluated, self.monitor) or self.evaluated[0]
 
     @property
     def last(self) -> Row:

@@ -231,13 +231,13 @@ class OptunaSweeper(_Sweeper):
         Raises:
             UserError: the validation has no such metric.
         """
+        from detr.rows import best_row
         from detr.run_folder import RunFolder
-        from detr.sweeping.table import best_epoch
 
         if self.plan.state(job).status != "finished":
             return None
         rows = RunFolder(self.folder / job.folder).rows()
-        best = best_epoch(rows, self.metric, lower=self.direction == "minimize")
+        best = best_row(rows, self.metric, lower=self.direction == "minimize")
         if best is None:
             known = [key.removeprefix("val/") for key in (rows[-1] if rows else {}) if key.startswith("val/")]
             names = ", ".join(key for key in known if "/" not in key) or "none"

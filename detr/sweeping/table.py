@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import rich.console
 import rich.table
 import yaml
 
-from detr.engine import LOSS
 from detr.files import write_atomically
+from detr.rows import best_row
 from detr.run_folder import RunFolder
 from detr.sweeping.plan import Job, Plan
 
@@ -58,7 +57,7 @@ def results(folder: Path) -> dict[str, Value]:
         metrics = json.loads(file.read_text()) if file.exists() else {}
         return {name: metrics[name] for name in ("AP", "AP50") if name in metrics}
     monitor = monitored(folder)
-    best = best_epoch(epochs, monitor) or {}
+    best = best_row(epochs, monitor) or {}
     names = dict.fromkeys(["AP", "AP50", monitor])
     last = next((row["val/AP"] for row in reversed(epochs) if row.get("val/AP") is not None), None)
     return {name: best.get(f"val/{name}") for name in names} | {
@@ -66,13 +65,6 @@ def results(folder: Path) -> dict[str, Value]:
         "last AP": last,
         "minutes": epochs[-1]["train/seconds"] / 60,
     }
-
-
-def best_epoch(epochs: Sequence[dict[str, Any]], metric: str, *, lower: bool | None = None) -> dict[str, Any] | None:
-    """The row that is best in a metric of the validation; None where no row has it. Losses are better when lower."""
-    evaluated = [row for row in epochs if row.get(f"val/{metric}") is not None]
-    choose = min if (metric == LOSS if lower is None else lower) else max
-    return choose(evaluated, key=lambda row: row[f"val/{metric}"], default=None)
 
 
 def monitored(folder: Path) -> str:
