@@ -82,7 +82,8 @@ def newest_first(folder: Path, pattern: str) -> list[Path]:
 
 
 def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint of a run, None if there is none; unreadable ones are named in a warning.
+    """The newest checkpoint of a run that can be gone on from, None if there is none. A warning names those that are
+    unreadable, or have weights that are not finite.
 
     What was kept of a step that failed is not one of them.
     """
@@ -94,9 +95,16 @@ def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except UserError as error:
             log.warning("%s; trying an older checkpoint", error)
             continue
+        if not all(is_finite(content[key]) for key in ("model", "ema") if content.get(key) is not None):
+            log.warning("%s has weights that are not finite; trying an older checkpoint", path)
+            continue
         if "trainer" in content:
             return path, content
     return None
+
+
+def is_finite(weights: Mapping[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
 
 
 def load_weights(

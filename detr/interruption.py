@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -73,6 +75,20 @@ def _end_when_told(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+@contextmanager
+def requeueing(wanted: bool) -> Iterator[None]:
+    """Around a whole run, logger included, since Slurm may end the job at once: have it start again if it was stopped.
+
+    Ctrl-C asks for the end, and gets it.
+    """
+    try:
+        yield
+    except Interrupted as interruption:
+        if wanted and interruption.number != signal.SIGINT:
+            requeue()
+        raise
 
 
 def requeue() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
-from detr.errors import UserError
+from detr.errors import Interrupted, UserError
 
 Mode = Literal["offline", "online", "disabled"]
 JobType = Literal["train", "eval"]
@@ -86,6 +86,10 @@ class Logger(ABC):
         """Keep the file as an artifact; it must stay in its place until it is uploaded."""
 
     @abstractmethod
+    def preempt(self) -> None:
+        """Note that the run will be ended from outside, which is no failure: it is to go on."""
+
+    @abstractmethod
     def finish(self, exit_code: int = 0) -> None:
         """End the run, as failed if the code is not 0. Ending it twice is ending it once."""
 
@@ -110,6 +114,8 @@ class Logger(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, Interrupted):
+            self.preempt()
         self.finish(exit_code=0 if kind is None else 1)
 
 
@@ -144,6 +150,9 @@ class NullLogger(Logger):
         pass
 
     def log_checkpoint(self, path: Path, name: str = "model") -> None:
+        pass
+
+    def preempt(self) -> None:
         pass
 
     def finish(self, exit_code: int = 0) -> None:
@@ -255,6 +264,10 @@ class WandbLogger(Logger):
         # Immutable: without a copy in wandb's cache, which for a large model and many runs would fill the disk.
         artifact.add_file(str(path), policy="immutable")
         self._run.log_artifact(artifact, aliases=["best"])
+
+    def preempt(self) -> None:
+        if self._run is not None:
+            self._run.mark_preempting()
 
     def finish(self, exit_code: int = 0) -> None:
         if self._run is not None:

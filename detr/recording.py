@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from detr import distributed
 from detr.config import build, resolved, run_directory, run_facts
-from detr.errors import UserError
 
 
 def recorded(train: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -55,8 +54,8 @@ def record_evaluation(
 
 
 def _record_failure(config: DictConfig) -> None:
-    plain = resolved(config)
-    logger = build(plain["logger"], "logger")
-    with contextlib.suppress(UserError):  # W&B itself is what fails
+    with contextlib.suppress(Exception):  # what made the job fail is told already, and may be W&B itself
+        plain = resolved(config)
+        logger = build(plain["logger"], "logger")
         logger.start(directory=run_directory(), config=plain, run_name=plain["name"], info=run_facts())
         logger.finish(exit_code=1)

@@ -28,7 +28,7 @@ from detr.data.loader import train_loader
 from detr.engine import Trainer
 from detr.environment import git_sha, hardware, seed_everything, seed_torch
 from detr.errors import Interrupted, UserError
-from detr.interruption import requeue
+from detr.interruption import requeueing
 from detr.logging import NullLogger
 from detr.models.detr import DETR
 from detr.options import Options
@@ -68,7 +68,11 @@ def train(config: DictConfig) -> None:
             check_unchanged(checkpoint, facts, source)
         model = build_model(plain, train_set.classes, pretrained=checkpoint is None and plain["init_from"] is None)
         check_capacity(train_set, model.queries.num_queries)
-        origin = {} if checkpoint is not None else initialize(model, plain["init_from"], train_set, options)
+        facts["origin"] = (
+            initialize(model, plain["init_from"], train_set, options)
+            if checkpoint is None
+            else checkpoint.get("origin", {})
+        )
     model.to(device)
     optimizer = build(plain["optimizer"], "optimizer", model=model)
     criterion = build(plain["loss"], "loss")
@@ -78,11 +82,11 @@ def train(config: DictConfig) -> None:
     check_monitor(options.monitor, validation.metric_names)
     check_masks(model, validation)
     logger = build(plain["logger"], "logger") if distributed.is_main() else NullLogger()
-    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)} | origin
-    info |= {"processes": distributed.world_size()}
+    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
+    info |= facts["origin"] | {"processes": distributed.world_size()}
     if distributed.rank():
         seed_torch(plain["seed"], distributed.rank())  # dropout of its own
-    with logger:
+    with requeueing(options.requeue and distributed.is_main()), logger:
         trainer = Trainer(
             options=options,
             model=model,
@@ -106,7 +110,6 @@ def train(config: DictConfig) -> None:
             if trainer.done:
                 log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
                 return
-            take_up(folder, source, trainer)
         if distributed.is_main():
             folder.describe(info)
         logger.start(
@@ -116,6 +119,8 @@ def train(config: DictConfig) -> None:
             info=info,
             run_id=None if checkpoint is None else checkpoint["wandb_id"],
         )
+        if checkpoint is not None:
+            take_up(folder, source, trainer)
         log_start(info, train_set, val_set, device, folder)
         best = fit(trainer)
         if not distributed.is_main():
@@ -137,15 +142,13 @@ def fit(trainer: Trainer) -> dict[str, float] | None:
     """Train to the end. Returns the best epoch's metrics.
 
     Raises:
-        Interrupted: a signal asked for the end; how to go on is said, and Slurm is asked for it if so configured.
+        Interrupted: a signal asked for the end; how to go on is said.
     """
     try:
         return trainer.fit().best
     except Interrupted:
         folder = trainer.folder.path
         log.warning("stopped in step %d; go on with hydra.run.dir=%s resume=auto", trainer.progress.step, folder)
-        if trainer.options.requeue and distributed.is_main():
-            requeue()
         raise
 
 
@@ -238,9 +241,12 @@ def initialize(model: DETR, source: str | None, train_set: CocoDetection, option
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
-    """Make the folder's rows those of the run so far."""
+    """Make the folder's rows and best results those of the run so far."""
+    other = None if source.startswith("http") else RunFolder(Path(source).resolve().parents[1])
+    if other is None or other.path != folder.path.resolve():
+        trainer.save_step()  # first, or the other run's best.pt would be the newest checkpoint here
     if distributed.is_main():
-        if not source.startswith("http"):
-            folder.adopt(RunFolder(Path(source).resolve().parents[1]))
+        if other is not None:
+            folder.adopt(other, trainer.progress.best)
         folder.keep_rows(trainer.progress.reported)
     log.info("resuming from %s after %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from detr.checkpoint import newest_first, save_checkpoint
+from detr.checkpoint import load_checkpoint, newest_first, save_checkpoint
 from detr.errors import UserError
 from detr.evaluation.coco import Evaluation
 from detr.evaluation.submission import Submission
@@ -42,7 +42,7 @@ class RunFolder:
         Raises:
             UserError: a run has reported here already, which would be mixed with this one.
         """
-        if self.metrics.exists():
+        if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
             raise UserError(
                 f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
             )
@@ -67,15 +67,22 @@ class RunFolder:
             kept = [row for row in self.rows() if row["step"] <= steps]
             write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def adopt(self, other: RunFolder) -> None:
-        """Take over rows and best results of the run that is resumed in this new folder."""
-        for name in ("metrics.jsonl", "checkpoints/best.pt", "predictions.json", "panoptic.json"):
+    def adopt(self, other: RunFolder, best: Mapping[str, float] | None) -> None:
+        """Take over rows and best results of the run that is resumed in this new folder.
+
+        Args:
+            best: metrics of the best epoch up to where the run is resumed. Results of a later epoch stay behind.
+        """
+        names = ["metrics.jsonl"]
+        if other.best.exists() and load_checkpoint(other.best)["trainer"]["progress"]["best"] == best:
+            names += ["checkpoints/best.pt", "predictions.json", "panoptic.json", "panoptic"]
+        for name in names:
             source, target = other.path / name, self.path / name
-            if source.exists() and not target.exists():
+            if source.is_dir() and not target.exists():
+                shutil.copytree(source, target)
+            elif source.exists() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-        if (other.path / "panoptic").is_dir() and not (self.path / "panoptic").exists():
-            shutil.copytree(other.path / "panoptic", self.path / "panoptic")
+                shutil.copy2(source, target)  # the time, too: it is no newer checkpoint than those of this run
 
     def save(self, name: str, checkpoint: dict[str, Any]) -> Path:
         """Write checkpoints/NAME.pt."""

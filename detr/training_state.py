@@ -57,6 +57,8 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: str) -> None:
         UserError: it is of another model or another optimizer.
     """
     state = checkpoint["trainer"]
+    if "processes" not in state:
+        raise UserError(f"{source} was written by an earlier version; start from its weights with init_from={source}")
     load_weights(trainer.model, checkpoint["model"], source)
     if (trainer.ema is None) != (checkpoint["ema"] is None):
         raise UserError(f"{source} was trained {'with' if trainer.ema is None else 'without'} trainer.ema_decay")
@@ -67,7 +69,8 @@ def restore(trainer: Trainer, checkpoint: dict[str, Any], source: str) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
     except ValueError as error:
         raise UserError(f"{source} was trained with other parameter groups; use the optimizer it had") from error
-    trainer.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # else it was trained without one, in another precision
+        trainer.scaler.load_state_dict(state["scaler"])
     trainer.progress = Progress(**state["progress"])
     _find_place(trainer, trainer.progress, state, source)
     _restore_own(trainer, state["processes"], source)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from detr.comparison.data import ValidationData
-from detr.comparison.reading import Run, metric
+from detr.comparison.reading import Run
 from detr.comparison.resampling import THRESHOLDS, Matched, average_precision, draw, match
 from detr.comparison.statistics import Interval, percentiles
 from detr.data.annotations import Annotations
 from detr.errors import UserError
+from detr.rows import metric
 
 RESAMPLES = 1000
 AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.jsonl, which has been rounded nowhere

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from detr.comparison.reading import Run, metric
+from detr.comparison.reading import Run
 from detr.comparison.statistics import spread
-from detr.rows import LOSS, Row
+from detr.rows import LOSS, Row, metric
 
 # What tables show, in this order, of whatever the runs have; classes apart.
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")

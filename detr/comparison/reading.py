@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from detr.config.recorded import CONFIG, Recorded, recorded
 from detr.errors import UserError
-from detr.rows import LOSS, Row, best_row
+from detr.rows import Row, best_row
 
 METRICS = "metrics.jsonl"
-UNDEFINED = -1.0  # COCO's mark for what has no ground truth
 
 State = Literal["finished", "unfinished", "failed"]
 
@@ -104,14 +103,6 @@ def last_error(folder: Path) -> str | None:
     text = log.read_text(errors="replace") if log.exists() else ""
     found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", text, re.MULTILINE)
     return found[-1] if found else None
-
-
-def metric(row: Row, name: str) -> float | None:
-    """A validation metric of a row; None where it is missing or undefined."""
-    value = row.get(f"val/{name}")
-    if value is None or (value == UNDEFINED and name != LOSS):
-        return None
-    return float(value)
 
 
 def find_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:

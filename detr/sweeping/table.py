@@ -16,7 +16,7 @@ import rich.table
 import yaml
 
 from detr.files import write_atomically
-from detr.rows import best_row
+from detr.rows import best_row, metric
 from detr.run_folder import RunFolder
 from detr.sweeping.plan import Job, Plan
 
@@ -59,8 +59,9 @@ def results(folder: Path) -> dict[str, Value]:
     monitor = monitored(folder)
     best = best_row(epochs, monitor) or {}
     names = dict.fromkeys(["AP", "AP50", monitor])
-    last = next((row["val/AP"] for row in reversed(epochs) if row.get("val/AP") is not None), None)
-    return {name: best.get(f"val/{name}") for name in names} | {
+    last = next((value for row in reversed(epochs) if (value := metric(row, "AP")) is not None), None)
+    values: dict[str, Value] = {name: metric(best, name) for name in names}
+    return values | {
         "epoch": best.get("epoch"),
         "last AP": last,
         "minutes": epochs[-1]["train/seconds"] / 60,

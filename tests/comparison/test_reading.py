@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from run_folders import make_run, write_run
 
-from detr.comparison.reading import find_runs, metric, read_run
+from detr.comparison.reading import find_runs, read_run
 from detr.errors import UserError
+from detr.rows import metric
 
 
 def test_best_is_the_first_of_the_best_epochs(tmp_path: Path) -> None:
