@@ -17,11 +17,14 @@ $(VENV)/.installed: pyproject.toml
 demo: setup
 	$(BIN)/python train.py
 
+# By file: what the tests of a file share is made once.
+PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(PYTEST)
 
 test-slow: setup
-	$(BIN)/pytest -n auto --dist loadgroup -m slow
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check

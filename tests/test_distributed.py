@@ -18,8 +18,6 @@ from wandb_file import read_run
 
 from detr.data.shapes import generate
 
-pytestmark = pytest.mark.xdist_group("distributed")
-
 # Thirteen images to validate on and five to test on, in batches of four: neither two processes nor batches divide them.
 ODD = [each for each in TINY if not each.startswith(("+dataset.counts", "dataloader.batch_size"))] + [
     "+dataset.counts={train: 40, val: 13, test: 5}",
@@ -66,7 +64,7 @@ def test_one_folder_one_run_one_voice(trained: tuple[Path, str]) -> None:
     assert len(checkpoint["trainer"]["processes"]) == 2
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("split", ["val", pytest.param("test", marks=pytest.mark.slow)])
 def test_evaluation_is_that_of_one_process(trained: tuple[Path, str], tmp_path: Path, split: str) -> None:
     """Boxes, masks and segments, to the byte."""
     (folder,) = (trained[0] / "train").iterdir()
@@ -148,6 +146,7 @@ def test_the_traceback_is_that_of_the_process_that_failed(tmp_path: Path) -> Non
     assert "Connection closed by peer" not in done.stderr
 
 
+@pytest.mark.slow
 def test_more_processes_than_images(shapes: list[str], tmp_path: Path) -> None:
     few = [each for each in shapes if "dataset" not in each]
     few += ["+dataset.counts={train: 1, val: 1, test: 1}", f"dataset.root={tmp_path}/few"]

@@ -19,8 +19,6 @@ from training_steps import CASES, COUNTS, images_of, my_share, steps
 from detr.data.loader import collate
 from detr.matcher import HungarianMatcher
 
-pytestmark = pytest.mark.xdist_group("distributed_steps")
-
 GLOBAL = [name for name, case in CASES.items() if case.get("normalization", "global") == "global"]
 
 

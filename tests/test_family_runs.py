@@ -34,7 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-@pytest.mark.xdist_group("family_runs")
 def test_losses_of_all_groups_are_in_the_row(folder: Path) -> None:
     (row,) = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     for group in ("encoder/", "denoising/", "one_to_many/", ""):
@@ -43,7 +42,6 @@ def test_losses_of_all_groups_are_in_the_row(folder: Path) -> None:
     assert not [name for name in row if name.startswith(("val/denoising", "val/one_to_many"))]
 
 
-@pytest.mark.xdist_group("family_runs")
 def test_fewer_decoder_layers_in_an_evaluation(folder: Path) -> None:
     answers = []
     for layers in (1, 2):
@@ -60,7 +58,6 @@ def test_fewer_decoder_layers_in_an_evaluation(folder: Path) -> None:
     assert answers[0] != answers[1]
 
 
-@pytest.mark.xdist_group("family_runs")
 def test_other_classes_and_no_denoising_any_more(folder: Path) -> None:
     """Starting from weights with denoising for a model without, and the other way round."""
     last = folder / "run" / "checkpoints" / "last.pt"

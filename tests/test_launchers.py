@@ -12,7 +12,7 @@ from command import TINY, run
 from detr.run_folder import RunFolder
 from detr.sweeping.plan import read_state
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launchers")]
+pytestmark = pytest.mark.slow
 
 TINY_SWEEP = [each for each in TINY if not each.startswith("transformer.num_heads")]
 

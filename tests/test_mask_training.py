@@ -15,8 +15,6 @@ from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.coco import METRICS
 
-pytestmark = pytest.mark.xdist_group("mask_training")  # one process trains for all of them
-
 BY_HEART = [
     "trainer.overfit_batches=1",
     "trainer.max_epochs=60",

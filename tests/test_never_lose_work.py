@@ -17,8 +17,6 @@ import torch
 from command import ROOT, TINY, command, run
 from torchrun import kill_all, launcher
 
-pytestmark = pytest.mark.xdist_group("never_lose_work")
-
 # Ten steps an epoch with a checkpoint at every second one; dropout and a moving average have states of their own.
 TRAINING = [each for each in TINY if not each.startswith("dataloader.batch_size")] + [
     "trainer.max_epochs=2",
@@ -96,7 +94,7 @@ def test_the_last_checkpoints_within_epochs_are_kept(whole: dict[int, Path]) -> 
         assert steps_with_checkpoint(folder) == {STEPS - 2, STEPS}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_within_an_epoch(whole: dict[int, Path], data: str, tmp_path: Path, processes: int) -> None:
     """kill -9 in the first and in the second epoch."""
     folder = tmp_path / "run"
@@ -132,7 +130,7 @@ def test_killed_at_ten_random_moments(whole: dict[int, Path], data: str, tmp_pat
     assert_same_run(folder, whole[processes])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_asked_to_stop(whole: dict[int, Path], data: str, tmp_path: Path, processes: int) -> None:
     """The step under way is finished and kept, Slurm is asked to start the job again, and nothing is done twice."""
     folder = tmp_path / "run"
@@ -214,6 +212,7 @@ def test_a_truncated_checkpoint_within_an_epoch_is_passed_over(data: str, tmp_pa
     assert [row["step"] for row in rows(folder)] == [8]
 
 
+@pytest.mark.slow
 def test_going_on_with_more_processes(data: str, tmp_path: Path) -> None:
     """As many images a step as before: the place in the epoch is kept, random numbers start anew, and it says so."""
     folder = tmp_path / "run"

@@ -21,8 +21,6 @@ from detr.data.shapes_panoptic import generate_panoptic
 from detr.evaluation.coco import METRICS
 from detr.evaluation.panoptic_quality import METRICS as QUALITIES
 
-pytestmark = pytest.mark.xdist_group("panoptic_training")  # one process trains for all of them
-
 COUNTS = {"train": 40, "val": 12, "test": 12}  # as TINY has them
 BY_HEART = [
     "trainer.overfit_batches=1",
@@ -173,6 +171,7 @@ def coco(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_official_weights_on_cocos_layout(coco: Path, tmp_path: Path) -> None:
     """250 classes; what a training's checkpoint and its export in the official layout find is the same."""
     small = ["augmentation=none", f"dataset.root={coco}", "dataloader.num_workers=0"]

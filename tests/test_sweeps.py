@@ -18,8 +18,6 @@ from wandb_file import RecordedRun, read_run
 from detr.run_folder import RunFolder
 from detr.sweeping.plan import Plan, read_state
 
-pytestmark = pytest.mark.xdist_group("sweeps")  # one process sweeps for all of them
-
 VARIED = ("logger", "transformer.d_model", "transformer.num_heads")
 TINY_SWEEP = [each for each in TINY if not each.startswith(VARIED)]
 

@@ -15,8 +15,6 @@ from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.coco import METRICS
 
-pytestmark = pytest.mark.xdist_group("training")  # one process trains for all of them
-
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -86,7 +84,7 @@ def test_evaluation_of_the_best_checkpoint_repeats_the_run(trained: Path, tmp_pa
     assert {name: metrics[name] for name in METRICS} == pytest.approx({name: best[f"val/{name}"] for name in METRICS})
 
 
-@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_stopping_at_an_epoch_and_resuming_changes_nothing(shapes: list[str], tmp_path: Path, stop: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = [*shapes, "scheduler=step", "scheduler.every=2", "transformer.dropout=0.1", "dataloader.num_workers=1"]

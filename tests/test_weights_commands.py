@@ -161,6 +161,7 @@ def test_an_official_panoptic_file_is_evaluated(panoptic: Path, tmp_path: Path) 
     one_line_error(hint, "experiment=detr_r50_panoptic or experiment=detr_r50_dc5_panoptic")
 
 
+@pytest.mark.slow
 def test_an_export_of_a_training_and_what_has_no_official_layout(tmp_path: Path) -> None:
     data = f"dataset.root={tmp_path}/shapes"
     overrides = [*TINY, *SMALL_OVERRIDES, "dataset=shapes", data, "backbone.weights=null", "trainer.max_steps=1"]
