@@ -127,14 +127,14 @@ def _last_layer(predictions: Predictions) -> Predictions:
         name: replace(
             group,
             predictions=_last_layer(group.predictions),
-            matches=None if group.matches is None else _of_one_layer(group.matches),
+            matches=None if group.matches is None else _of_one_layer(group.matches, len(group.predictions.logits)),
         )
         for name, group in predictions.groups.items()
     }
     return replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:], groups=groups)
 
 
-def _of_one_layer(matches: Matches) -> Matches:
-    """Of matches that are the same in every layer, those of the first."""
-    first = matches.layer == 0
+def _of_one_layer(matches: Matches, layers: int) -> Matches:
+    """Of matches that are the same in each of `layers` (`Matches.for_layers`), those of the first, which come first."""
+    first = slice(len(matches) // layers)
     return Matches(*(each[first] for each in (matches.layer, matches.image, matches.query, matches.target)))

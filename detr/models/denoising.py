@@ -72,7 +72,8 @@ class Denoising(nn.Module):
         size = largest * (2 if self.negatives else 1)  # of a group
         matches = self.matches(targets, groups, size)
         labels = targets.labels.new_full((images, groups * size), self.num_classes)
-        boxes = targets.boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).repeat(images, groups * size, 1)
+        boxes = targets.boxes.new_full((images, groups * size, 4), 0.5)
+        boxes[..., 2:] = 1  # the whole image
         for offset in (0, largest)[: 2 if self.negatives else 1]:
             where = (matches.image, matches.query + offset)
             labels[where] = self.noisy_labels(targets.labels[matches.target])
