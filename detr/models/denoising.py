@@ -17,7 +17,8 @@ class Denoising(nn.Module):
 
     A query's content is an embedding of the class and an indicator; its anchor is the box. Images with fewer objects
     than the fullest of the batch, and batches without any, are filled up with queries that stand for no object and
-    learn to say so: thus every parameter has a gradient in every step.
+    learn to say so: thus every parameter has a gradient in every step. DN-DETR's code leaves such queries out of its
+    losses; here they are negatives like any other.
 
     Args:
         num_classes: of the data set.
