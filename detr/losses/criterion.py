@@ -25,7 +25,9 @@ class SetCriterion(nn.Module):
         classification: what the class logits mean; terms and matcher must agree.
         normalization: `process`: as the paper, cross-entropy is a mean over the micro-batch of one process and box
             losses are divided by the objects of the whole step; `global`: everything as if the micro-batches of all
-            processes were one batch.
+            processes were one batch, as far as they have equally many queries: softmax cross-entropy takes its own
+            micro-batch's number for all, though that of denoising depends on the fullest image and that of the
+            encoder's proposals on the padded size.
         auxiliary: supervise every decoder layer (the paper's auxiliary losses) or only the last.
 
     Raises:
