@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchrun import torchrun
 from trainers import trainer
-from training_steps import CASES, COUNTS, images_of, my_share, steps
+from training_steps import CASES, COUNTS, TWO_STAGE, images_of, my_share, steps
 
 from detr.data.loader import collate
 from detr.matcher import HungarianMatcher
@@ -92,6 +92,16 @@ def test_normalized_by_process_each_loss_is_the_papers(together: dict[str, list[
             torch.testing.assert_close(found["bbox"][layer], (5 * boxes / max(1, sum(counts) / 2)).detach())
 
 
+def test_running_statistics_are_the_first_processs_in_every_step(together: dict[str, list[Any]]) -> None:
+    """Each process moves them on by its own images, and starts the next step from those of the first."""
+    first, second = (found["statistics"] for found in together["batch_norm"])
+    assert first[0]
+    for step in range(CASES["batch_norm"]["steps"]):
+        assert all(torch.equal(second[step][name], value) for name, value in first[step].items())
+        assert not any(torch.equal(first[step + 1][name], value) for name, value in first[step].items())
+    assert not any(torch.equal(second[-1][name], value) for name, value in first[-1].items())
+
+
 class Waits(TorchDispatchMode):
     """Counts operations that make the host wait for a GPU: they read a value, or their size depends on one."""
 
@@ -121,9 +131,6 @@ class Lists(TorchFunctionMode):
         if name in ("tensor", "as_tensor", "new_tensor") and any(isinstance(each, list | tuple) for each in args):
             self.found.append(name)
         return function(*args, **(kwargs or {}))
-
-
-TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"}
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])
