@@ -128,11 +128,32 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
         return None
     from torch.nn.parallel import DistributedDataParallel
 
-    # Buffers need no broadcast in each step: nothing changes them, since batch norm is frozen.
+    # Buffers are broadcast in each step only where it changes them. Backbones' frozen batch norm has nothing to tell.
     arguments = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"  # its older name
-    options: dict[str, Any] = {name: False}
+    options: dict[str, Any] = {name: bool(_running_statistics(model))}
     return DistributedDataParallel(model, **options)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Make the running statistics of batch norm those of the first process, whose checkpoints have them.
+
+    In training each step starts so; but from the step's forward pass on each process has moved them by its own images.
+    """
+    if world_size() == 1:
+        return
+    from torch import distributed
+
+    for statistic in _running_statistics(model):
+        distributed.broadcast(statistic, src=0)
+
+
+def _running_statistics(model: nn.Module) -> list[torch.Tensor]:
+    """Means and variances of every batch norm that keeps them."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
 
 
 def total(values: Sequence[float]) -> list[float]:

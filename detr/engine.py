@@ -270,13 +270,15 @@ class Trainer:
         Raises:
             Interrupted: a signal asked for the end; the evaluation will be repeated.
         """
+        model = self.model if self.ema is None else self.ema.module
+        distributed.share_statistics(model)
         with self.console.evaluation(len(self.validation.loader.dataset)) as bar:
 
             def advance(images: int) -> None:
                 bar.advance(images)
                 self.requests.check(distributed.total(self.requests.received))
 
-            return self.validation(self.model if self.ema is None else self.ema.module, advance)
+            return self.validation(model, advance)
 
     def end_epoch(self, means: dict[str, float], report: Report | None) -> None:
         """Write the row, the checkpoints and, of the best epoch, the predictions."""

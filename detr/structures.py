@@ -169,6 +169,12 @@ class Memory:
     padding: Tensor  # [B, T] bool, True = padding
     shapes: list[tuple[int, int]]  # (h, w) of each level; their products add up to T
 
+    @cached_property
+    def sizes(self) -> Tensor:
+        """[levels, 2] float (w, h) of each level. Filled in number by number: a copy of a list would be waited for."""
+        sides = [self.tokens.new_full((), side, dtype=torch.float) for h, w in self.shapes for side in (w, h)]
+        return torch.stack(sides).view(-1, 2)
+
 
 @dataclass
 class QuerySet:

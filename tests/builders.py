@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from detr.models.backbone import ResNet
+from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.denoising import Denoising
 from detr.models.detr import DETR
 from detr.models.groups import OneToMany
+from detr.models.hybrid_encoder import HybridEncoder
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
@@ -26,6 +28,7 @@ CLASSES = 3
 def tiny_detr(
     *,
     queries: Literal["learned", "anchors", "two_stage"] = "learned",
+    transformer: Literal["standard", "deformable", "hybrid"] = "standard",
     classification: Classification = "softmax",
     num_queries: int = 7,
     dropout: float = 0.0,
@@ -38,7 +41,10 @@ def tiny_detr(
     class_agnostic: bool = False,
     seed: int = 0,
 ) -> DETR:
-    """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels."""
+    """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels.
+
+    `transformer`, for three levels: deformable encoder and decoder, or RT-DETR's encoder with batch norm.
+    """
     torch.manual_seed(seed)
     several = queries == "two_stage"
     width, small = 32, {"d_model": 32, "num_heads": 4, "dim_feedforward": 48, "dropout": dropout}
@@ -48,6 +54,16 @@ def tiny_detr(
         "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4), class_agnostic=class_agnostic),
     }
     needed = 3 if several else 1
+    encoder, decoder = {
+        "standard": (TopDownEncoder if several else TransformerEncoder, AnchorDecoder),
+        "deformable": (
+            functools.partial(DeformableEncoder, num_levels=needed),
+            functools.partial(DeformableDecoder, num_levels=needed),
+        ),
+        "hybrid": (HybridEncoder, AnchorDecoder),
+    }[transformer]
+    if transformer == "standard" and queries == "learned":
+        decoder = TransformerDecoder
     model = DETR(
         backbone=ResNet(name="resnet18", weights=None, levels=range(-4 if masks else -needed, 0)),
         neck=functools.partial(
@@ -58,8 +74,8 @@ def tiny_detr(
             normalization="group" if several else "none",
             level_embedding=several,
         ),
-        encoder=(TopDownEncoder if several else TransformerEncoder)(num_layers=1, **small),
-        decoder=(TransformerDecoder if queries == "learned" else AnchorDecoder)(num_layers=layers, **small),
+        encoder=encoder(num_layers=1, **small),
+        decoder=decoder(num_layers=layers, **small),
         queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
         mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
         denoising=None if denoising is None else functools.partial(denoising, d_model=width),

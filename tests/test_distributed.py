@@ -35,10 +35,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(shapes: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of two processes that finds boxes, masks and segments, and what it printed."""
+    """A run of two processes that finds boxes, masks and segments, with a batch norm that learns; what it printed."""
     root = tmp_path_factory.mktemp("runs")
     overrides = [each for each in shapes if not each.startswith(("logger", "dataset.root"))]
     overrides += ["experiment=shapes_panoptic", f"dataset.root={root / 'data'}", "trainer.max_epochs=1"]
+    overrides += ["transformer/encoder=hybrid", "transformer.encoder.normalization=batch"]
     done = torchrun("train.py", *overrides, "logger=wandb", f"paths.output_root={root / 'outputs'}")
     assert done.returncode == 0, done.stderr
     return root / "outputs", done.stdout

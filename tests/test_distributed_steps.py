@@ -11,13 +11,15 @@ from builders import tiny_detr
 from command import ROOT
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchrun import torchrun
 from trainers import trainer
-from training_steps import CASES, COUNTS, images_of, my_share, steps
+from training_steps import CASES, COUNTS, TWO_STAGE, images_of, my_share, steps
 
 from detr.data.loader import collate
 from detr.matcher import HungarianMatcher
+from detr.models.denoising import ContrastiveDenoising
 
 GLOBAL = [name for name, case in CASES.items() if case.get("normalization", "global") == "global"]
 
@@ -88,6 +90,16 @@ def test_normalized_by_process_each_loss_is_the_papers(together: dict[str, list[
             torch.testing.assert_close(found["bbox"][layer], (5 * boxes / max(1, sum(counts) / 2)).detach())
 
 
+def test_running_statistics_are_the_first_processs_in_every_step(together: dict[str, list[Any]]) -> None:
+    """Each process moves them on by its own images, and starts the next step from those of the first."""
+    first, second = (found["statistics"] for found in together["batch_norm"])
+    assert first[0]
+    for step in range(CASES["batch_norm"]["steps"]):
+        assert all(torch.equal(second[step][name], value) for name, value in first[step].items())
+        assert not any(torch.equal(first[step + 1][name], value) for name, value in first[step].items())
+    assert not any(torch.equal(second[-1][name], value) for name, value in first[-1].items())
+
+
 class Waits(TorchDispatchMode):
     """Counts operations that make the host wait for a GPU: they read a value, or their size depends on one."""
 
@@ -105,18 +117,43 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", ["paper", "two_stage", "masks"])
-def test_a_step_does_not_wait_for_the_device(case: str, tmp_path: Path) -> None:
+class Lists(TorchFunctionMode):
+    """Counts tensors that are made of lists: their copy to a GPU, from memory that is not pinned, is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("tensor", "as_tensor", "new_tensor") and any(isinstance(each, list | tuple) for each in args):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="paper"),
+        pytest.param({"masks": True}, id="masks"),
+        pytest.param(TWO_STAGE, id="two_stage"),
+        pytest.param({**TWO_STAGE, "transformer": "deformable"}, id="deformable"),
+        pytest.param({**TWO_STAGE, "denoising": ContrastiveDenoising}, id="denoising"),
+    ],
+)
+def test_a_step_does_not_wait_for_the_device(options: dict[str, Any], auxiliary: bool, tmp_path: Path) -> None:
     """But for the matcher, whose copy of the costs no operation shows on a CPU."""
-    options = CASES[case]
-    masks = options.get("masks", False)
-    model = tiny_detr(
-        queries=options.get("queries", "learned"), classification=options.get("classification", "softmax"), masks=masks
-    ).train()
-    ours = trainer(model, tmp_path)
-    with Waits() as waits:
-        ours.train_step(my_share(0, masks=masks, accumulate=1))
-    assert waits.found == []
-    with Waits() as waits:
+    ours = trainer(tiny_detr(**options).train(), tmp_path, auxiliary=auxiliary)
+    batches = my_share(0, masks=options.get("masks", False), accumulate=1)
+    with Waits() as waits, Lists() as lists:
+        ours.train_step(batches)
+    assert waits.found + lists.found == []
+
+
+def test_waits_are_seen() -> None:
+    with Waits() as waits, Lists() as lists:
         torch.ones(2)[torch.ones(2) > 0].sum().item()
+        torch.tensor([1.0, 2.0]).new_tensor([1.0, 2.0])
     assert waits.found == ["index", "_local_scalar_dense"]
+    assert lists.found == ["tensor", "new_tensor"]

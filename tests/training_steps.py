@@ -18,12 +18,15 @@ from detr.structures import Batch, Sample
 # Objects of the four images of each step: unequal, on one half only, nowhere.
 COUNTS = [[3, 0, 0, 1], [0, 0, 2, 4], [1, 1, 1, 1], [0, 0, 0, 0], [5, 2, 0, 3]]
 
+TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"}
+
 CASES: dict[str, dict[str, Any]] = {
     "paper": {"steps": 20},
-    "two_stage": {"steps": 4, "queries": "two_stage", "classification": "sigmoid"},
+    "two_stage": {"steps": 4, **TWO_STAGE},
     "masks": {"steps": 5, "masks": True},
     "accumulate": {"steps": 3, "accumulate": 2},
     "process": {"steps": 1, "normalization": "process"},
+    "batch_norm": {"steps": 2, "normalization": "process", "transformer": "hybrid", **TWO_STAGE},
 }
 
 
@@ -46,15 +49,23 @@ def steps(
     *,
     steps: int,
     queries: Any = "learned",
+    transformer: Any = "standard",
     classification: Any = "softmax",
     masks: bool = False,
     accumulate: int = 1,
     normalization: Any = "global",
 ) -> dict[str, Any]:
-    """Losses and gradients of every step, and the weights in the end; in double precision, without dropout."""
-    model = tiny_detr(queries=queries, classification=classification, masks=masks, seed=distributed.rank())
+    """Losses and gradients of every step, and the weights in the end; in double precision, without dropout.
+
+    Also the running statistics of batch norm: at the start of each step's forward pass, and in the end.
+    """
+    model = tiny_detr(
+        queries=queries, transformer=transformer, classification=classification, masks=masks, seed=distributed.rank()
+    )
     model = model.double().train()
     ours = trainer(model, folder, normalization=normalization, lr=1e-3)  # gives every process the first one's weights
+    statistics: list[dict[str, Tensor]] = []
+    model.register_forward_pre_hook(lambda *_: statistics.append(statistics_of(model)))
     gradients: list[dict[str, Tensor]] = []
     ours.optimizer.register_step_pre_hook(lambda *_: gradients.append(gradients_of(model)))
     losses = [ours.train_step(my_share(step, masks=masks, accumulate=accumulate)) for step in range(steps)]
@@ -62,6 +73,16 @@ def steps(
         "losses": [{"total": each.total, **each.terms} for each in losses],
         "gradients": gradients,
         "weights": model.state_dict(),
+        "statistics": [*statistics, statistics_of(model)],
+    }
+
+
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    """Running means of batch norm, by name."""
+    return {
+        f"{name}.running_mean": module.running_mean.clone()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
     }
 
 

@@ -25,7 +25,9 @@ class SetCriterion(nn.Module):
         classification: what the class logits mean; terms and matcher must agree.
         normalization: `process`: as the paper, cross-entropy is a mean over the micro-batch of one process and box
             losses are divided by the objects of the whole step; `global`: everything as if the micro-batches of all
-            processes were one batch.
+            processes were one batch, as far as they have equally many queries: softmax cross-entropy takes its own
+            micro-batch's number for all, though that of denoising depends on the fullest image and that of the
+            encoder's proposals on the padded size.
         auxiliary: supervise every decoder layer (the paper's auxiliary losses) or only the last.
 
     Raises:
@@ -127,14 +129,14 @@ def _last_layer(predictions: Predictions) -> Predictions:
         name: replace(
             group,
             predictions=_last_layer(group.predictions),
-            matches=None if group.matches is None else _of_one_layer(group.matches),
+            matches=None if group.matches is None else _of_one_layer(group.matches, len(group.predictions.logits)),
         )
         for name, group in predictions.groups.items()
     }
     return replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:], groups=groups)
 
 
-def _of_one_layer(matches: Matches) -> Matches:
-    """Of matches that are the same in every layer, those of the first."""
-    first = matches.layer == 0
+def _of_one_layer(matches: Matches, layers: int) -> Matches:
+    """Of matches that are the same in each of `layers` (`Matches.for_layers`), those of the first, which come first."""
+    first = slice(len(matches) // layers)
     return Matches(*(each[first] for each in (matches.layer, matches.image, matches.query, matches.target)))

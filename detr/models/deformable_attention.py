@@ -73,8 +73,7 @@ class DeformableAttention(nn.Module):
         if references.shape[-1] == 4:
             steps = references[..., 2:] / 2 / self.num_points
         else:
-            sizes = [(width, height) for height, width in memory.shapes]
-            steps = 1 / torch.tensor(sizes, dtype=references.dtype, device=references.device)[:, None]
+            steps = 1 / memory.sizes.to(references.dtype)[:, None]
         locations = references[..., :2] + offsets * steps
         return self.output_proj(deformable_attention(values, memory.shapes, locations, weights).to(tokens.dtype))
 

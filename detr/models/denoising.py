@@ -17,7 +17,8 @@ class Denoising(nn.Module):
 
     A query's content is an embedding of the class and an indicator; its anchor is the box. Images with fewer objects
     than the fullest of the batch, and batches without any, are filled up with queries that stand for no object and
-    learn to say so: thus every parameter has a gradient in every step.
+    learn to say so: thus every parameter has a gradient in every step. DN-DETR's code leaves such queries out of its
+    losses; here they are negatives like any other.
 
     Args:
         num_classes: of the data set.
@@ -72,7 +73,8 @@ class Denoising(nn.Module):
         size = largest * (2 if self.negatives else 1)  # of a group
         matches = self.matches(targets, groups, size)
         labels = targets.labels.new_full((images, groups * size), self.num_classes)
-        boxes = targets.boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).repeat(images, groups * size, 1)
+        boxes = targets.boxes.new_full((images, groups * size, 4), 0.5)
+        boxes[..., 2:] = 1  # the whole image
         for offset in (0, largest)[: 2 if self.negatives else 1]:
             where = (matches.image, matches.query + offset)
             labels[where] = self.noisy_labels(targets.labels[matches.target])

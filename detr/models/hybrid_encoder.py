@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.layers import NORM_GROUPS, Activation
+from detr.models.layers import Activation, group_norm
 from detr.models.transformer import TransformerEncoder, flatten
 from detr.structures import Features, Memory
 
@@ -102,6 +102,6 @@ def _convolution(
     channels: int, d_model: int, size: int, normalization: Normalization, *, stride: int = 1, activation: bool = True
 ) -> nn.Sequential:
     """Convolution, norm and SiLU."""
-    norm = nn.BatchNorm2d(d_model) if normalization == "batch" else nn.GroupNorm(NORM_GROUPS, d_model)
+    norm = nn.BatchNorm2d(d_model) if normalization == "batch" else group_norm(d_model)
     convolution = nn.Conv2d(channels, d_model, size, stride=stride, padding=size // 2, bias=False)
     return nn.Sequential(convolution, norm, nn.SiLU() if activation else nn.Identity())

@@ -94,6 +94,17 @@ def _valid(memory: Memory) -> list[Tensor]:
     return [level.unflatten(1, shape) for level, shape in zip(levels, memory.shapes, strict=True)]
 
 
+def group_norm(d_model: int) -> nn.GroupNorm:
+    """Group norm of the transformer's width.
+
+    Raises:
+        ValueError: a width that cannot be grouped.
+    """
+    if d_model % NORM_GROUPS:
+        raise ValueError(f"group norm needs a multiple of {NORM_GROUPS} as transformer.d_model, not {d_model}")
+    return nn.GroupNorm(NORM_GROUPS, d_model)
+
+
 def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
     """The linear class head. With sigmoids every class starts at a probability of 0.01 (Lin et al. 2017)."""
     head = nn.Linear(d_model, num_logits)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.layers import NORM_GROUPS
+from detr.models.layers import group_norm
 from detr.structures import Features
 
 
@@ -27,7 +27,7 @@ class Neck(nn.Module):
         level_embedding: add a learned vector for each level to its positions (Deformable DETR).
 
     Raises:
-        ValueError: the backbone has fewer levels.
+        ValueError: the backbone has fewer levels; group norm with a width that is not a multiple of 32.
 
     Attributes:
         backbone_levels: how many of the backbone's levels the transformer reads.
@@ -90,4 +90,4 @@ def _projection(
         return convolution
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, d_model))
+    return nn.Sequential(convolution, group_norm(d_model))

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from detr.models.decoder import Decoder, needs_anchors
 from detr.models.layers import (
     MLP,
-    NORM_GROUPS,
     Activation,
     FeedForward,
+    group_norm,
     head_of_layer,
     xavier_uniform,
 )
@@ -204,10 +204,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(d_model, d_model, kernel_size=3, padding=1, bias=False),
-            nn.GroupNorm(NORM_GROUPS, d_model),
+            group_norm(d_model),
             nn.ReLU(),
             nn.Conv2d(d_model, d_model, kernel_size=3, padding=1, bias=False),
-            nn.GroupNorm(NORM_GROUPS, d_model),
+            group_norm(d_model),
         )
 
     def forward(self, x: Tensor) -> Tensor:

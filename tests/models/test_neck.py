@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from builders import random_images
+from torch import nn
 
 from detr.errors import UserError
+from detr.models.hybrid_encoder import HybridEncoder
 from detr.models.neck import Neck
 from detr.models.position_embedding import LearnedPositionEmbedding, SinePositionEmbedding
+from detr.models.transformer import TopDownEncoder
 
 
 def test_learned_positions_too_small() -> None:
@@ -22,6 +27,19 @@ def test_learned_positions_too_small() -> None:
 def test_d_model_must_fit_sine_positions() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         SinePositionEmbedding(d_model=30)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Neck(channels=[4], d_model=48, position_embedding=nn.Identity(), normalization="group"),
+        lambda: TopDownEncoder(d_model=48, num_heads=4),
+        lambda: HybridEncoder(d_model=48, num_heads=4, normalization="group"),
+    ],
+)
+def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"^group norm needs a multiple of 32 as transformer\.d_model, not 48$"):
+        build()
 
 
 def test_padding_is_brought_to_feature_size() -> None:
