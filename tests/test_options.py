@@ -143,7 +143,7 @@ def test_every_option_is_swept() -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_option_takes_a_step(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    data = tmp_path_factory.getbasetemp() / "options"  # one for all sweeps of this process
+    data = tmp_path_factory.getbasetemp() / "few_shapes"  # one for all sweeps of this process
     given = {word.partition("=")[0] for word in SWEEPS[name]}
     common = [word for word in SMALL if word.partition("=")[0] not in given]
     done = run("train.py", "-m", *common, *SWEEPS[name], f"dataset.root={data}", f"hydra.sweep.dir={tmp_path}")
