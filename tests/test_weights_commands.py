@@ -76,7 +76,7 @@ def run_with(environment: dict[str, str], script: str, *overrides: str) -> subpr
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("-m", "detr", "export", *arguments)
+    return run_with({}, "-m", "detr", "export", *arguments)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
