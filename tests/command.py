@@ -52,6 +52,11 @@ def run(script: str, *overrides: str, timeout: float = 300) -> subprocess.Comple
         return subprocess.CompletedProcess(argv, status, stdout.read_text(), stderr.read_text())
 
 
+def run_cold(script: str, *overrides: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The same in an interpreter of its own: for `-m`, and for commands that start interpreters themselves."""
+    return subprocess.run(command(script, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
 @functools.cache
 def warm() -> subprocess.Popen[str]:
     """One for each process of the test run; it ends when its input does."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import joblib
 import pytest
-from command import TINY, run
+from command import TINY, run_cold
 
 from detr.run_folder import RunFolder
 from detr.sweeping.plan import read_state
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def sweep(folder: Path, data: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     arguments = ["-m", *TINY_SWEEP, data, "trainer.max_epochs=1", *overrides, f"hydra.sweep.dir={folder}"]
-    return run("train.py", *arguments, timeout=900)
+    return run_cold("train.py", *arguments, timeout=900)
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed_is_a_failed_job(data: str, tmp_path: Path) -> N
         "main()\n"
     )
     folder = tmp_path / "sweep"
-    done = run(str(script), "-m", "seed=1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={folder}", timeout=900)
+    done = run_cold(str(script), "-m", "seed=1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={folder}", timeout=900)
     assert done.returncode == 2
     assert "2 of 2 jobs failed" in done.stderr.splitlines()[-1]
     assert str(read_state(folder / "0").error).startswith("ended without a word")
