@@ -135,6 +135,6 @@ def warn_from_scratch(model: DETR, images: int) -> None:
         log.warning(
             "training the paper's queries from scratch on %d images, which rarely succeeds on fewer than about %d: "
             "start from published weights (experiment=finetune_custom, or init_from=detr_r50), or train the detector "
-            "that is made for few images (experiment=quickstart)",
+            "that is made for few images (experiment=small_data)",
             *(images, ENOUGH_FROM_SCRATCH),
         )

@@ -26,7 +26,7 @@ SWEEPS = {
     "experiments": [
         UNTRAINED,
         "augmentation=none",
-        "experiment=quickstart,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco,finetune_custom",
+        "experiment=quickstart,small_data,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco,finetune_custom",
         "init_from=null",
     ],
     "transformers": [
@@ -56,7 +56,7 @@ SWEEPS = {
     "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
     "deformable": [
         *QUICKSTART,
-        "transformer=deformable,dino,rt_detr",
+        "transformer=deformable,dino,rt_detr,rt_detr_small",
         "queries=two_stage",
         "denoising=contrastive",
         "one_to_many=none",
@@ -84,7 +84,7 @@ SWEEPS = {
     "encoders_and_decoders": [
         *QUICKSTART,
         "queries=two_stage",
-        "transformer/encoder=deformable,hybrid,dab",
+        "transformer/encoder=deformable,hybrid,hybrid_group,dab",
         "transformer/decoder=deformable,dab",
     ],
     "experiments_of_the_family": [
