@@ -134,7 +134,8 @@ class TwoStageQueries(Queries):
     Boxes are corrections of a square anchor at the token. The proposals learn from a loss of their own, matched
     one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
     embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
-    Padding is chosen last, that is only in an image with fewer tokens than queries, where it has to fill the rest.
+    Padding and the border are chosen last, that is only in an image with fewer tokens than queries, where they have to
+    fill the rest.
 
     Args:
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
@@ -147,6 +148,8 @@ class TwoStageQueries(Queries):
             (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
             (Deformable DETR, appendix A.4).
         class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
+        border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
+            Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
     """
 
     has_reference = True
@@ -165,16 +168,19 @@ class TwoStageQueries(Queries):
         weight: float = 1.0,
         content: Literal["tokens", "learned", "anchors"] = "tokens",
         class_agnostic: bool = False,
+        border: float = 0.0,
     ) -> None:
         super().__init__(
             num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
         )
         if not all(0 < side < 1 for side in anchor_sides):
             raise ValueError(f"anchor_sides must lie between 0 and 1, not {list(anchor_sides)}")
+        if not 0 <= border < 0.5:
+            raise ValueError(f"border must be at least 0 and below 0.5, not {border}")
         if copies < 1:
             raise ValueError(f"copies must be at least 1, not {copies}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
-        self.d_model = d_model
+        self.d_model, self.border = d_model, border
         self.register_buffer("anchor_sides", torch.tensor(anchor_sides), persistent=False)
         self.num_levels = len(anchor_sides)
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
@@ -192,7 +198,7 @@ class TwoStageQueries(Queries):
         tokens = self.token_head(memory.tokens)
         logits = self.class_head(tokens)
         boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
-        best = self.best(logits.detach(), memory.padding)[..., None]
+        best = self.best(logits.detach(), memory.padding | self.at_border(memory))[..., None]
         reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
         position, content = self.of_anchors(reference)
         if content is None and self.content is None:
@@ -204,11 +210,21 @@ class TwoStageQueries(Queries):
         group = Group(proposals, copies=self.copies, weight=self.weight, class_agnostic=self.class_agnostic)
         return QuerySet(content=content, position=position, reference=reference), {"encoder": group}
 
-    def best(self, logits: Tensor, padding: Tensor) -> Tensor:
-        """[B, Q] the tokens that propose objects most surely; extra queries take the next, over and over if need be."""
+    def at_border(self, memory: Memory) -> Tensor:
+        """[B, T] which tokens lie too close to an edge."""
+        centres, _ = token_centres(memory)
+        return ((centres <= self.border) | (centres >= 1 - self.border)).any(-1)
+
+    def best(self, logits: Tensor, last: Tensor) -> Tensor:
+        """[B, Q] the tokens that propose objects most surely; extra queries take the next, over and over if need be.
+
+        Args:
+            logits: [B, T, K].
+            last: [B, T] bool, tokens that come after all others.
+        """
         count = min(self.num_queries, logits.shape[1])
         total = count + self.count - self.num_queries
-        found = self.objectness(logits).masked_fill(padding, -torch.inf).topk(min(total, logits.shape[1]), dim=1)
+        found = self.objectness(logits).masked_fill(last, -torch.inf).topk(min(total, logits.shape[1]), dim=1)
         if total <= logits.shape[1]:
             return found.indices
         return found.indices[:, torch.arange(total, device=logits.device) % logits.shape[1]]

@@ -64,6 +64,18 @@ def test_padding_never_becomes_a_query() -> None:
     assert from_padding(1000) == 20 - valid  # as many queries as there are tokens
 
 
+@torch.no_grad()
+def test_the_border_proposes_last() -> None:
+    """Of 4 × 4 tokens the inner four are further from the edges than 0.2, of 2 × 2 all."""
+    reference = two_stage(8, border=0.2)(encoder_memory())[0].reference
+    assert reference is not None
+    centres = reference[0, :, :2].sigmoid()
+    assert ((centres > 0.2) & (centres < 0.8)).all()
+    reference = two_stage(9, border=0.2)(encoder_memory())[0].reference
+    assert reference is not None
+    assert len(reference[0]) == 9
+
+
 def two_stage_with(queries: TwoStageQueries, count: int) -> TwoStageQueries:
     queries.num_queries = count
     return queries
@@ -85,7 +97,7 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
     assert groups["encoder"].predictions.boxes.requires_grad
 
 
-@pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}])
+@pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}])
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         two_stage(**({"num_queries": 5} | options))
