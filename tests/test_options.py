@@ -51,7 +51,12 @@ SWEEPS = {
         "scheduler=multistep,step,cosine,constant",
         "trainer.precision=bf16",
     ],
-    "queries": [*QUICKSTART, "queries=anchors,two_stage", "transformer/encoder=detr,top_down", "neck=multi_level"],
+    "queries": [
+        *QUICKSTART,
+        "queries=anchors,two_stage,distinct",
+        "transformer/encoder=detr,top_down",
+        "neck=multi_level",
+    ],
     "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
     "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
     "deformable": [

@@ -7,12 +7,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
-from detr.boxes import inverse_sigmoid
+from detr.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from detr.models.groups import OneToMany
 from detr.models.layers import MLP, class_head, token_centres, zero_last_layer
 from detr.models.position_embedding import sine_embedding
 from detr.structures import Group, Memory, Predictions, QuerySet, at_least_fp32
+
+CANDIDATES = 4  # tokens for each query that are looked through for distinct ones
+REPEATED = 1e4  # beyond any logit: puts the repeated behind the distinct, before padding
 
 
 class Queries(nn.Module):
@@ -135,7 +139,7 @@ class TwoStageQueries(Queries):
     one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
     embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
     Padding and the border are chosen last, that is only in an image with fewer tokens than queries, where they have to
-    fill the rest.
+    fill the rest; before them boxes that repeat a better one, where queries are to be distinct.
 
     Args:
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
@@ -150,6 +154,9 @@ class TwoStageQueries(Queries):
         class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
+        distinct: the IoU with the box of a surer token beyond which a token repeats it (Dense Distinct Queries, Zhang
+            et al. 2023: 0.8). Alike queries are told apart by self-attention alone, which takes long to
+            learn, so that objects are found twice. null: all are taken for distinct.
     """
 
     has_reference = True
@@ -169,6 +176,7 @@ class TwoStageQueries(Queries):
         content: Literal["tokens", "learned", "anchors"] = "tokens",
         class_agnostic: bool = False,
         border: float = 0.0,
+        distinct: float | None = None,
     ) -> None:
         super().__init__(
             num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
@@ -177,10 +185,12 @@ class TwoStageQueries(Queries):
             raise ValueError(f"anchor_sides must lie between 0 and 1, not {list(anchor_sides)}")
         if not 0 <= border < 0.5:
             raise ValueError(f"border must be at least 0 and below 0.5, not {border}")
+        if distinct is not None and not 0 < distinct < 1:
+            raise ValueError(f"distinct must lie between 0 and 1, not {distinct}")
         if copies < 1:
             raise ValueError(f"copies must be at least 1, not {copies}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
-        self.d_model, self.border = d_model, border
+        self.d_model, self.border, self.distinct = d_model, border, distinct
         self.register_buffer("anchor_sides", torch.tensor(anchor_sides), persistent=False)
         self.num_levels = len(anchor_sides)
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
@@ -198,7 +208,7 @@ class TwoStageQueries(Queries):
         tokens = self.token_head(memory.tokens)
         logits = self.class_head(tokens)
         boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
-        best = self.best(logits.detach(), memory.padding | self.at_border(memory))[..., None]
+        best = self.best(self.scores(logits.detach(), boxes.detach(), memory))[..., None]
         reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
         position, content = self.of_anchors(reference)
         if content is None and self.content is None:
@@ -210,24 +220,42 @@ class TwoStageQueries(Queries):
         group = Group(proposals, copies=self.copies, weight=self.weight, class_agnostic=self.class_agnostic)
         return QuerySet(content=content, position=position, reference=reference), {"encoder": group}
 
+    def scores(self, logits: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
+        """[B, T] in whose order tokens become queries: how surely they propose, with what comes last below all others.
+
+        Args:
+            logits: [B, T, K].
+            boxes: [B, T, 4] cxcywh before the sigmoid.
+        """
+        scores = at_least_fp32(self.objectness(logits))
+        scores = scores.masked_fill(memory.padding | self.at_border(memory), -torch.inf)
+        if self.distinct is None:
+            return scores
+        return scores - REPEATED * self.repeats(scores, boxes.sigmoid(), self.distinct)
+
+    def repeats(self, scores: Tensor, boxes: Tensor, distinct: float) -> Tensor:
+        """[B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
+        count = min(CANDIDATES * self.count, scores.shape[1])
+        surest = scores.topk(count, dim=1)
+        corners = cxcywh_to_xyxy(boxes.gather(1, surest.indices[..., None].expand(-1, -1, 4))).flatten(0, 1)
+        image = torch.arange(len(scores), device=scores.device).repeat_interleave(count)
+        repeated = torch.ones_like(image, dtype=torch.bool)
+        repeated[batched_nms(corners, surest.values.flatten(), image, distinct)] = False
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, surest.indices, repeated.view_as(surest.indices))
+
     def at_border(self, memory: Memory) -> Tensor:
         """[B, T] which tokens lie too close to an edge."""
         centres, _ = token_centres(memory)
         return ((centres <= self.border) | (centres >= 1 - self.border)).any(-1)
 
-    def best(self, logits: Tensor, last: Tensor) -> Tensor:
-        """[B, Q] the tokens that propose objects most surely; extra queries take the next, over and over if need be.
-
-        Args:
-            logits: [B, T, K].
-            last: [B, T] bool, tokens that come after all others.
-        """
-        count = min(self.num_queries, logits.shape[1])
+    def best(self, scores: Tensor) -> Tensor:
+        """[B, Q] the tokens of the highest scores [B, T]; extra queries take the next, over and over if need be."""
+        count = min(self.num_queries, scores.shape[1])
         total = count + self.count - self.num_queries
-        found = self.objectness(logits).masked_fill(last, -torch.inf).topk(min(total, logits.shape[1]), dim=1)
-        if total <= logits.shape[1]:
+        found = scores.topk(min(total, scores.shape[1]), dim=1)
+        if total <= scores.shape[1]:
             return found.indices
-        return found.indices[:, torch.arange(total, device=logits.device) % logits.shape[1]]
+        return found.indices[:, torch.arange(total, device=scores.device) % scores.shape[1]]
 
     def of_anchors(self, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Position and content [B, Q, D] made from anchors (before the sigmoid); None: they come from elsewhere."""

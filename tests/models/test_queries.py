@@ -76,6 +76,33 @@ def test_the_border_proposes_last() -> None:
     assert len(reference[0]) == 9
 
 
+@torch.no_grad()
+def test_distinct_queries_repeat_no_box() -> None:
+    """The four coarse anchors are made one box: the surest of them is chosen as it were, the others come last."""
+    memory, queries = encoder_memory(padded_columns=0), two_stage(17, distinct=0.8)
+    score = queries.objectness(queries.class_head(queries.token_head(memory.tokens)))
+    boxes = queries.anchors(memory)
+    boxes[:, 16:] = boxes[:, 16:17]
+    best = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory))
+    for image in range(2):
+        surest = 16 + int(score[image, 16:].argmax())
+        distinct = [*range(16), surest]
+        expected = sorted(distinct, key=lambda token: -score[image, token])
+        assert best[image].tolist() == expected
+    queries.num_queries = 20
+    everything = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory))
+    assert sorted(everything[0].tolist()) == list(range(20))
+
+
+@torch.no_grad()
+def test_padding_comes_behind_what_is_repeated() -> None:
+    memory, queries = encoder_memory(), two_stage(20, distinct=0.8)
+    boxes = torch.zeros(2, 20, 4)  # all alike
+    best = queries.best(queries.scores(torch.randn(2, 20, 3), boxes, memory))[1]
+    valid = int((~memory.padding[1]).sum())
+    assert not memory.padding[1, best[:valid]].any()
+
+
 def two_stage_with(queries: TwoStageQueries, count: int) -> TwoStageQueries:
     queries.num_queries = count
     return queries
@@ -97,7 +124,9 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
     assert groups["encoder"].predictions.boxes.requires_grad
 
 
-@pytest.mark.parametrize("options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}, {"distinct": 1.0}]
+)
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         two_stage(**({"num_queries": 5} | options))
