@@ -55,14 +55,12 @@ def check_model(plain: dict[str, Any]) -> None:
     """UserError if the detector's parts do not fit each other: before anything is read, fetched or built."""
     node = plain["model"]
     decoder, queries = (locate(node[name]["_target_"], f"model.{name}") for name in ("decoder", "queries"))
-    levels = {name: node[name].get("num_levels") for name in ("encoder", "decoder")}
-    sides = node["queries"].get("anchor_sides")
     try:
         check_parts(
             cast(type[Decoder], decoder),
             cast(type[Queries], queries),
             denoising=node.get("denoising") is not None,
-            levels={**levels, "queries": None if sides is None else len(sides)},
+            levels={name: node[name].get("num_levels") for name in ("encoder", "decoder")},
             neck_levels=node["neck"].get("num_levels"),
         )
     except ValueError as error:

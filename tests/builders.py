@@ -51,7 +51,7 @@ def tiny_detr(
     kinds = {
         "learned": LearnedQueries,
         "anchors": AnchorQueries,
-        "two_stage": functools.partial(TwoStageQueries, anchor_sides=(0.1, 0.2, 0.4), class_agnostic=class_agnostic),
+        "two_stage": functools.partial(TwoStageQueries, anchor_side=0.1, class_agnostic=class_agnostic),
     }
     needed = 3 if several else 1
     encoder, decoder = {

@@ -72,12 +72,11 @@ class DETR(nn.Module):
         )
         self.denoising = None if denoising is None else denoising(num_classes=num_classes)
         self.one_to_many = one_to_many
-        levels = {name: part.num_levels for name, part in (("encoder", encoder), ("decoder", decoder))}
         check_parts(
             decoder,
             self.queries,
             denoising=denoising is not None,
-            levels={**levels, "queries": self.queries.num_levels},
+            levels={"encoder": encoder.num_levels, "decoder": decoder.num_levels},
             neck_levels=self.neck.num_levels,
         )
         decoder.fit(self.queries, d_model)
@@ -131,7 +130,7 @@ def check_parts(
 
     Args:
         denoising: whether there is any.
-        levels: of features that encoder, decoder and queries expect; None: as many as there are.
+        levels: of features that encoder and decoder expect; None: as many as there are.
         neck_levels: how many there are; None: not known yet.
     """
     decoder.check(queries)
@@ -141,7 +140,7 @@ def check_parts(
         )
     for name, expected in levels.items():
         if None not in (expected, neck_levels) and expected != neck_levels:
-            key = "queries.anchor_sides" if name == "queries" else f"transformer.{name}.num_levels"
             raise ValueError(
-                f"{key} is for {expected} levels of features, but neck.num_levels={neck_levels}; make them equal"
+                f"transformer.{name}.num_levels is for {expected} levels of features, but "
+                f"neck.num_levels={neck_levels}; make them equal"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +17,8 @@ from detr.structures import Group, Memory, Predictions, QuerySet, at_least_fp32
 CANDIDATES = 4  # tokens for each query that are looked through for distinct ones
 REPEATED = 1e4  # beyond any logit: puts the repeated behind the distinct, before padding
 
+LARGEST = 0.9  # side of an anchor, in units of the image
+
 
 class Queries(nn.Module):
     """What all kinds of queries share.
@@ -32,13 +33,11 @@ class Queries(nn.Module):
     Attributes:
         has_reference: the query set comes with anchor boxes.
         has_position: it comes with positions.
-        num_levels: of the memory that it looks at; None: any.
         extra: how many queries there are beside `num_queries` while training.
     """
 
     has_reference = False
     has_position = False
-    num_levels: int | None = None
 
     def __init__(
         self, *, num_queries: int, d_model: int, num_logits: int, sigmoid: bool, one_to_many: OneToMany | None
@@ -145,7 +144,7 @@ class TwoStageQueries(Queries):
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
         num_logits: K, of the class head.
         sigmoid: whether class logits are independent (else the last one means no object).
-        anchor_sides: of the anchors, from the finest to the coarsest level, in units of the image.
+        anchor_side: of the anchors in the finest level, in units of the image; it doubles from level to level.
         copies: how many proposals each object supervises.
         weight: of the proposals' losses.
         content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
@@ -160,7 +159,6 @@ class TwoStageQueries(Queries):
     """
 
     has_reference = True
-    anchor_sides: Tensor
 
     def __init__(
         self,
@@ -170,7 +168,7 @@ class TwoStageQueries(Queries):
         one_to_many: OneToMany | None = None,
         num_queries: int = 100,
         d_model: int = 256,
-        anchor_sides: Sequence[float] = (0.08, 0.16, 0.32),
+        anchor_side: float = 0.08,
         copies: int = 4,
         weight: float = 1.0,
         content: Literal["tokens", "learned", "anchors"] = "tokens",
@@ -181,8 +179,8 @@ class TwoStageQueries(Queries):
         super().__init__(
             num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
         )
-        if not all(0 < side < 1 for side in anchor_sides):
-            raise ValueError(f"anchor_sides must lie between 0 and 1, not {list(anchor_sides)}")
+        if not 0 < anchor_side < 1:
+            raise ValueError(f"anchor_side must lie between 0 and 1, not {anchor_side}")
         if not 0 <= border < 0.5:
             raise ValueError(f"border must be at least 0 and below 0.5, not {border}")
         if distinct is not None and not 0 < distinct < 1:
@@ -191,8 +189,7 @@ class TwoStageQueries(Queries):
             raise ValueError(f"copies must be at least 1, not {copies}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
         self.d_model, self.border, self.distinct = d_model, border, distinct
-        self.register_buffer("anchor_sides", torch.tensor(anchor_sides), persistent=False)
-        self.num_levels = len(anchor_sides)
+        self.anchor_side = anchor_side
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
         logits = (1 if sigmoid else 2) if class_agnostic else num_logits
         self.class_head = class_head(d_model, logits, sigmoid=sigmoid)
@@ -271,8 +268,8 @@ class TwoStageQueries(Queries):
     def anchors(self, memory: Memory) -> Tensor:
         """Boxes [B, T, 4], cxcywh before the sigmoid."""
         centres, levels = token_centres(memory)
-        sides = self.anchor_sides[levels][None, :, None].expand(len(centres), -1, 2)
-        return inverse_sigmoid(torch.cat([centres, sides], -1))
+        sides = (self.anchor_side * 2.0**levels).clamp(max=LARGEST)
+        return inverse_sigmoid(torch.cat([centres, sides[None, :, None].expand(len(centres), -1, 2)], -1))
 
     def objectness(self, logits: Tensor) -> Tensor:
         """How surely a token proposes any object: [B, T, K] → [B, T]."""

@@ -116,7 +116,7 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
     queries: Any = functools.partial(LearnedQueries, learn_content=True)
     if two_stage:
         queries = functools.partial(
-            TwoStageQueries, anchor_sides=(0.05, 0.1, 0.2, 0.4), content="anchors", class_agnostic=True, border=0.01
+            TwoStageQueries, anchor_side=0.05, content="anchors", class_agnostic=True, border=0.01
         )
     ours = detector(
         {"num_levels": 4, "extra_levels": 1, "normalization": "group", "level_embedding": True},

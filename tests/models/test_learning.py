@@ -28,7 +28,7 @@ from detr.structures import Normalizer, Targets
 WIDTH, SIDE, STEPS = 32, 64, 120
 SIZES: dict[str, Any] = {"d_model": WIDTH, "num_heads": 4, "dim_feedforward": 64, "dropout": 0.0}
 LEVELS: dict[str, Any] = SIZES | {"num_levels": 3}
-PROPOSALS = functools.partial(TwoStageQueries, anchor_sides=(0.2, 0.3, 0.4))
+PROPOSALS = functools.partial(TwoStageQueries, anchor_side=0.1)
 
 DETECTORS: dict[str, dict[str, Any]] = {
     "deformable, two stages, contrastive denoising": {

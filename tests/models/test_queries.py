@@ -23,7 +23,7 @@ def encoder_memory(padded_columns: int = 2) -> Memory:
 
 def two_stage(num_queries: int, **more: Any) -> TwoStageQueries:
     torch.manual_seed(1)
-    options = {"num_logits": 3, "sigmoid": True, "anchor_sides": (0.25, 0.5), "d_model": 16} | more
+    options = {"num_logits": 3, "sigmoid": True, "anchor_side": 0.25, "d_model": 16} | more
     return TwoStageQueries(num_queries=num_queries, **options)
 
 
@@ -125,7 +125,7 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"anchor_sides": (0.1, 1.0)}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}, {"distinct": 1.0}]
+    "options", [{"anchor_side": 1.0}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}, {"distinct": 1.0}]
 )
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
