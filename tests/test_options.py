@@ -16,6 +16,7 @@ SMALL = [
 ]
 UNTRAINED = "backbone.weights=null"
 QUICKSTART = ["experiment=quickstart", UNTRAINED]
+THREE_LEVELS = "backbone.levels=[-3,-2,-1]"
 PAPER = ["experiment=detr_r50_coco", "augmentation=none", UNTRAINED]
 DC5 = "resnet50_dc5,resnet101_dc5"
 
@@ -55,7 +56,6 @@ SWEEPS = {
         *QUICKSTART,
         "queries=anchors,two_stage,distinct",
         "transformer/encoder=detr,top_down",
-        "neck=multi_level",
     ],
     "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
     "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
@@ -67,8 +67,10 @@ SWEEPS = {
         "one_to_many=none",
         "loss=varifocal",
     ],
+    "levels": [*QUICKSTART, THREE_LEVELS, "neck=multi_level,two_level"],
     "four_levels": [
         *QUICKSTART,
+        THREE_LEVELS,
         "neck=deformable",
         "transformer=deformable",
         "queries=deformable,deformable_two_stage,dino",
