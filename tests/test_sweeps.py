@@ -102,7 +102,7 @@ def test_wandb_has_four_runs_in_one_group(swept: tuple[Path, subprocess.Complete
     for number, each in enumerate(runs):
         transformer = each.config["transformer"]
         assert (transformer["d_model"], transformer["num_heads"]) == ((32, 32, 64, 64)[number], (4, 64)[number % 2])
-        assert {"shapes", "efficientnet_lite0", "two_stage"} <= set(each.run.tags)
+        assert {"shapes", "efficientnet_lite0", "distinct"} <= set(each.run.tags)
         if number != FAILED:
             (row,) = RunFolder(folder / str(number)).rows()
             (epoch,) = [logged for logged in each.history if "val/AP" in logged]

@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_and_can_be_reproduced(shapes: list[str]
         (["resume=nowhere.pt"], ["nowhere.pt"]),
         (["dataset=custom", "dataset.root=nowhere"], ["nowhere"]),
         (["loss.classification=softmax"], ["softmax", "sigmoid"]),
-        (["queries=learned"], ["anchors"]),
+        (["queries=learned", "transformer/decoder=anchor"], ["anchors"]),
         (["dataloader.batch_size=0"], ["dataloader.batch_size"]),
         (["trainer.max_epochs=0"], ["max_epochs"]),
     ],

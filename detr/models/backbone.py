@@ -197,13 +197,21 @@ class Timm(Backbone):
         if weights is not None:
             wanted, given = extractor.state_dict(), classifier.state_dict()
             _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
+        _train_only(extractor, trainable)
+        _drop_unused_stages(extractor)
         self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
-        _train_only(self.body, trainable)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.body(images)
+
+
+def _drop_unused_stages(extractor: Any) -> None:
+    """Those behind the last level, which timm's EfficientNets and MobileNets compute for nothing."""
+    last = re.fullmatch(r"blocks\.(\d+)", extractor.feature_info.module_name()[-1])
+    if last is not None:
+        extractor.blocks = extractor.blocks[: int(last[1]) + 1]
 
 
 def _timm_classifier(name: str, weights: str | None) -> nn.Module:

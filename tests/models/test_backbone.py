@@ -147,6 +147,14 @@ def test_a_local_file_is_loaded(tmp_path: Path) -> None:
         assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "resnet18"])
+def test_nothing_is_computed_behind_the_last_level(name: str) -> None:
+    """Parameters without a gradient would stop a training with several processes."""
+    backbone = Timm(name=name, weights=None, levels=[-3, -2])
+    torch.stack([level.sum() for level in backbone(torch.randn(1, 3, 64, 64))]).sum().backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize(
     "kind", [lambda path: ResNet(name="resnet18", weights=path), lambda path: Timm(name="resnet18", weights=path)]
 )
