@@ -154,8 +154,8 @@ class TwoStageQueries(Queries):
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
         distinct: the IoU with the box of a surer token beyond which a token repeats it (Dense Distinct Queries, Zhang
-            et al. 2023: 0.8). Alike queries are told apart by self-attention alone, which takes long to
-            learn, so that objects are found twice. null: all are taken for distinct.
+            et al. 2023: 0.8). Alike queries are told apart by self-attention alone, which takes long to learn, so that
+            objects are found twice. null: all are taken for distinct.
     """
 
     has_reference = True
@@ -225,7 +225,8 @@ class TwoStageQueries(Queries):
             boxes: [B, T, 4] cxcywh before the sigmoid.
         """
         scores = at_least_fp32(self.objectness(logits))
-        scores = scores.masked_fill(memory.padding | self.at_border(memory), -torch.inf)
+        last = memory.padding | self.at_border(memory) if self.border else memory.padding
+        scores = scores.masked_fill(last, -torch.inf)
         if self.distinct is None:
             return scores
         return scores - REPEATED * self.repeats(scores, boxes.sigmoid(), self.distinct)
