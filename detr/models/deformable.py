@@ -13,6 +13,7 @@ from detr.models.layers import (
     MLP,
     Activation,
     FeedForward,
+    PerLayer,
     head_of_layer,
     token_centres,
     valid_ratios,
@@ -25,6 +26,8 @@ from detr.structures import Features, Memory, QuerySet, at_least_fp32
 
 if TYPE_CHECKING:
     from detr.models.queries import Queries
+
+FIRST_SIDE = -2.0  # before the sigmoid: about an eighth of the image, where references are points
 
 
 class DeformableEncoderLayer(ResidualLayer):
@@ -186,8 +189,10 @@ class DeformableDecoder(Decoder):
         super().__init__(layers=layers, norm=norm, eval_layers=eval_layers)
         self.num_levels = num_levels
         self.refine, self.look_forward_twice = refine, look_forward_twice
+        self.normed_twice = final_norm and not pre_norm
         self.reference_head: nn.Linear | None = None
         self.position_head: MLP | None = None
+        self.points_have_sides = False
 
     @classmethod
     def check(cls, queries: Queries | type[Queries]) -> None:
@@ -203,11 +208,19 @@ class DeformableDecoder(Decoder):
             xavier_uniform(self.position_head)
 
     def start_boxes(self, box_head: nn.Module) -> None:
-        """As the authors: no correction; where references are points, boxes of an eighth of the image."""
+        """As the authors: no correction; where references are points, boxes of an eighth of the image.
+
+        The sides are a bias of the head, the first where layers refine with one each. Where they refine and share one
+        (the authors' never do) it would be added again in every layer, so that the first references have the sides.
+        """
         zero_last_layer(box_head)
-        if self.reference_head is not None:
-            first = head_of_layer(box_head, 0)
-            nn.init.constant_(first.layers[-1].bias[2:], -2.0)  # type: ignore[index,union-attr]
+        if self.reference_head is None:
+            return
+        heads = list(box_head) if isinstance(box_head, PerLayer) else [box_head]
+        self.points_have_sides = self.refine and not isinstance(box_head, PerLayer)
+        if not self.points_have_sides:
+            for head in heads[:1] if self.refine else heads:
+                nn.init.constant_(head.layers[-1].bias[2:], FIRST_SIDE)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         content, hidden, boxes = queries.content, [], []
@@ -219,9 +232,12 @@ class DeformableDecoder(Decoder):
             position = self.position(queries, place)
             content = layer(content, position, references, memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            correction = at_least_fp32(head_of_layer(box_head, index)(hidden[-1]))
+            head = head_of_layer(box_head, index)
+            correction = at_least_fp32(head(hidden[-1]))
             boxes.append(corrected(previous, correction))
             if self.refine:
+                if self.normed_twice:  # as DINO's authors: references are refined by the state before the final norm
+                    correction = at_least_fp32(head(content))
                 refined = corrected(reference, correction)
                 reference = refined.detach()
                 previous = refined if self.look_forward_twice else reference
@@ -230,7 +246,9 @@ class DeformableDecoder(Decoder):
     def first_reference(self, queries: QuerySet) -> Tensor:
         """[B, Q, 2 or 4] before the sigmoid."""
         if self.reference_head is not None:
-            return at_least_fp32(self.reference_head(queries.position))
+            points = at_least_fp32(self.reference_head(queries.position))
+            sides = torch.full_like(points, FIRST_SIDE)
+            return torch.cat([points, sides], -1) if self.points_have_sides else points
         assert queries.reference is not None  # `fit` has seen to it
         return queries.reference
 

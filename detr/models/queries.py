@@ -138,7 +138,8 @@ class TwoStageQueries(Queries):
     one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
     embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
     Padding and the border are chosen last, that is only in an image with fewer tokens than queries, where they have to
-    fill the rest; before them boxes that repeat a better one, where queries are to be distinct.
+    fill the rest; before them boxes that repeat a better one, where queries are to be distinct. What they propose is a
+    box around the far corner, as in the authors' code, so that no object is matched to them.
 
     Args:
         num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
@@ -147,6 +148,7 @@ class TwoStageQueries(Queries):
         anchor_side: of the anchors in the finest level, in units of the image; it doubles from level to level.
         copies: how many proposals each object supervises.
         weight: of the proposals' losses.
+        supervised: which proposals have losses: of `all` tokens (Deformable DETR), or of the `chosen` ones (DINO, RT-DETR).
         content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
             (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
             (Deformable DETR, appendix A.4).
@@ -154,8 +156,9 @@ class TwoStageQueries(Queries):
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
         distinct: the IoU with the box of a surer token beyond which a token repeats it (Dense Distinct Queries, Zhang
-            et al. 2023: 0.8). Alike queries are told apart by self-attention alone, which takes long to learn, so that
-            objects are found twice. null: all are taken for distinct.
+            et al. 2023: 0.8; their further steps, between decoder layers, are not here). Alike queries are told apart
+            by self-attention alone, which takes long to learn, so that objects are found twice. Of the surest tokens
+            four for each query are looked through. null: all are taken for distinct.
     """
 
     has_reference = True
@@ -171,6 +174,7 @@ class TwoStageQueries(Queries):
         anchor_side: float = 0.08,
         copies: int = 4,
         weight: float = 1.0,
+        supervised: Literal["all", "chosen"] = "all",
         content: Literal["tokens", "learned", "anchors"] = "tokens",
         class_agnostic: bool = False,
         border: float = 0.0,
@@ -187,8 +191,10 @@ class TwoStageQueries(Queries):
             raise ValueError(f"distinct must lie between 0 and 1, not {distinct}")
         if copies < 1:
             raise ValueError(f"copies must be at least 1, not {copies}")
+        if weight < 0:
+            raise ValueError(f"weight must not be negative, but is {weight}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
-        self.d_model, self.border, self.distinct = d_model, border, distinct
+        self.d_model, self.border, self.distinct, self.supervised = d_model, border, distinct, supervised
         self.anchor_side = anchor_side
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
         logits = (1 if sigmoid else 2) if class_agnostic else num_logits
@@ -205,28 +211,32 @@ class TwoStageQueries(Queries):
         tokens = self.token_head(memory.tokens)
         logits = self.class_head(tokens)
         boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
-        best = self.best(self.scores(logits.detach(), boxes.detach(), memory))[..., None]
-        reference = boxes.detach().gather(1, best.expand(-1, -1, 4))
+        last = self.last(memory)
+        best = self.best(self.scores(logits.detach(), boxes.detach(), last))
+        reference = rows(boxes.detach(), best)
         position, content = self.of_anchors(reference)
         if content is None and self.content is None:
-            content = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
+            content = rows(tokens, best)
         elif self.content is not None:
             content = self.content.weight[: best.shape[1]].expand(len(tokens), -1, -1)
         assert content is not None
-        proposals = Predictions(logits[None], boxes.sigmoid()[None])
+        proposed = boxes.sigmoid().masked_fill(last[..., None], 1.0)
+        if self.supervised == "chosen":
+            chosen = best[:, : self.num_queries]
+            logits, proposed = rows(logits, chosen), rows(proposed, chosen)
+        proposals = Predictions(logits[None], proposed[None])
         group = Group(proposals, copies=self.copies, weight=self.weight, class_agnostic=self.class_agnostic)
         return QuerySet(content=content, position=position, reference=reference), {"encoder": group}
 
-    def scores(self, logits: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
+    def scores(self, logits: Tensor, boxes: Tensor, last: Tensor) -> Tensor:
         """[B, T] in whose order tokens become queries: how surely they propose, with what comes last below all others.
 
         Args:
             logits: [B, T, K].
             boxes: [B, T, 4] cxcywh before the sigmoid.
+            last: [B, T] which tokens come last.
         """
-        scores = at_least_fp32(self.objectness(logits))
-        last = memory.padding | self.at_border(memory) if self.border else memory.padding
-        scores = scores.masked_fill(last, -torch.inf)
+        scores = at_least_fp32(self.objectness(logits)).masked_fill(last, -torch.inf)
         if self.distinct is None:
             return scores
         return scores - REPEATED * self.repeats(scores, boxes.sigmoid(), self.distinct)
@@ -241,10 +251,12 @@ class TwoStageQueries(Queries):
         repeated[batched_nms(corners, surest.values.flatten(), image, distinct)] = False
         return torch.zeros_like(scores, dtype=torch.bool).scatter(1, surest.indices, repeated.view_as(surest.indices))
 
-    def at_border(self, memory: Memory) -> Tensor:
-        """[B, T] which tokens lie too close to an edge."""
+    def last(self, memory: Memory) -> Tensor:
+        """[B, T] which tokens are padding, or too close to an edge."""
+        if not self.border:
+            return memory.padding
         centres, _ = token_centres(memory)
-        return ((centres <= self.border) | (centres >= 1 - self.border)).any(-1)
+        return memory.padding | ((centres <= self.border) | (centres >= 1 - self.border)).any(-1)
 
     def best(self, scores: Tensor) -> Tensor:
         """[B, Q] the tokens of the highest scores [B, T]; extra queries take the next, over and over if need be."""
@@ -277,3 +289,8 @@ class TwoStageQueries(Queries):
         if self.sigmoid:
             return logits.max(-1).values
         return logits[..., :-1].max(-1).values - logits[..., -1]
+
+
+def rows(table: Tensor, indices: Tensor) -> Tensor:
+    """Of each image's rows [B, T, n] those at [B, Q]: [B, Q, n]."""
+    return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))

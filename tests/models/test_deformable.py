@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.deformable_attention import DeformableAttention, deformable_attention
-from detr.models.layers import valid_ratios
+from detr.models.layers import MLP, PerLayer, valid_ratios
 from detr.models.queries import AnchorQueries, LearnedQueries
 from detr.structures import Features, Memory, QuerySet
 
@@ -156,6 +156,32 @@ def test_refinement_adds_corrections_up(twice: bool) -> None:
         boxes[layer].sum().backward()
         reached = [each.grad is not None and bool(each.grad.abs().max() > 0) for each in head.said]
         assert reached == [index == layer or (twice and index == layer - 1) for index in range(3)]
+
+
+def test_the_state_before_the_final_norm_refines() -> None:
+    """As in DINO: the box is that of the state behind it."""
+    head, reference = Corrections(), torch.randn(2, 5, 4)
+    queries = QuerySet(content=torch.randn(2, 5, 16), reference=reference)
+    built = decoder(AnchorQueries, final_norm=True)
+    nn.init.constant_(built.norm.weight, 3.0)
+    _, boxes = built(queries, memory(), head)
+    normed, refining = torch.stack(head.said[::2]), torch.stack(head.said[1::2])
+    torch.testing.assert_close(normed, 3 * refining, rtol=1e-3, atol=1e-3)  # layers end with a norm of their own
+    before = torch.cat([torch.zeros_like(refining[:1]), refining.cumsum(0)[:-1]])
+    torch.testing.assert_close(boxes, reference + before + normed)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("refine", [True, False])
+@torch.no_grad()
+def test_points_start_as_boxes_of_an_eighth_in_every_layer(heads: int, refine: bool) -> None:
+    """Also where layers that refine share one head."""
+    built = decoder(LearnedQueries, refine=refine)
+    head = MLP(16, 16, 4, 3) if heads == 1 else PerLayer(MLP(16, 16, 4, 3) for _ in range(heads))
+    built.start_boxes(head)
+    queries = QuerySet(content=torch.randn(2, 5, 16), position=torch.randn(2, 5, 16))
+    sides = built(queries, memory(), head)[1][..., 2:].sigmoid()
+    torch.testing.assert_close(sides, torch.full_like(sides, 0.1192), rtol=1e-3, atol=1e-4)
 
 
 def test_without_refinement_every_layer_corrects_the_first_point() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from detr.matcher import HungarianMatcher
 from detr.models.groups import HybridMatching
 from detr.models.queries import TwoStageQueries
-from detr.structures import Memory
+from detr.structures import Memory, Predictions, Targets
 
 
 def encoder_memory(padded_columns: int = 2) -> Memory:
@@ -76,6 +77,32 @@ def test_the_border_proposes_last() -> None:
     assert len(reference[0]) == 9
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+@torch.no_grad()
+def test_no_object_is_matched_to_padding(copies: int) -> None:
+    """Not even the one that lies at the image's edge, beside which padding begins."""
+    memory = encoder_memory()
+    groups = two_stage(5, copies=copies)(memory)[1]
+    boxes = [torch.tensor([[0.98, 0.4, 0.04, 0.3]])] * 2
+    targets = Targets.of([torch.tensor([0])] * 2, boxes)
+    nothing = Predictions(torch.zeros(1, 2, 5, 3), torch.full((1, 2, 5, 4), 0.5), groups)
+    matches = HungarianMatcher(classification="sigmoid")(nothing, targets)[1]["encoder"]
+    assert len(matches.query) == 2 * copies
+    assert not memory.padding[matches.image, matches.query].any()
+
+
+@torch.no_grad()
+def test_the_chosen_proposals_alone_are_supervised() -> None:
+    memory = encoder_memory()
+    everything = two_stage(5)(memory)[1]["encoder"].predictions
+    queries, groups = two_stage(5, supervised="chosen")(memory)
+    chosen = groups["encoder"].predictions
+    assert queries.reference is not None
+    torch.testing.assert_close(chosen.boxes[0], queries.reference.sigmoid())
+    best = everything.logits[0].max(-1).values.masked_fill(memory.padding, -torch.inf).topk(5).values
+    torch.testing.assert_close(chosen.logits[0].max(-1).values, best)
+
+
 @torch.no_grad()
 def test_distinct_queries_repeat_no_box() -> None:
     """The four coarse anchors are made one box: the surest of them is chosen as it were, the others come last."""
@@ -83,14 +110,14 @@ def test_distinct_queries_repeat_no_box() -> None:
     score = queries.objectness(queries.class_head(queries.token_head(memory.tokens)))
     boxes = queries.anchors(memory)
     boxes[:, 16:] = boxes[:, 16:17]
-    best = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory))
+    best = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory.padding))
     for image in range(2):
         surest = 16 + int(score[image, 16:].argmax())
         distinct = [*range(16), surest]
         expected = sorted(distinct, key=lambda token: -score[image, token])
         assert best[image].tolist() == expected
     queries.num_queries = 20
-    everything = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory))
+    everything = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory.padding))
     assert sorted(everything[0].tolist()) == list(range(20))
 
 
@@ -98,7 +125,7 @@ def test_distinct_queries_repeat_no_box() -> None:
 def test_padding_comes_behind_what_is_repeated() -> None:
     memory, queries = encoder_memory(), two_stage(20, distinct=0.8)
     boxes = torch.zeros(2, 20, 4)  # all alike
-    best = queries.best(queries.scores(torch.randn(2, 20, 3), boxes, memory))[1]
+    best = queries.best(queries.scores(torch.randn(2, 20, 3), boxes, memory.padding))[1]
     valid = int((~memory.padding[1]).sum())
     assert not memory.padding[1, best[:valid]].any()
 
