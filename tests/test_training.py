@@ -59,10 +59,11 @@ def test_a_run_leaves_everything_in_its_folder(trained: Path) -> None:
 
 
 def test_evaluation_of_a_checkpoint_equals_pycocotools(trained: Path, shapes: list[str], tmp_path: Path) -> None:
-    done = run(
-        "evaluate.py", f"checkpoint={trained}/checkpoints/best.pt", "split=test", f"hydra.run.dir={tmp_path}/test"
-    )
+    checkpoint = f"checkpoint={trained}/checkpoints/best.pt"
+    fewer = "evaluator.detections_per_image=30"
+    done = run("evaluate.py", checkpoint, "split=test", fewer, f"hydra.run.dir={tmp_path}/test")
     assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "test" / "predictions.json").read_text())) == 12 * 30
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
     assert metrics.keys() == {*METRICS, "per_class"}
     data = Path(shapes[-1].partition("=")[2])

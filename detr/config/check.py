@@ -91,7 +91,8 @@ class _Check:
         name = str(path[-1])
         if name not in arguments:
             advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments)}"
-            raise UserError(f"{dotted(path)}: {target} takes no {name}{advice}")
+            drop = f"where an experiment sets it, ~{dotted(path)} takes it away"
+            raise UserError(f"{dotted(path)}: {target} takes no {name}{advice}; {drop}")
         if not _holds_target(value):
             self.value(path, value, arguments[name].annotation)
 

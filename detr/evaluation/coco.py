@@ -117,7 +117,13 @@ class CocoEvaluator:
     """
 
     def __init__(
-        self, *, backend: Backend, ground_truth: Mapping[str, Any], classes: Classes, masks: bool = False
+        self,
+        *,
+        backend: Backend,
+        ground_truth: Mapping[str, Any],
+        classes: Classes,
+        masks: bool = False,
+        detections_per_image: int = 100,
     ) -> None:
         """
         Args:
@@ -126,11 +132,17 @@ class CocoEvaluator:
             ground_truth: the COCO JSON of the split.
             classes: the way from class indices to the data set's own category ids.
             masks: whether masks are evaluated beside the boxes; detections and ground truth must have them.
+            detections_per_image: how many a detector with sigmoids may show; with a softmax each query has one.
+                Whatever it is, 100 of each class count.
 
         Raises:
             UserError: the backend's package is not installed, or the ground truth comes without masks.
+            ValueError: no detections.
         """
+        if detections_per_image < 1:
+            raise ValueError(f"detections_per_image must be at least 1, not {detections_per_image}")
         self.masks = masks
+        self.detections_per_image = detections_per_image
         self._ground_truth = GroundTruth(ground_truth, backend, masks=masks)
         self._category_of_label = np.array(classes.category_ids, dtype=np.int64)
         self._known_label = np.array([self._ground_truth.knows_category(i) for i in classes.category_ids], dtype=bool)

@@ -34,12 +34,13 @@ class PanopticEvaluator(CocoEvaluator):
         classes: Classes,
         min_score: MinScore,
         masks: bool = False,
+        detections_per_image: int = 100,
     ) -> None:
         """
         Args:
             ground_truth: COCO JSON with the panoptic one under "panoptic", as `PanopticDetection.ground_truth` has it.
             min_score: of segments; scores of a sigmoid are lower than those of a softmax.
-            backend, classes, masks: as for `CocoEvaluator`.
+            backend, classes, masks, detections_per_image: as for `CocoEvaluator`.
 
         Raises:
             UserError: the data set is not panoptic; else as `CocoEvaluator`.
@@ -51,7 +52,13 @@ class PanopticEvaluator(CocoEvaluator):
             )
         self.min_score = min_score
         self.quality = PanopticQuality(ground_truth=ground_truth["panoptic"], classes=classes)
-        super().__init__(backend=backend, ground_truth=ground_truth, classes=classes, masks=masks)
+        super().__init__(
+            backend=backend,
+            ground_truth=ground_truth,
+            classes=classes,
+            masks=masks,
+            detections_per_image=detections_per_image,
+        )
 
     def reset(self) -> None:
         super().reset()

@@ -139,6 +139,7 @@ class Validation:
             predictions if self.evaluator.masks else replace(predictions, masks=None),
             batch.original_sizes,
             classification=self.classification,
+            max_detections=self.evaluator.detections_per_image,
             sizes=batch.sizes,
             padded_size=batch.images.shape[-2:],
         )

@@ -246,6 +246,11 @@ def _check_hub(config: Any) -> None:
 
 def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze every parameter whose name matches none of the regular expressions."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"trainable: {pattern} is no regular expression ({error})") from error
     unused = set(patterns)
     for key, parameter in module.named_parameters():
         matching = {pattern for pattern in patterns if re.match(pattern, key)}

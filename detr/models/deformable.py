@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -220,7 +220,7 @@ class DeformableDecoder(Decoder):
         self.points_have_sides = self.refine and not isinstance(box_head, PerLayer)
         if not self.points_have_sides:
             for head in heads[:1] if self.refine else heads:
-                nn.init.constant_(head.layers[-1].bias[2:], FIRST_SIDE)
+                nn.init.constant_(cast(MLP, head).layers[-1].bias[2:], FIRST_SIDE)  # type: ignore[index]
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         content, hidden, boxes = queries.content, [], []

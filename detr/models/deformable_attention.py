@@ -26,6 +26,9 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, *, d_model: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
+        for name, value in {"num_heads": num_heads, "num_levels": num_levels, "num_points": num_points}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if d_model % num_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of num_heads={num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points

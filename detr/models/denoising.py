@@ -49,6 +49,8 @@ class Denoising(nn.Module):
             raise ValueError(f"groups must be at least 1, not {groups}")
         if not (0 <= label_noise <= 1 and 0 <= box_noise <= 1):
             raise ValueError(f"label_noise and box_noise must lie between 0 and 1, not {label_noise} and {box_noise}")
+        if weight < 0:
+            raise ValueError(f"weight must not be negative, but is {weight}")
         self.num_classes, self.groups = num_classes, groups
         self.label_noise, self.box_noise, self.weight = label_noise, box_noise, weight
         self.add_embedding(num_classes, d_model)

@@ -79,6 +79,9 @@ class OneToMany:
     Args:
         weight: of their losses, of one part.
 
+    Raises:
+        ValueError: a negative weight.
+
     Attributes:
         parts: in which they are matched, each on its own.
         copies: how many queries of a part answer for an object.
@@ -88,6 +91,8 @@ class OneToMany:
     copies = 1
 
     def __init__(self, *, weight: float) -> None:
+        if weight < 0:
+            raise ValueError(f"weight must not be negative, but is {weight}")
         self.weight = weight
 
     def extra(self, num_queries: int) -> int:

@@ -148,7 +148,7 @@ class TwoStageQueries(Queries):
         anchor_side: of the anchors in the finest level, in units of the image; it doubles from level to level.
         copies: how many proposals each object supervises.
         weight: of the proposals' losses.
-        supervised: which proposals have losses: of `all` tokens (Deformable DETR), or of the `chosen` ones (DINO, RT-DETR).
+        supervised: whose proposals have losses: of `all` tokens (Deformable DETR) or the `chosen` (DINO, RT-DETR).
         content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
             (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
             (Deformable DETR, appendix A.4).

@@ -326,6 +326,7 @@ def test_package_weights_know_photographs(lite0: Timm) -> None:
         ({"name": "resnet18", "dilation": True}, "bottleneck"),
         ({"levels": ["layer5"]}, "layer5 is none of layer1"),
         ({"levels": []}, "at least one"),
+        ({"trainable": ["*"]}, "trainable: \\* is no regular expression"),
         ({"trainable": ["layer9"]}, "layer9 matches no parameter's name; names start with conv1"),
     ],
 )

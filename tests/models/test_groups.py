@@ -256,7 +256,9 @@ def test_learned_queries_cannot_be_denoised() -> None:
         (lambda: Denoising(num_classes=3, groups=0), "groups must be at least 1"),
         (lambda: Denoising(num_classes=3, box_noise=1.5), "box_noise must lie between"),
         (lambda: ContrastiveDenoising(num_classes=3, num_queries=0), "num_queries must be at least 1"),
+        (lambda: Denoising(num_classes=3, weight=-1), "weight must not be negative"),
         (lambda: HybridMatching(copies=0), "copies must be at least 1"),
+        (lambda: HybridMatching(weight=-1), "weight must not be negative"),
         (lambda: GroupMatching(groups=1), "one_to_many=none"),
     ],
 )

@@ -117,7 +117,9 @@ def test_distinct_queries_repeat_no_box() -> None:
         expected = sorted(distinct, key=lambda token: -score[image, token])
         assert best[image].tolist() == expected
     queries.num_queries = 20
-    everything = queries.best(queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory.padding))
+    everything = queries.best(
+        queries.scores(queries.class_head(queries.token_head(memory.tokens)), boxes, memory.padding)
+    )
     assert sorted(everything[0].tolist()) == list(range(20))
 
 
@@ -152,7 +154,8 @@ def test_anchors_are_detached_from_the_proposals_and_content_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"anchor_side": 1.0}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}, {"distinct": 1.0}]
+    "options",
+    [{"anchor_side": 1.0}, {"copies": 0}, {"num_queries": 0}, {"border": 0.5}, {"distinct": 1.0}, {"weight": -1}],
 )
 def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
