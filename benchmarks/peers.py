@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--root", required=True)
     parser.add_argument("--models", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--minutes", nargs="+", type=float, default=[1, 10, 30])
-    parser.add_argument("--max-size", type=int, default=320, help="longer side of the images in pixels")
+    parser.add_argument("--max-size", type=int, default=416, help="longer side of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, help="a JSON file, one row a line")
