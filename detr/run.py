@@ -73,38 +73,12 @@ def train(config: DictConfig) -> None:
             if checkpoint is None
             else checkpoint.get("origin", {})
         )
-    model.to(device)
-    optimizer = build(plain["optimizer"], "optimizer", model=model)
-    criterion = build(plain["loss"], "loss")
-    validation = build_validation(
-        plain, val_set, options, device, criterion, eval_batch_size(plain["dataloader"], model)
-    )
-    check_monitor(options.monitor, validation.metric_names)
-    check_masks(model, validation)
-    logger = build(plain["logger"], "logger") if distributed.is_main() else NullLogger()
-    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
-    info |= facts["origin"] | {"processes": distributed.world_size()}
     if distributed.rank():
         seed_torch(plain["seed"], distributed.rank())  # dropout of its own
-    with requeueing(options.requeue and distributed.is_main()), logger:
-        trainer = Trainer(
-            options=options,
-            model=model,
-            criterion=criterion.to(device),
-            optimizer=optimizer,
-            schedule=build(plain["scheduler"], "scheduler"),
-            loader=train_loader(
-                train_set,
-                batch_size=plain["dataloader"]["batch_size"],
-                num_workers=plain["dataloader"]["num_workers"],
-                seed=plain["seed"],
-                share=(distributed.rank(), distributed.world_size()),
-            ),
-            validation=validation,
-            logger=logger,
-            folder=folder,
-            facts=facts,
-        )
+    trainer = build_trainer(plain, options, model.to(device), train_set, val_set, folder, facts)
+    info = run_facts() | {"git": git_sha(ROOT), "hardware": hardware(), "parameters": count_parameters(model)}
+    info |= facts["origin"] | {"processes": distributed.world_size()}
+    with requeueing(options.requeue and distributed.is_main()), trainer.logger as logger:
         if checkpoint is not None:
             trainer.resume(checkpoint, source)
             if trainer.done:
@@ -128,6 +102,47 @@ def train(config: DictConfig) -> None:
         if folder.best.exists():  # not where the validation split has no annotations
             logger.log_checkpoint(folder.best)
         show_results(trainer.console, best, folder, logger.directory)
+
+
+def build_trainer(
+    plain: dict[str, Any],
+    options: Options,
+    model: DETR,
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    folder: RunFolder,
+    facts: dict[str, Any],
+) -> Trainer:
+    """What trains a model that is on its device already.
+
+    Raises:
+        UserError: a part refuses its arguments, or the validation has no such metric or no masks.
+    """
+    device = next(model.parameters()).device
+    optimizer = build(plain["optimizer"], "optimizer", model=model)
+    criterion = build(plain["loss"], "loss").to(device)
+    batch_size = eval_batch_size(plain["dataloader"], model)
+    validation = build_validation(plain, val_set, options, device, criterion, batch_size)
+    check_monitor(options.monitor, validation.metric_names)
+    check_masks(model, validation)
+    return Trainer(
+        options=options,
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer,
+        schedule=build(plain["scheduler"], "scheduler"),
+        loader=train_loader(
+            train_set,
+            batch_size=plain["dataloader"]["batch_size"],
+            num_workers=plain["dataloader"]["num_workers"],
+            seed=plain["seed"],
+            share=(distributed.rank(), distributed.world_size()),
+        ),
+        validation=validation,
+        logger=build(plain["logger"], "logger") if distributed.is_main() else NullLogger(),
+        folder=folder,
+        facts=facts,
+    )
 
 
 def prepare(folder: RunFolder, resume: str | None, *, fresh: bool) -> None:
