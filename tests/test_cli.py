@@ -161,6 +161,7 @@ def test_interrupt(script: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below `make test &`
     )
     assert process.stdout is not None
     assert "started" in process.stdout.readline()
