@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
+from detr.patterns import check_patterns
+
 log = logging.getLogger(__name__)
 
 
@@ -54,11 +56,7 @@ def parameter_groups(
     }.items():
         if not rate >= 0:
             raise ValueError(f"{key} must be at least 0, not {rate}")
-    for pattern in lr_by_pattern:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"lr_by_pattern: {pattern} is no regular expression ({error})") from error
+    check_patterns("lr_by_pattern", lr_by_pattern)
     rest: list[nn.Parameter] = []
     by_pattern: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in lr_by_pattern}
     for name, parameter in model.named_parameters():

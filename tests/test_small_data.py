@@ -1,4 +1,4 @@
-"""The recipe for small data learns from few images: blood cells, in about a minute."""
+"""The recipe for small data learns from few images: blood cells, in a minute or two."""
 
 import json
 from pathlib import Path

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.errors import UserError
+from detr.patterns import check_patterns
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -246,11 +247,7 @@ def _check_hub(config: Any) -> None:
 
 def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze every parameter whose name matches none of the regular expressions."""
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"trainable: {pattern} is no regular expression ({error})") from error
+    check_patterns("trainable", patterns)
     unused = set(patterns)
     for key, parameter in module.named_parameters():
         matching = {pattern for pattern in patterns if re.match(pattern, key)}

@@ -247,8 +247,9 @@ class DeformableDecoder(Decoder):
         """[B, Q, 2 or 4] before the sigmoid."""
         if self.reference_head is not None:
             points = at_least_fp32(self.reference_head(queries.position))
-            sides = torch.full_like(points, FIRST_SIDE)
-            return torch.cat([points, sides], -1) if self.points_have_sides else points
+            if not self.points_have_sides:
+                return points
+            return torch.cat([points, torch.full_like(points, FIRST_SIDE)], -1)
         assert queries.reference is not None  # `fit` has seen to it
         return queries.reference
 

@@ -1,0 +1,15 @@
+"""Regular expressions that a config gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+
+def check_patterns(key: str, patterns: Iterable[str]) -> None:
+    """ValueError, which names the key, if one of them is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{key}: {pattern} is no regular expression ({error})") from error
