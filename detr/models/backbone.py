@@ -161,7 +161,7 @@ class ResNet(Backbone):
 
 
 class Timm(Backbone):
-    """Any timm model that can extract features, with its batch norm frozen.
+    """Any convolutional timm model that can extract features, with its batch norm frozen.
 
     Args:
         name: of the model, as in `timm.list_models()`.
@@ -171,7 +171,8 @@ class Timm(Backbone):
         trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn.
 
     Raises:
-        UserError: an unknown model, one without feature levels, or weights that cannot be had or do not fit.
+        UserError: an unknown model, one without feature levels or for images of one size, or weights that cannot be
+            had or do not fit.
         ValueError: an expression in `trainable` that matches no parameter.
     """
 
@@ -195,6 +196,7 @@ class Timm(Backbone):
             raise UserError(f"backbone.name={name}: timm cannot extract feature levels from it ({error})") from error
         except IndexError as error:
             raise UserError(f"backbone.levels={list(levels)}: {name} has {depth} levels, 0 to {depth - 1}") from error
+        _check_levels(name, extractor)
         if weights is not None:
             wanted, given = extractor.state_dict(), classifier.state_dict()
             _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
@@ -206,6 +208,19 @@ class Timm(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.body(images)
+
+
+@torch.no_grad()
+def _check_levels(name: str, extractor: Any) -> None:
+    """UserError if it does not take images of any size, or its levels are not [B, C, h, w]."""
+    try:
+        levels = extractor.eval()(torch.zeros(1, 3, 72, 104))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"backbone.name={name}: it does not take images of every size ({_reason(error)})") from error
+    extractor.train()
+    channels = extractor.feature_info.channels()
+    if any(level.dim() != 4 or level.shape[1] != count for level, count in zip(levels, channels, strict=True)):
+        raise UserError(f"backbone.name={name}: its features are no maps of channels; take a convolutional model")
 
 
 def _drop_unused_stages(extractor: Any) -> None:

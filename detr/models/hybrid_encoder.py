@@ -65,11 +65,11 @@ class HybridEncoder(TransformerEncoder):
         climbed = [levels[-1]]  # coarse to fine
         for finer, lateral, fuse in zip(reversed(levels[:-1]), self.lateral, self.top_down, strict=True):
             climbed[-1] = lateral(climbed[-1])
-            above = F.interpolate(climbed[-1], size=finer.shape[-2:], mode="nearest")
-            climbed.append(fuse(torch.cat([above, finer], 1)))
+            climbed.append(fuse(torch.cat([_resized(climbed[-1], finer), finer], 1)))
         fused = [climbed.pop()]  # fine to coarse
         for coarser, downsample, fuse in zip(reversed(climbed), self.downsampling, self.bottom_up, strict=True):
-            fused.append(fuse(torch.cat([downsample(fused[-1]), coarser], 1)))
+            below = _resized(downsample(fused[-1]), coarser)
+            fused.append(fuse(torch.cat([below, coarser], 1)))
         return flatten(Features(fused, features.padding, features.positions))
 
 
@@ -96,6 +96,11 @@ class RepBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.wide(x) + self.narrow(x))
+
+
+def _resized(level: Tensor, like: Tensor) -> Tensor:
+    """A level as large as another: not every backbone halves its levels, or rounds up when it does."""
+    return F.interpolate(level, size=like.shape[-2:], mode="nearest")
 
 
 def _convolution(
