@@ -84,7 +84,8 @@ class DabDecoder(ConditionalDecoder):
             hidden.append(self.norm(content))
             head = head_of_layer(box_head, index)
             boxes.append(previous + at_least_fp32(head(hidden[-1])))
-            previous = anchor + at_least_fp32(head(content))  # as the authors: refined by the state before its norm
+            state = hidden[-1] if layer.pre_norm else content  # as the authors: refined by the state before its norm
+            previous = anchor + at_least_fp32(head(state))
             anchor = previous.detach()
         return torch.stack(hidden), torch.stack(boxes)
 

@@ -114,7 +114,7 @@ class DeformableEncoder(Encoder):
         num_points: int = 4,
     ) -> None:
         super().__init__()
-        self.num_levels = num_levels
+        self.num_levels, self.reads_positions = num_levels, num_layers > 0
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
                 DeformableAttention(d_model=d_model, num_heads=num_heads, num_levels=num_levels, num_points=num_points),
@@ -152,9 +152,13 @@ class DeformableDecoder(Decoder):
             (DINO, Zhang et al. 2022, section 3.6).
         final_norm: a layer norm for every layer's output, as DINO and pre-norm have it.
         eval_layers: how many layers an evaluation uses; null: all.
+
+    Raises:
+        ValueError: look_forward_twice without refinement.
     """
 
     corrects = True
+    reads_positions = False
     num_levels: int
 
     def __init__(
@@ -174,6 +178,8 @@ class DeformableDecoder(Decoder):
         final_norm: bool = False,
         eval_layers: int | None = None,
     ) -> None:
+        if look_forward_twice and not refine:
+            raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
         layers = [
             DeformableDecoderLayer(
                 DeformableAttention(d_model=d_model, num_heads=num_heads, num_levels=num_levels, num_points=num_points),

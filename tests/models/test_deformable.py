@@ -158,6 +158,11 @@ def test_refinement_adds_corrections_up(twice: bool) -> None:
         assert reached == [index == layer or (twice and index == layer - 1) for index in range(3)]
 
 
+def test_looking_forward_needs_refinement() -> None:
+    with pytest.raises(ValueError, match="look_forward_twice goes by what a layer refines"):
+        decoder(AnchorQueries, look_forward_twice=True, refine=False)
+
+
 def test_the_state_before_the_final_norm_refines() -> None:
     """As in DINO: the box is that of the state behind it."""
     head, reference = Corrections(), torch.randn(2, 5, 4)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detr.models.dab import DabDecoder
+from detr.models.hybrid_encoder import HybridEncoder
 from detr.models.layers import FeedForward
 from detr.models.transformer import AnchorDecoder, TransformerDecoder, TransformerEncoder
 from detr.structures import Features, Memory, QuerySet
@@ -138,3 +140,35 @@ def test_later_layers_see_the_refined_anchor() -> None:
     assert (hidden[1] - moved[1]).abs().max() > 1e-2
     moved[1].sum().backward()
     assert all(correction.grad is None for correction in corrections)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@torch.no_grad()
+def test_dab_reads_boxes_off_normalised_states(pre_norm: bool) -> None:
+    """In pre-norm, too, where what layers hand on is not."""
+    torch.manual_seed(0)
+    decoder = DabDecoder(num_layers=2, d_model=16, num_heads=2, dim_feedforward=16, dropout=0.0, pre_norm=pre_norm)
+    read: list[Tensor] = []
+
+    def box_head(hidden: Tensor) -> Tensor:
+        read.append(hidden)
+        return hidden[..., :4]
+
+    queries = QuerySet(content=3 + torch.randn(1, 4, 16), reference=torch.randn(1, 4, 4))
+    memory = Memory(torch.randn(1, 6, 16), torch.randn(1, 6, 16), torch.zeros(1, 6, dtype=torch.bool), [(2, 3)])
+    decoder(queries, memory, box_head)  # type: ignore[arg-type]
+    assert len(read) == 4
+    torch.testing.assert_close(torch.stack(read).mean(-1), torch.zeros(4, 1, 4), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(12, 20), (6, 10), (3, 5)], [(9, 13), (4, 6), (2, 3)], [(12, 20), (6, 10), (6, 10)]]
+)
+@torch.no_grad()
+def test_levels_of_any_size_are_fused(sizes: list[tuple[int, int]]) -> None:
+    """Halved, as ResNets do; rounded down, as ConvNeXts do; or not halved, as with DC5."""
+    encoder = HybridEncoder(num_levels=3, d_model=32, num_heads=2, dim_feedforward=16, normalization="group")
+    maps, positions = ([torch.randn(1, 32, *size) for size in sizes] for _ in range(2))
+    memory = encoder(Features(maps, [torch.zeros(1, *size, dtype=torch.bool) for size in sizes], positions))
+    assert memory.shapes == sizes
+    assert memory.tokens.shape == (1, sum(h * w for h, w in sizes), 32)
