@@ -25,6 +25,7 @@ class Decoder(nn.Module):
     Attributes:
         corrects: boxes are corrections of a reference, refined or not.
         num_levels: of the memory that it takes; None: any.
+        reads_positions: those of the memory.
 
     Raises:
         ValueError: no such number of layers.
@@ -32,6 +33,7 @@ class Decoder(nn.Module):
 
     corrects = False
     num_levels: int | None = None
+    reads_positions = True
 
     def __init__(self, *, layers: Iterable[nn.Module], norm: nn.Module, eval_layers: int | None) -> None:
         super().__init__()

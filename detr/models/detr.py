@@ -79,6 +79,8 @@ class DETR(nn.Module):
             levels={"encoder": encoder.num_levels, "decoder": decoder.num_levels},
             neck_levels=self.neck.num_levels,
         )
+        if not (encoder.reads_positions or decoder.reads_positions):
+            self.neck.freeze_positions()
         decoder.fit(self.queries, d_model)
         decoder.start_boxes(self.box_head)
 

@@ -18,7 +18,8 @@ class Neck(nn.Module):
 
     Args:
         channels: of the backbone's levels, fine to coarse.
-        num_levels: that the transformer reads: the backbone's coarsest; null: all. A mask head reads the others, too.
+        num_levels: that the transformer reads: the backbone's coarsest; null: all, for transformers that take any
+            number. A mask head reads the others, too.
         extra_levels: how many of `num_levels` are coarser than the backbone's: a 3×3 convolution with stride 2 makes
             the first from the backbone's coarsest, and each further one from the one before (Deformable DETR, A.2).
         d_model: width of the transformer.
@@ -61,6 +62,12 @@ class Neck(nn.Module):
         )
         self.position_embedding = position_embedding
         self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model)) if level_embedding else None
+
+    def freeze_positions(self) -> None:
+        """For a transformer that reads none: what learns without a gradient stops a training in several processes."""
+        self.position_embedding.requires_grad_(False)
+        if self.level_embedding is not None:
+            self.level_embedding.requires_grad_(False)
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Features:
         """Levels [B, C, h, w] and padding [B, H, W] → features of width D."""

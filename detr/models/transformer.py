@@ -101,9 +101,11 @@ class Encoder(nn.Module):
 
     Attributes:
         num_levels: of the features that it takes; None: as many as there are.
+        reads_positions: one without layers does not.
     """
 
     num_levels: int | None = None
+    reads_positions: bool
 
     def forward(self, features: Features) -> Memory:
         raise NotImplementedError
@@ -135,6 +137,7 @@ class TransformerEncoder(Encoder):
             EncoderLayer(d_model, num_heads, dim_feedforward, dropout, activation, pre_norm) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
+        self.reads_positions = num_layers > 0
         xavier_uniform(self)
 
     def forward(self, features: Features) -> Memory:
