@@ -243,7 +243,7 @@ class TwoStageQueries(Queries):
 
     def repeats(self, scores: Tensor, boxes: Tensor, distinct: float) -> Tensor:
         """[B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
-        count = min(CANDIDATES * self.count, scores.shape[1])
+        count = min(CANDIDATES * self.num_queries, scores.shape[1])
         surest = scores.topk(count, dim=1)
         corners = cxcywh_to_xyxy(boxes.gather(1, surest.indices[..., None].expand(-1, -1, 4))).flatten(0, 1)
         image = torch.arange(len(scores), device=scores.device).repeat_interleave(count)
