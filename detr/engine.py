@@ -26,7 +26,7 @@ from detr.logging import Logger
 from detr.losses.criterion import SetCriterion
 from detr.matcher import NonFiniteError
 from detr.meter import Meter
-from detr.optim import Moment, Schedule
+from detr.optim import Moment, Schedule, train_mode
 from detr.options import Options, Progress
 from detr.rows import LOSS
 from detr.run_folder import RunFolder
@@ -145,7 +145,7 @@ class Trainer:
 
     def train_epoch(self) -> dict[str, float]:
         """The rest of the current epoch, or as much of it as the limits allow. Returns means over its steps."""
-        self.model.train()
+        train_mode(self.model)
         self.loader.set_epoch(self.progress.epoch, self.progress.batches)
         if not self.progress.batches:
             self.meter = Meter(since=self.progress.seconds)

@@ -46,6 +46,14 @@ def adamw(
     return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)  # the same sums in one pass
 
 
+def train_mode(model: nn.Module) -> None:
+    """`model.train()`, but a batch norm that is frozen keeps its statistics, too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+
+
 def parameter_groups(
     model: nn.Module, lr: float, lr_by_pattern: Mapping[str, float]
 ) -> list[tuple[float, list[nn.Parameter]]]:

@@ -24,7 +24,7 @@ from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
 from detr.models.queries import LearnedQueries
 from detr.models.transformer import TransformerDecoder, TransformerEncoder
-from detr.optim import Constant, Cosine, Moment, MultiStep, Schedule, Step, adamw, parameter_groups
+from detr.optim import Constant, Cosine, Moment, MultiStep, Schedule, Step, adamw, parameter_groups, train_mode
 from detr.structures import Normalizer
 
 
@@ -67,6 +67,18 @@ def test_a_rate_of_zero_freezes() -> None:
     assert frozen == {"backbone"}
     assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-3]
     assert optimizer.param_groups[1]["params"] == [model.class_head.weight]
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
+    """And learning ones do not: frozen parts say the same after a training."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    adamw(model=model, lr=1e-3, lr_by_pattern={r"^[01]\.": 0.0})
+    train_mode(model)
+    assert model.training
+    model(torch.randn(2, 3, 5, 5))
+    frozen, learning = model[1], model[3]
+    assert frozen.running_mean.abs().max() == 0
+    assert learning.running_mean.abs().max() > 0
 
 
 def test_the_first_pattern_that_is_found_counts() -> None:
