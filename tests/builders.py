@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detr.models.backbone import ResNet
+from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.denoising import Denoising
 from detr.models.detr import DETR
@@ -28,7 +29,7 @@ CLASSES = 3
 def tiny_detr(
     *,
     queries: Literal["learned", "anchors", "two_stage"] = "learned",
-    transformer: Literal["standard", "deformable", "hybrid"] = "standard",
+    transformer: Literal["standard", "dab", "deformable", "hybrid"] = "standard",
     classification: Classification = "softmax",
     num_queries: int = 7,
     dropout: float = 0.0,
@@ -43,7 +44,7 @@ def tiny_detr(
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels.
 
-    `transformer`, for three levels: deformable encoder and decoder, or RT-DETR's encoder with batch norm.
+    `transformer`: DAB-DETR's or Deformable DETR's encoder and decoder; for three levels RT-DETR's encoder.
     """
     torch.manual_seed(seed)
     several = queries == "two_stage"
@@ -56,6 +57,7 @@ def tiny_detr(
     needed = 3 if several else 1
     encoder, decoder = {
         "standard": (TopDownEncoder if several else TransformerEncoder, AnchorDecoder),
+        "dab": (DabEncoder, DabDecoder),
         "deformable": (
             functools.partial(DeformableEncoder, num_levels=needed),
             functools.partial(DeformableDecoder, num_levels=needed),

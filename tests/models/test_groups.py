@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import pytest
@@ -27,9 +28,15 @@ ONE_TO_MANY = {"hybrid": HybridMatching(num_queries=11, copies=3), "group": Grou
 QUERIES = 7
 
 
-def detector(denoising: str | None = None, one_to_many: str | None = None, queries: Any = "anchors") -> DETR:
+def detector(
+    denoising: str | None = None,
+    one_to_many: str | None = None,
+    queries: Any = "anchors",
+    transformer: Any = "standard",
+) -> DETR:
     return tiny_detr(
         queries=queries,
+        transformer=transformer,
         classification="sigmoid",
         num_queries=QUERIES,
         denoising=None if denoising is None else DENOISING[denoising],
@@ -37,13 +44,16 @@ def detector(denoising: str | None = None, one_to_many: str | None = None, queri
     ).train()
 
 
+@pytest.mark.parametrize("transformer", ["standard", "dab", "deformable"])
 @pytest.mark.parametrize("queries", ["anchors", "two_stage"])
 @pytest.mark.parametrize("one_to_many", [None, "hybrid"])
 @pytest.mark.parametrize("denoising", ["dn", "contrastive"])
 @torch.no_grad()
-def test_the_ground_truth_does_not_leak(denoising: str, one_to_many: str | None, queries: str) -> None:
+def test_the_ground_truth_does_not_leak(
+    denoising: str, one_to_many: str | None, queries: str, transformer: str
+) -> None:
     """Other objects, or none: what the matching queries say stays what it is; what the noisy ones say does not."""
-    model = detector(denoising, one_to_many, queries)
+    model = detector(denoising, one_to_many, queries, transformer)
     batch = random_images([(64, 96), (96, 64)])
     first = model(*batch, random_targets([3, 2], seed=1))
     for other in (random_targets([3, 2], seed=2), random_targets([1, 5], seed=3), random_targets([0, 0])):
@@ -55,12 +65,19 @@ def test_the_ground_truth_does_not_leak(denoising: str, one_to_many: str | None,
             assert (noisy[0] - noisy[1]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("queries", ["learned", "anchors", "two_stage"])
+@pytest.mark.parametrize(
+    ("queries", "transformer"),
+    [
+        ("learned", "standard"),
+        ("learned", "deformable"),
+        *itertools.product(("anchors", "two_stage"), ("standard", "dab", "deformable")),
+    ],
+)
 @pytest.mark.parametrize("one_to_many", ["hybrid", "group"])
 @torch.no_grad()
-def test_further_queries_change_nothing_in_evaluations(one_to_many: str, queries: Any) -> None:
+def test_further_queries_change_nothing_in_evaluations(one_to_many: str, queries: str, transformer: str) -> None:
     """The queries that count say the same while training, where the others are there, and in evaluations."""
-    model = detector(None, one_to_many, queries)
+    model = detector(None, one_to_many, queries, transformer)
     batch = random_images([(64, 96), (96, 64)])
     training = model(*batch)
     evaluation = model.eval()(*batch)
