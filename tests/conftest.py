@@ -2,6 +2,12 @@
 
 import os
 
+from hypothesis import settings
+
 # Several test processes on few cores get in each other's way: with a thread per core in each, convolutions in
 # float64 were eight times slower. Set before torch is imported, and inherited by commands that tests run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -232,7 +232,7 @@ VALUES = {
 }
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.data())
 def test_overriding_what_is_stored_is_composing_with_the_overrides(stored: dict[str, Any], data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True, max_size=4))

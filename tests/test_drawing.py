@@ -115,7 +115,7 @@ def test_any_mode_can_be_drawn_on(mode: str) -> None:
     assert drawn.getpixel((200, 300)) == class_color(0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     corners=st.lists(
         st.tuples(*[st.floats(-1e4, 1e4)] * 4),

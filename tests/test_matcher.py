@@ -74,7 +74,7 @@ def reference_pairs(
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(0, QUERIES + 3), min_size=1, max_size=3),
     classification=st.sampled_from(["softmax", "sigmoid"]),

@@ -55,7 +55,7 @@ def test_missing_area_is_that_of_the_box(tmp_path, coco):
 
 
 @given(st.lists(st.tuples(*[st.floats(-50, 90, width=32)] * 4), max_size=8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_clipped_boxes_lie_in_the_image(tmp_path_factory, boxes):
     """And are the boxes' intersections with the image, as an independent formula has them."""
     annotations = [

@@ -192,7 +192,7 @@ def test_default_recipe_covers_every_scale(choices):
 
 
 @given(sides, sides, st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_crops_of_any_image_lie_within_it(width, height, seed):
     """Also where the image is smaller than the smallest crop."""
     image, target = example(width, height, [[0, 0, width, height]])
@@ -204,7 +204,7 @@ def test_crops_of_any_image_lie_within_it(width, height, seed):
 
 
 @given(sides, sides)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_flipping_twice_changes_nothing(width, height):
     image, target = example(width, height, random_boxes(width, height))
     flip = v2.RandomHorizontalFlip(1.0)
@@ -224,7 +224,7 @@ PIPELINES = {
 
 @pytest.mark.parametrize("name", PIPELINES)
 @given(st.integers(0, 2**32), st.integers(60, 240), st.integers(60, 240), st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_boxes_stay_on_their_objects(name, seed, width, height, data):
     """A magenta rectangle on dark green is found again where its box says, to a pixel and a half."""
     left, top = data.draw(st.integers(0, width - 30)), data.draw(st.integers(0, height - 30))
@@ -247,7 +247,7 @@ def test_boxes_stay_on_their_objects(name, seed, width, height, data):
 
 
 @given(sides, sides, st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_light_keeps_the_size_of_evaluation(width, height, seed):
     """So that images of one size make batches without padding."""
     image, target = example(width, height, random_boxes(width, height))
@@ -310,7 +310,7 @@ def test_objects_are_dropped_with_every_entry_of_theirs():
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_masks_follow(seed):
     """A mask that fills its box fills it after augmentation, too."""
     image, target = example(120, 90, [[20, 10, 80, 70]])

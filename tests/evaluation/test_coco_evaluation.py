@@ -115,7 +115,7 @@ def assert_equal(one: Evaluation, other: Evaluation) -> None:
     np.testing.assert_allclose(one.recall, other.recall, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     images=st.integers(1, 8),

@@ -91,7 +91,7 @@ def test_half_precision_outputs_give_float_boxes() -> None:
         assert detected.boxes.dtype == detected.scores.dtype == torch.float32
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
     queries=st.integers(0, 9),

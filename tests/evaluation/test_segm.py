@@ -125,7 +125,7 @@ def pycocotools_on_files(truth: dict[str, Any], results: Path, kind: str = "segm
     return evaluation
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_backend_gives_the_numbers_of_pycocotools_on_the_files(seed: int) -> None:
     truth, found = random_case(seed)
