@@ -36,11 +36,23 @@ def training_data(plain: dict[str, Any], overfit_batches: int | None) -> tuple[C
     transforms = {when: build(plain["augmentation"][when], f"augmentation.{when}") for when in ("train", "eval")}
     if overfit_batches is None:
         train_set = data.split("train", transform=transforms["train"], seed=plain["seed"])
-        return train_set, data.split("val", transform=transforms["eval"])
+        val_set = data.split("val", transform=transforms["eval"])
+        warn_shared(train_set, val_set)
+        return train_set, val_set
     images = overfit_batches * plain["dataloader"]["batch_size"] * distributed.world_size()
     train_set = data.split("train", transform=transforms["eval"])
     subset = train_set.subset(range(min(images, len(train_set))))
     return subset, subset
+
+
+def warn_shared(train_set: CocoDetection, val_set: CocoDetection) -> None:
+    """Images that are in both splits make the validation look better than it is."""
+    shared = len(set(train_set.files) & set(val_set.files))
+    if shared:
+        log.warning(
+            "%d of %d validation images are trained on, too: the metrics say little about new images",
+            *(shared, len(val_set)),
+        )
 
 
 def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) -> DETR:
@@ -128,11 +140,11 @@ def check_monitor(monitor: str, names: list[str]) -> None:
 
 
 def warn_from_scratch(model: DETR, images: int) -> None:
-    """The paper's queries need many images to learn where to look; queries with anchors are told, and need few."""
+    """Queries without anchors need many images to learn where to look; those with anchors are told, and need few."""
     if images < ENOUGH_FROM_SCRATCH and not model.queries.has_reference:
         log.warning(
-            "training the paper's queries from scratch on %d images, which rarely succeeds on fewer than about %d: "
-            "start from published weights (experiment=finetune_custom, or init_from=detr_r50), or train the detector "
-            "that is made for few images (experiment=small_data)",
+            "training queries without anchors from scratch on %d images, which rarely succeeds on fewer than about %d: "
+            "start from published weights (experiment=finetune_custom), or train the detector that is made for few "
+            "images (experiment=small_data with its own transformer and queries)",
             *(images, ENOUGH_FROM_SCRATCH),
         )

@@ -50,15 +50,16 @@ class AttentionMap(nn.Module):
 class MaskHead(nn.Module):
     """A mask for each query: its attention map, refined by convolutions while climbing to the finest level.
 
-    Starts on one level of the encoder and adds every backbone level that is finer than it; with the paper's four
-    levels (layer4 for the transformer, layer3 to layer1 to climb) it is `MaskHeadSmallConv`, and masks have stride 4.
+    Starts on one of the levels that the transformer reads and adds every backbone level that is finer than it; with the
+    paper's four levels (layer4 for the transformer, layer3 to layer1 to climb) it is `MaskHeadSmallConv`; masks then
+    have stride 4.
 
     Args:
         channels: of the backbone's levels, fine to coarse.
         num_levels: how many of them, the coarsest, the transformer reads.
         d_model: width of the transformer.
         num_heads: of the attention map.
-        level: of the encoder whose tokens the attention map covers; -1 is the coarsest, as in the paper.
+        level: whose tokens the attention map covers, one of the `num_levels`; -1 is the coarsest, as in the paper.
         box: tell the convolutions where the query's box is, too (CondInst, Tian et al. 2020, section 3.1, tells them
             coordinates relative to the instance). The paper's head has to learn from attention alone, which takes
             many epochs; with the box, masks are learned as fast as boxes.
@@ -79,7 +80,7 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         if not -num_levels <= level < num_levels:
-            raise ValueError(f"level: {level} is no index into the {num_levels} levels of the encoder")
+            raise ValueError(f"level: {level} is no index into the {num_levels} backbone levels of the transformer")
         self.level = range(num_levels)[level]
         self.box = box
         finer = channels[: len(channels) - num_levels + self.level][::-1]
