@@ -370,8 +370,8 @@ def test_batches_of_an_evaluation(
 @pytest.mark.parametrize(
     ("queries", "images", "warned"), [("learned", 200, True), ("learned", 20_000, False), ("two_stage", 200, False)]
 )
-def test_training_the_papers_queries_on_few_images_is_warned_of(
+def test_training_queries_without_anchors_on_few_images_is_warned_of(
     queries, images: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     warn_from_scratch(tiny_detr(queries=queries), images)
-    assert ("init_from=detr_r50" in caplog.text) == warned
+    assert ("experiment=small_data" in caplog.text) == warned

@@ -11,6 +11,7 @@ from coco_example import HEIGHT, WIDTH, keep
 from PIL import Image
 from torchvision.ops import box_convert
 
+from detr.assembly import warn_shared
 from detr.data.coco import CocoSplits, check_capacity
 from detr.data.transforms import detr_train, light_train
 from detr.errors import UserError
@@ -82,6 +83,18 @@ def test_classes_of_a_checkpoint_spare_the_training_annotations(coco, write, tmp
     assert again.split("val", transform=keep, classes=classes)[0].labels.tolist() == [2, 0]
     with pytest.raises(UserError, match=r"train\.json: no such annotation file"):
         again.split("val", transform=keep)
+
+
+def test_validation_images_that_are_trained_on_are_warned_of(coco, write, caplog):
+    val = copy.deepcopy(coco)
+    val["images"].append(val["images"][0] | {"id": 99, "file_name": "new.jpg"})
+    splits = write(coco, val)
+    train_set, val_set = (splits.split(name, transform=keep) for name in ("train", "val"))
+    warn_shared(train_set, val_set.subset([len(val_set) - 1]))
+    assert not caplog.messages
+    warn_shared(train_set, val_set)
+    (message,) = caplog.messages
+    assert message.startswith(f"{len(train_set)} of {len(val_set)} validation images are trained on, too")
 
 
 def test_validation_uses_the_classes_of_training(coco, write):
