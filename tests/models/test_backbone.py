@@ -342,8 +342,6 @@ def test_resnet_refuses(options: dict[str, Any], message: str) -> None:
         ({"name": "qqq"}, "timm has no such model$"),
         ({"levels": [7]}, "resnet18 has 5 levels, 0 to 4"),
         ({"name": "vit_tiny_patch16_224"}, "does not take images of every size"),
-        ({"name": "maxvit_pico_rw_256"}, "does not take images of every size"),
-        ({"name": "swinv2_cr_tiny_224"}, "does not take images of every size"),
         ({"name": "swin_tiny_patch4_window7_224"}, "does not take images of every size"),
         ({"weights": "package"}, "tf_efficientnet_lite0 only"),
     ],

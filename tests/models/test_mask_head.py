@@ -121,7 +121,7 @@ def test_levels_to_start_from(level: int, stride: int) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="level: 1 is no index into the 1 levels"):
+    with pytest.raises(ValueError, match="level: 1 is no index into the 1 backbone levels"):
         head(level=1)
     with pytest.raises(ValueError, match="d_model=64 is not a multiple of num_heads=7"):
         head(num_heads=7)
