@@ -224,7 +224,8 @@ def check_capacity(dataset: CocoDetection, num_queries: int) -> None:
     if counts[fullest] > num_queries:
         raise UserError(
             f"{dataset.files[fullest]} has {counts[fullest]} objects, but the model has {num_queries} queries; "
-            f"set queries.num_queries to at least {counts[fullest]}, and evaluator.detections_per_image likewise"
+            f"set queries.num_queries to at least {counts[fullest]}, "
+            "and for a detector with sigmoids evaluator.detections_per_image, too"
         )
 
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.decoder import Decoder
-from detr.models.deformable import corrected
+from detr.models.decoder import Decoder, corrected
 from detr.models.layers import MLP, Activation, FeedForward, xavier_uniform
 from detr.models.position_embedding import sine_embedding
 from detr.models.transformer import ResidualLayer

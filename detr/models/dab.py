@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from detr.models.conditional import ConditionalDecoder, place_embedding
-from detr.models.decoder import needs_anchors
-from detr.models.layers import MLP, Activation, head_of_layer, xavier_uniform
+from detr.models.decoder import Refinement, needs_anchors
+from detr.models.layers import MLP, Activation, xavier_uniform
 from detr.models.position_embedding import sine_embedding
 from detr.models.transformer import TransformerEncoder
 from detr.structures import Memory, QuerySet, at_least_fp32
@@ -75,18 +75,15 @@ class DabDecoder(ConditionalDecoder):
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         assert queries.reference is not None  # `check` has seen to it
         content, hidden, boxes = queries.content, [], []
-        anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
+        refinement = Refinement(queries.reference, box_head, refine=True, look_forward_twice=True)
         for index, layer in enumerate(self.active_layers):
-            box = anchor.sigmoid()
+            box = refinement.reference.sigmoid()
             position = self.position_head(sine_embedding(box[..., [1, 0, 2, 3]], content.shape[-1] // 2).flatten(-2))
             place = self.place(content, box, first=index == 0)
             content = layer(content, position, place, memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            head = head_of_layer(box_head, index)
-            boxes.append(previous + at_least_fp32(head(hidden[-1])))
-            state = hidden[-1] if layer.pre_norm else content  # as the authors: refined by the state before its norm
-            previous = anchor + at_least_fp32(head(state))
-            anchor = previous.detach()
+            # As the authors: refined by the state before the final norm, which with pre-norm is the only one.
+            boxes.append(refinement.box(index, hidden[-1], hidden[-1] if layer.pre_norm else content))
         return torch.stack(hidden), torch.stack(boxes)
 
     def place(self, content: Tensor, box: Tensor, *, first: bool) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from detr.models.layers import zero_last_layer
-from detr.structures import Memory, QuerySet
+from detr.models.layers import head_of_layer, zero_last_layer
+from detr.structures import Memory, QuerySet, at_least_fp32
 
 if TYPE_CHECKING:
     from detr.models.queries import Queries
@@ -73,6 +74,53 @@ class Decoder(nn.Module):
             Hidden states [L, B, Q, D] of every layer, and their boxes [L, B, Q, 4] before the sigmoid.
         """
         raise NotImplementedError
+
+
+class Refinement:
+    """Layers correct a reference one after the other; each one's box (Deformable DETR, appendix A.4).
+
+    Args:
+        reference: [B, Q, 2 or 4] before the sigmoid, for the first layer.
+        box_head: of all layers, or of each its own.
+        refine: each layer corrects the reference of the one before; else all correct the first.
+        look_forward_twice: the gradient of a layer's box reaches the layer before it, too (DINO, section 3.6).
+
+    Attributes:
+        reference: for the layer that comes, detached from those before it.
+    """
+
+    def __init__(self, reference: Tensor, box_head: nn.Module, *, refine: bool, look_forward_twice: bool) -> None:
+        self.reference = self.previous = reference  # `previous` may keep its gradient
+        self.box_head = box_head
+        self.refine, self.look_forward_twice = refine, look_forward_twice
+
+    def box(self, layer: int, normed: Tensor, state: Tensor) -> Tensor:
+        """The box [B, Q, 4] before the sigmoid of layer number `layer`, after which the reference is the next one's.
+
+        Args:
+            normed: [B, Q, D] what the layer says, of which the box is.
+            state: [B, Q, D] what refines the reference: the same, or the layer's output before the final norm.
+        """
+        head = head_of_layer(self.box_head, layer)
+        correction = at_least_fp32(head(normed))
+        box = corrected(self.previous, correction)
+        if self.refine:
+            if state is not normed:
+                correction = at_least_fp32(head(state))
+            refined = corrected(self.reference, correction)
+            self.reference = refined.detach()
+            self.previous = refined if self.look_forward_twice else self.reference
+        return box
+
+
+def corrected(reference: Tensor, correction: Tensor) -> Tensor:
+    """A reference [B, Q, 2 or 4] and a correction [B, Q, 4], both before the sigmoid, as a box [B, Q, 4].
+
+    Of a point only the centre is corrected; the sides are the correction's.
+    """
+    if reference.shape[-1] == 4:
+        return reference + correction
+    return torch.cat([reference + correction[..., :2], correction[..., 2:]], -1)
 
 
 def needs_anchors(queries: Queries | type[Queries]) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from detr.models.decoder import Decoder
+from detr.models.decoder import Decoder, Refinement
 from detr.models.deformable_attention import DeformableAttention
 from detr.models.layers import (
     MLP,
     Activation,
     FeedForward,
     PerLayer,
-    head_of_layer,
     token_centres,
     valid_ratios,
     xavier_uniform,
@@ -114,7 +113,7 @@ class DeformableEncoder(Encoder):
         num_points: int = 4,
     ) -> None:
         super().__init__()
-        self.num_levels, self.reads_positions = num_levels, num_layers > 0
+        self.num_levels = num_levels
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
                 DeformableAttention(d_model=d_model, num_heads=num_heads, num_levels=num_levels, num_points=num_points),
@@ -231,22 +230,17 @@ class DeformableDecoder(Decoder):
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         content, hidden, boxes = queries.content, [], []
         ratios = valid_ratios(memory)[:, None]  # [B, 1, levels, 2]
-        reference = previous = self.first_reference(queries)  # before the sigmoid
+        refinement = Refinement(
+            self.first_reference(queries), box_head, refine=self.refine, look_forward_twice=self.look_forward_twice
+        )
         for index, layer in enumerate(self.active_layers):
-            place = at_least_fp32(reference).sigmoid()
+            place = at_least_fp32(refinement.reference).sigmoid()
             references = place[:, :, None] * torch.cat([ratios] * (place.shape[-1] // 2), -1)
             position = self.position(queries, place)
             content = layer(content, position, references, memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            head = head_of_layer(box_head, index)
-            correction = at_least_fp32(head(hidden[-1]))
-            boxes.append(corrected(previous, correction))
-            if self.refine:
-                if self.normed_twice:  # as DINO's authors: references are refined by the state before the final norm
-                    correction = at_least_fp32(head(content))
-                refined = corrected(reference, correction)
-                reference = refined.detach()
-                previous = refined if self.look_forward_twice else reference
+            # As DINO's authors: references are refined by the state before the final norm.
+            boxes.append(refinement.box(index, hidden[-1], content if self.normed_twice else hidden[-1]))
         return torch.stack(hidden), torch.stack(boxes)
 
     def first_reference(self, queries: QuerySet) -> Tensor:
@@ -265,16 +259,6 @@ class DeformableDecoder(Decoder):
             assert queries.position is not None
             return queries.position
         return self.position_head(sine_embedding(place, queries.content.shape[-1] // 2).flatten(-2))
-
-
-def corrected(reference: Tensor, correction: Tensor) -> Tensor:
-    """A reference [B, Q, 2 or 4] and a correction [B, Q, 4], both before the sigmoid, as a box [B, Q, 4].
-
-    Of a point only the centre is corrected; the sides are the correction's.
-    """
-    if reference.shape[-1] == 4:
-        return reference + correction
-    return torch.cat([reference + correction[..., :2], correction[..., 2:]], -1)
 
 
 def _feed_forward(d_model: int, dim_feedforward: int, dropout: float, activation: Activation) -> FeedForward:

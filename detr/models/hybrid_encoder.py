@@ -100,6 +100,8 @@ class RepBlock(nn.Module):
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:
     """A level as large as another: not every backbone halves its levels, or rounds up when it does."""
+    if level.shape[-2:] == like.shape[-2:]:
+        return level
     return F.interpolate(level, size=like.shape[-2:], mode="nearest")
 
 

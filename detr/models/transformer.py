@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.decoder import Decoder, needs_anchors
+from detr.models.decoder import Decoder, Refinement, needs_anchors
 from detr.models.layers import (
     MLP,
     Activation,
     FeedForward,
     group_norm,
-    head_of_layer,
     xavier_uniform,
 )
 from detr.models.position_embedding import sine_embedding
@@ -101,11 +100,15 @@ class Encoder(nn.Module):
 
     Attributes:
         num_levels: of the features that it takes; None: as many as there are.
-        reads_positions: one without layers does not.
     """
 
     num_levels: int | None = None
-    reads_positions: bool
+    layers: nn.ModuleList
+
+    @property
+    def reads_positions(self) -> bool:
+        """An encoder without layers does not."""
+        return len(self.layers) > 0
 
     def forward(self, features: Features) -> Memory:
         raise NotImplementedError
@@ -137,7 +140,6 @@ class TransformerEncoder(Encoder):
             EncoderLayer(d_model, num_heads, dim_feedforward, dropout, activation, pre_norm) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
-        self.reads_positions = num_layers > 0
         xavier_uniform(self)
 
     def forward(self, features: Features) -> Memory:
@@ -290,13 +292,10 @@ class AnchorDecoder(TransformerDecoder):
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
         assert queries.reference is not None  # the detector has seen to it
         content, hidden, boxes = queries.content, [], []
-        anchor = previous = queries.reference  # before the sigmoid; `previous` keeps its gradient
+        refinement = Refinement(queries.reference, box_head, refine=True, look_forward_twice=True)
         for index, layer in enumerate(self.active_layers):
-            sines = sine_embedding(anchor.sigmoid(), content.shape[-1] // 2).flatten(-2)
+            sines = sine_embedding(refinement.reference.sigmoid(), content.shape[-1] // 2).flatten(-2)
             content = layer(content, self.position_head(sines), memory, queries.attention_mask)
             hidden.append(self.norm(content))
-            correction = at_least_fp32(head_of_layer(box_head, index)(hidden[-1]))
-            boxes.append(previous + correction)
-            previous = anchor + correction
-            anchor = previous.detach()
+            boxes.append(refinement.box(index, hidden[-1], hidden[-1]))
         return torch.stack(hidden), torch.stack(boxes)
