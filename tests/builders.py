@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detr.models.backbone import ResNet
 from detr.models.dab import DabDecoder, DabEncoder
+from detr.models.decoder import Decoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.denoising import Denoising
 from detr.models.detr import DETR
@@ -20,7 +21,13 @@ from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
 from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
-from detr.models.transformer import AnchorDecoder, TopDownEncoder, TransformerDecoder, TransformerEncoder
+from detr.models.transformer import (
+    AnchorDecoder,
+    Encoder,
+    TopDownEncoder,
+    TransformerDecoder,
+    TransformerEncoder,
+)
 from detr.structures import Classification, Predictions, Targets
 
 CLASSES = 3
@@ -55,17 +62,7 @@ def tiny_detr(
         "two_stage": functools.partial(TwoStageQueries, anchor_side=0.1, class_agnostic=class_agnostic),
     }
     needed = 3 if several else 1
-    encoder, decoder = {
-        "standard": (TopDownEncoder if several else TransformerEncoder, AnchorDecoder),
-        "dab": (DabEncoder, DabDecoder),
-        "deformable": (
-            functools.partial(DeformableEncoder, num_levels=needed),
-            functools.partial(DeformableDecoder, num_levels=needed),
-        ),
-        "hybrid": (HybridEncoder, AnchorDecoder),
-    }[transformer]
-    if transformer == "standard" and queries == "learned":
-        decoder = TransformerDecoder
+    encoder, decoder = _transformer(transformer, levels=needed, anchors=queries != "learned")
     model = DETR(
         backbone=ResNet(name="resnet18", weights=None, levels=range(-4 if masks else -needed, 0)),
         neck=functools.partial(
@@ -88,6 +85,22 @@ def tiny_detr(
         classification=classification,
     )
     return model.eval()
+
+
+def _transformer(name: str, *, levels: int, anchors: bool) -> tuple[Callable[..., Encoder], Callable[..., Decoder]]:
+    """What `tiny_detr` builds encoder and decoder with."""
+    return {
+        "standard": (
+            TopDownEncoder if levels > 1 else TransformerEncoder,
+            AnchorDecoder if anchors else TransformerDecoder,
+        ),
+        "dab": (DabEncoder, DabDecoder),
+        "deformable": (
+            functools.partial(DeformableEncoder, num_levels=levels),
+            functools.partial(DeformableDecoder, num_levels=levels),
+        ),
+        "hybrid": (HybridEncoder, AnchorDecoder),
+    }[name]
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:

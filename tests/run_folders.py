@@ -106,26 +106,28 @@ def write_run(
     (hydra / "config.yaml").write_text(yaml.safe_dump(recorded, sort_keys=False))
     (hydra / "overrides.yaml").write_text(yaml.safe_dump([f"seed={seed}", *overrides]))
     (hydra / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"cwd": "/started/here"}}}))
-    rows = [
-        {
-            "epoch": epoch,
-            "step": 10 * epoch,
-            "train/loss": 9.0 / epoch,
-            "train/seconds": 30.0 * epoch,
-            "val/AP": ap,
-            "val/AP50": ap,
-            "val/APl": -1.0,
-            "val/loss": 8.0 / epoch,
-            **{f"val/{name}": value for name, value in (metrics or {}).items()},
-        }
-        for epoch, ap in enumerate(aps, start=1)
-    ]
+    rows = [_row(epoch, ap, metrics or {}) for epoch, ap in enumerate(aps, start=1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if facts is not None:
         (folder / "run.json").write_text(json.dumps(facts))
     if right is not None:
         (folder / "predictions.json").write_text(json.dumps(predictions(Path(data), right)))
     return folder
+
+
+def _row(epoch: int, ap: float, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of an epoch, in metrics.jsonl."""
+    return {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "train/loss": 9.0 / epoch,
+        "train/seconds": 30.0 * epoch,
+        "val/AP": ap,
+        "val/AP50": ap,
+        "val/APl": -1.0,
+        "val/loss": 8.0 / epoch,
+        **{f"val/{name}": value for name, value in metrics.items()},
+    }
 
 
 def make_run(folder: Path, aps: Sequence[float], **options: Any) -> Run:

@@ -73,7 +73,7 @@ def test_evaluation_is_that_of_one_process(trained: tuple[Path, str], tmp_path: 
     arguments += ["evaluator.masks=true"]
     alone = run(*arguments, f"hydra.run.dir={tmp_path}/alone")
     assert alone.returncode == 0, alone.stderr
-    together = torchrun(*arguments, f"hydra.run.dir={tmp_path}/together")
+    together = torchrun(*arguments, f"hydra.run.dir={tmp_path}/together", processes=3)
     assert together.returncode == 0, together.stderr
     names = ["metrics.json", "predictions.json", "panoptic.json"]
     names += [f"panoptic/{path.name}" for path in (tmp_path / "alone" / "panoptic").iterdir()]
