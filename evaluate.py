@@ -7,7 +7,7 @@ python evaluate.py checkpoint=detr-r50-e632da11.pth experiment=detr_r50_coco dat
 
 from omegaconf import DictConfig
 
-from detr.config import entry_point
+from detr.entry import entry_point
 
 
 @entry_point("evaluate", deferred=True)

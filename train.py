@@ -11,7 +11,7 @@ python train.py --cfg job                                          # show the co
 
 from omegaconf import DictConfig
 
-from detr.config import entry_point
+from detr.entry import entry_point
 
 
 @entry_point("train")

@@ -5,8 +5,8 @@ import pkgutil
 import sys
 
 from detr import commands
-from detr.config import user_errors
 from detr.config.suggest import did_you_mean
+from detr.entry import user_errors
 from detr.errors import UserError
 
 

@@ -15,15 +15,15 @@ from detr.config.check import locate
 from detr.config.suggest import did_you_mean
 from detr.data.coco import CocoDetection
 from detr.data.loader import eval_loader
-from detr.engine import autocast
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.decoder import Decoder
 from detr.models.detr import DETR, check_parts
 from detr.models.queries import Queries
-from detr.options import Options
 from detr.structures import Classes
+from detr.training.options import Options
+from detr.training.trainer import autocast
 
 log = logging.getLogger(__name__)
 

@@ -21,24 +21,25 @@ from detr.assembly import (
     training_data,
     warn_from_scratch,
 )
-from detr.config import build, check, override, resolved, run_directory, run_facts, unresolved
-from detr.console import Console
+from detr.config import build, check, override, resolved, unresolved
 from detr.data.coco import CocoDetection, CocoSplits, check_capacity
 from detr.data.loader import train_loader
-from detr.engine import Trainer
+from detr.entry import run_directory, run_facts
 from detr.environment import git_sha, hardware, seed_everything, seed_torch
 from detr.errors import Interrupted, UserError
-from detr.interruption import requeueing
-from detr.logging import NullLogger
 from detr.models.detr import DETR
-from detr.options import Options
-from detr.recording import record_evaluation, recorded
-from detr.report import count_parameters, log_start, show_results, write_report
-from detr.resuming import check_unchanged, describe_data, find_checkpoint
-from detr.run_folder import RunFolder
 from detr.structures import Classes
-from detr.transfer import start_from
-from detr.weights import Weights, load, load_strictly
+from detr.tracking.console import Console
+from detr.tracking.logger import NullLogger
+from detr.tracking.recording import record_evaluation, recorded
+from detr.tracking.report import count_parameters, log_start, show_results, write_report
+from detr.tracking.run_folder import RunFolder
+from detr.training.interruption import requeueing
+from detr.training.options import Options
+from detr.training.resuming import check_unchanged, describe_data, find_checkpoint
+from detr.training.trainer import Trainer
+from detr.weights.sources import Weights, load, load_strictly
+from detr.weights.transfer import start_from
 
 log = logging.getLogger(__name__)
 

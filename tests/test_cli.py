@@ -99,7 +99,7 @@ def script(tmp_path: Path) -> Path:
     path = tmp_path / "script.py"
     path.write_text(
         "import logging, time\n"
-        "from detr.config import entry_point, run_directory, run_facts\n"
+        "from detr.entry import entry_point, run_directory, run_facts\n"
         "from detr.errors import UserError\n"
         "@entry_point('small')\n"
         "def main(config):\n"
@@ -181,7 +181,7 @@ def test_facts_of_the_run(script: Path) -> None:
 def test_overrides_that_belong_to_the_checkpoint_are_kept_back(tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(
-        "from detr.config import entry_point\n"
+        "from detr.entry import entry_point\n"
         "@entry_point('evaluate', deferred=True)\n"
         "def main(config, overrides):\n"
         "    print('GOT', config.checkpoint, config.split, overrides)\n"

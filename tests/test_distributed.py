@@ -16,7 +16,7 @@ from command import ROOT, TINY, run
 from torchrun import own_errors, torchrun
 from wandb_file import read_run
 
-from detr.data.shapes import generate
+from detr.data.shapes.dataset import generate
 
 # Thirteen images to validate on and five to test on, in batches of four: neither two processes nor batches divide them.
 ODD = [each for each in TINY if not each.startswith(("+dataset.counts", "dataloader.batch_size"))] + [
@@ -125,7 +125,7 @@ def test_a_mistake_is_told_once(shapes: list[str], tmp_path: Path) -> None:
 
 FAILING = """
 from detr import distributed
-from detr.config import entry_point
+from detr.entry import entry_point
 
 @entry_point("train")
 def main(config):

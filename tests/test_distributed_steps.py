@@ -18,7 +18,7 @@ from trainers import trainer
 from training_steps import CASES, COUNTS, TWO_STAGE, images_of, my_share, steps
 
 from detr.data.loader import collate
-from detr.matcher import HungarianMatcher
+from detr.losses.matcher import HungarianMatcher
 from detr.models.denoising import ContrastiveDenoising
 
 GLOBAL = [name for name, case in CASES.items() if case.get("normalization", "global") == "global"]

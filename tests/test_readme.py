@@ -8,8 +8,8 @@ from command import ROOT, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.commands import compare
-from detr.config.space import corners, space_of
 from detr.sweeping.search import as_overrides
+from detr.sweeping.space import corners, space_of
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))

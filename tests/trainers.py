@@ -11,19 +11,19 @@ from builders import CLASSES, random_boxes
 
 from detr import distributed
 from detr.data.loader import EpochSampler, TrainLoader, eval_loader
-from detr.engine import Trainer, autocast
 from detr.evaluation.coco import CocoEvaluator
 from detr.evaluation.validation import Validation
-from detr.logging import NullLogger
 from detr.losses.criterion import SetCriterion
 from detr.losses.masks import Dice, MaskFocal
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
-from detr.matcher import HungarianMatcher
 from detr.models.detr import DETR
-from detr.optim import Constant, Schedule, adamw
-from detr.options import Options
-from detr.run_folder import RunFolder
 from detr.structures import Classes, Sample
+from detr.tracking.logger import NullLogger
+from detr.tracking.run_folder import RunFolder
+from detr.training.optim import Constant, Schedule, adamw
+from detr.training.options import Options
+from detr.training.trainer import Trainer, autocast
 
 NOTHING = {"images": [], "annotations": [], "categories": []}
 

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from detr.config import user_errors
 from detr.config.suggest import did_you_mean
+from detr.entry import user_errors
 from detr.errors import UserError
 
 OPTIONS = ("--metric", "--epoch", "--html", "--json", "--help")

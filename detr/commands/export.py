@@ -6,11 +6,11 @@ detr export checkpoint=PATH format=official output=FILE
 
 from omegaconf import DictConfig
 
-from detr.config import entry_point
+from detr.entry import entry_point
 
 
 @entry_point("export")
 def main(config: DictConfig) -> None:
-    from detr.export import export  # torch takes seconds, which a typo need not wait for
+    from detr.weights.export import export  # torch takes seconds, which a typo need not wait for
 
     export(config.checkpoint, config.format, config.output)

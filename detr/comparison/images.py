@@ -16,7 +16,7 @@ from detr.comparison.resampling import THRESHOLDS, Matched, average_precision, d
 from detr.comparison.statistics import Interval, percentiles
 from detr.data.annotations import Annotations
 from detr.errors import UserError
-from detr.rows import metric
+from detr.tracking.rows import metric
 
 RESAMPLES = 1000
 AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.jsonl, which has been rounded nowhere

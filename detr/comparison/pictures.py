@@ -18,7 +18,7 @@ from detr.comparison.reading import Run
 from detr.comparison.settings import Setting
 from detr.data.annotations import Annotations
 from detr.data.images import read_image
-from detr.drawing import DRAWN_SCORE, Boxes, Corners, draw_boxes
+from detr.drawing.boxes import DRAWN_SCORE, Boxes, Corners, draw_boxes
 from detr.errors import UserError
 
 MAX_IMAGES = 8

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from detr.config.recorded import CONFIG, Recorded, recorded
 from detr.errors import UserError
-from detr.rows import Row, best_row
+from detr.tracking.rows import Row, best_row
 
 METRICS = "metrics.jsonl"
 

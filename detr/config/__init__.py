@@ -8,18 +8,13 @@ from detr.config.build import build
 from detr.config.check import check
 from detr.config.compose import compose
 from detr.config.containers import resolved, unresolved
-from detr.config.entry import entry_point, run_directory, run_facts, user_errors
 from detr.config.override import override
 
 __all__ = [
     "build",
     "check",
     "compose",
-    "entry_point",
     "override",
     "resolved",
-    "run_directory",
-    "run_facts",
     "unresolved",
-    "user_errors",
 ]

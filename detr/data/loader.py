@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detr.data.coco import CocoDetection
 from detr.errors import UserError
-from detr.interruption import shield
 from detr.structures import Batch, Sample, Targets
+from detr.training.interruption import shield
 
 logger = logging.getLogger(__name__)
 

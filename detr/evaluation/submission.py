@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.data.segment_ids import save_segment_ids
+from detr.data.panoptic.segment_ids import save_segment_ids
 from detr.errors import UserError
 from detr.files import write_json
 

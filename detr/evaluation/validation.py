@@ -14,7 +14,7 @@ from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.images import read_image
 from detr.data.loader import EvalLoader
-from detr.drawing import KEPT_SCORE, Boxes, Example, Segments
+from detr.drawing.boxes import KEPT_SCORE, Boxes, Example, Segments
 from detr.evaluation.coco import CocoEvaluator, Converted, Evaluation
 from detr.evaluation.panoptic import PanopticEvaluator
 from detr.evaluation.postprocess import postprocess

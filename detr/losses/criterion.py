@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from detr.losses.masks import MaskTerm, matched_masks
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import Term
-from detr.matcher import HungarianMatcher
 from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets
 
 

@@ -16,9 +16,9 @@ import rich.table
 import yaml
 
 from detr.files import write_atomically
-from detr.rows import best_row, metric
-from detr.run_folder import RunFolder
 from detr.sweeping.plan import Job, Plan
+from detr.tracking.rows import best_row, metric
+from detr.tracking.run_folder import RunFolder
 
 Value = float | int | str | None
 

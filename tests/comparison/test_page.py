@@ -20,7 +20,7 @@ from detr.comparison.curves import lines
 from detr.comparison.page import page
 from detr.comparison.pictures import count_found, pictures
 from detr.comparison.reading import find_runs
-from detr.drawing import Boxes
+from detr.drawing.boxes import Boxes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

@@ -9,7 +9,7 @@ from run_folders import make_run, write_run
 
 from detr.comparison.reading import find_runs, read_run
 from detr.errors import UserError
-from detr.rows import metric
+from detr.tracking.rows import metric
 
 
 def test_best_is_the_first_of_the_best_epochs(tmp_path: Path) -> None:
@@ -35,13 +35,13 @@ def test_a_loss_is_best_when_low(tmp_path: Path) -> None:
         ({"max_epochs": 9, "max_minutes": 1.5}, "", "finished"),
         ({"max_epochs": 9, "patience": 2}, "", "finished"),
         ({"max_epochs": 9, "patience": 3}, "", "unfinished"),
-        ({"max_epochs": 9}, "2026-01-02 10:00:00,000 ERROR detr.config.entry: no memory\n", "failed"),
-        ({}, "2026-01-02 10:00:00,000 ERROR detr.config.entry: then resumed\n", "finished"),
+        ({"max_epochs": 9}, "2026-01-02 10:00:00,000 ERROR detr.entry: no memory\n", "failed"),
+        ({}, "2026-01-02 10:00:00,000 ERROR detr.entry: then resumed\n", "finished"),
     ],
 )
 def test_what_became_of_a_run(trainer: dict[str, object], log: str, state: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", [0.3, 0.1, 0.2], trainer=trainer)
-    (folder / "train.log").write_text("2026-01-02 10:00:00,000 INFO detr.engine: epoch 1\n" + log)
+    (folder / "train.log").write_text("2026-01-02 10:00:00,000 INFO detr.training.trainer: epoch 1\n" + log)
     assert read_run(folder).state == state
 
 
@@ -65,7 +65,7 @@ def test_folders_without_metrics_are_named_and_skipped(tmp_path: Path) -> None:
     write_run(tmp_path / "good", [0.1])
     none = write_run(tmp_path / "none", [0.1])
     (none / "metrics.jsonl").unlink()
-    (none / "train.log").write_text("2026-01-02 10:00:00,000 ERROR detr.config.entry: out of patience\n")
+    (none / "train.log").write_text("2026-01-02 10:00:00,000 ERROR detr.entry: out of patience\n")
     (write_run(tmp_path / "empty", [0.1]) / "metrics.jsonl").write_text("")
     (write_run(tmp_path / "broken", [0.1]) / "metrics.jsonl").write_text("nonsense}\n{}\n")
     (write_run(tmp_path / "unevaluated", [0.1]) / "metrics.jsonl").write_text('{"epoch": 1, "step": 5}\n')

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from detr.data.annotations import Annotations, read_annotations
 from detr.data.segmentations import CocoSegmentations, decode, encode, read_segmentations
-from detr.data.shapes import run_lengths
+from detr.data.shapes.dataset import run_lengths
 from detr.errors import UserError
 
 HEIGHT, WIDTH = 37, 53

@@ -11,10 +11,10 @@ from coco_example import keep
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from detr.data import shapes
-from detr.data.raster import FULL, rasterize
-from detr.data.scenes import CLASSES, MIN_VISIBLE, SIDE, Scene, compose, render
-from detr.data.shapes import Shapes, annotate, run_lengths
+from detr.data.shapes import dataset as shapes
+from detr.data.shapes.dataset import Shapes, annotate, run_lengths
+from detr.data.shapes.raster import FULL, rasterize
+from detr.data.shapes.scenes import CLASSES, MIN_VISIBLE, SIDE, Scene, compose, render
 from detr.errors import UserError
 
 COUNTS = {"train": 24, "val": 8, "test": 8}

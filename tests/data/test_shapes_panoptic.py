@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from coco_example import keep
 
-from detr.data import shapes_panoptic
-from detr.data.scenes import CLASSES, SIDE, STUFF, compose
-from detr.data.segment_ids import read_segment_ids
-from detr.data.shapes import generate
-from detr.data.shapes_panoptic import CATEGORIES, ShapesPanoptic, annotate_panoptic
+from detr.data.panoptic.segment_ids import read_segment_ids
+from detr.data.shapes import panoptic as shapes_panoptic
+from detr.data.shapes.dataset import generate
+from detr.data.shapes.panoptic import CATEGORIES, ShapesPanoptic, annotate_panoptic
+from detr.data.shapes.scenes import CLASSES, SIDE, STUFF, compose
 
 COUNTS = {"train": 12, "val": 4, "test": 4}
 

@@ -14,7 +14,7 @@ from hotcoco.panoptic import pq_compute
 from PIL import Image
 from torchmetrics.detection import PanopticQuality as TorchmetricsQuality
 
-from detr.data.segment_ids import from_rgb, save_segment_ids
+from detr.data.panoptic.segment_ids import from_rgb, save_segment_ids
 from detr.evaluation.panoptic_quality import PanopticQuality
 from detr.structures import Classes, PanopticSegments
 

@@ -16,8 +16,8 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from detr.losses.criterion import SetCriterion
 from detr.losses.masks import Dice, MaskFocal
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
-from detr.matcher import HungarianMatcher
 from detr.structures import Classification, Group, Matches, Normalizer, Predictions, Targets
 
 

@@ -11,7 +11,7 @@ from builders import random_predictions, random_targets
 from torch import Tensor
 
 from detr.losses.masks import Dice, MaskFocal, MatchedMasks, matched_masks
-from detr.matcher import HungarianMatcher
+from detr.losses.matcher import HungarianMatcher
 from detr.structures import Normalizer, Predictions, Targets
 
 COUNTS, SIZE = [2, 0, 1], (12, 20)

@@ -9,8 +9,8 @@ import torch
 from builders import CLASSES, random_predictions, random_targets
 from torch import Tensor
 
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term, Varifocal
-from detr.matcher import HungarianMatcher
 from detr.structures import Matches, Normalizer, Predictions, Targets
 
 COUNTS = [3, 0, 2]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from detr.boxes import cxcywh_to_xyxy
 from detr.losses.criterion import SetCriterion
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, Focal, GIoU
-from detr.matcher import HungarianMatcher
 from detr.models.denoising import ContrastiveDenoising, Denoising
 from detr.models.detr import DETR
 from detr.models.groups import GroupMatching, HybridMatching, append

@@ -16,8 +16,8 @@ from builders import random_images, random_targets
 from torch import Tensor, nn
 
 from detr.losses.criterion import SetCriterion
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, GIoU
-from detr.matcher import HungarianMatcher
 from detr.models.backbone import ResNet
 from detr.models.detr import DETR
 from detr.models.neck import Neck

@@ -11,8 +11,8 @@ from hugging_face_family import Pyramid
 from torch import Tensor, nn
 
 from detr.losses.criterion import SetCriterion
+from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, Focal, GIoU, Varifocal
-from detr.matcher import HungarianMatcher
 from detr.models.conditional import ConditionalDecoder
 from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder

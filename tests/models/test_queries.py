@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detr.matcher import HungarianMatcher
+from detr.losses.matcher import HungarianMatcher
 from detr.models.groups import HybridMatching
 from detr.models.queries import TwoStageQueries
 from detr.structures import Memory, Predictions, Targets

@@ -1,0 +1,1 @@
+"""The embedded data set: pictures of shapes, generated once."""

@@ -1,0 +1,152 @@
+"""The embedded data set: generated once, written as an ordinary COCO-format folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from detr.data.coco import CocoSplits, SplitFiles
+from detr.data.shapes.scenes import CLASSES, SIDE, Scene, compose, render
+from detr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the pictures; a new one makes folders of the old invalid
+COUNTS = {"train": 2000, "val": 200, "test": 200}
+JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}  # half of a PNG's size and decoding time, no visible loss
+RECIPE = "shapes.json"  # what a folder was made from; present only in finished folders
+
+
+class Shapes(CocoSplits):
+    """Images of 128 × 128 pixels with up to six shapes of five classes, generated under `root` if absent.
+
+    The folder appears all at once (written beside and renamed), so that it is never half there, and
+    processes that start together do not disturb each other.
+
+    Args:
+        counts: images of each split, by default 2,000, 200 and 200. Smaller ones are prefixes of larger ones.
+        root, categories, train, val, test, masks: as for `CocoSplits`.
+
+    Raises:
+        UserError: `root` holds something else, other counts, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        categories: Literal["contiguous", "identity"],
+        train: SplitFiles,
+        val: SplitFiles,
+        test: SplitFiles | None = None,
+        masks: bool = False,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(root=root, categories=categories, train=train, val=val, test=test, masks=masks)
+        generate(Path(root), COUNTS if counts is None else counts)
+
+
+def generate(root: Path, counts: Mapping[str, int]) -> None:
+    """Write the data set to `root` unless it is there: images/SPLIT/*.jpg, annotations/SPLIT.json, shapes.json."""
+    recipe = {"version": VERSION, "counts": dict(counts)}
+    if _is_finished(root, recipe):
+        return
+    logger.info("generating %d images of shapes in %s, once", sum(counts.values()), root)
+    # Absolute: a bare name has its temporary folder beside it, too.
+    temporary = root.absolute().parent / f".{root.absolute().name}.{uuid.uuid4().hex}"
+    try:
+        for number, (split, count) in enumerate(counts.items()):
+            _write_split(temporary, split, number, count)
+        (temporary / RECIPE).write_text(json.dumps(recipe) + "\n")
+        _publish(temporary, root, recipe)
+    except OSError as error:
+        raise UserError(
+            f"{root}: the shapes data set cannot be written ({error.strerror or error}); "
+            "set dataset.root or paths.data_root to a folder with space and write permission"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_finished(root: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether the folder was made from the same recipe; UserError if it is something else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / RECIPE).read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"{root}: not empty, but no finished shapes data set ({RECIPE} is missing or broken); "
+            "remove the folder, or set dataset.root to another"
+        ) from None
+    if found != recipe:
+        raise UserError(
+            f"{root}: made from {json.dumps(found)}, but {json.dumps(recipe)} is asked for; "
+            "remove the folder, or set dataset.root to another"
+        )
+    return True
+
+
+def _publish(temporary: Path, root: Path, recipe: Mapping[str, Any]) -> None:
+    try:
+        os.rename(temporary, root)  # onto nothing or an empty folder, else it fails
+    except OSError:
+        if not _is_finished(root, recipe):  # else another process was faster
+            raise
+
+
+def _write_split(folder: Path, split: str, number: int, count: int) -> None:
+    images = folder / "images" / split
+    images.mkdir(parents=True)
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        scene = compose(number, index)
+        name = f"{index:06d}.jpg"
+        Image.fromarray(render(scene, number, index)).save(images / name, **JPEG)
+        entries.append({"id": index + 1, "file_name": name, "width": SIDE, "height": SIDE})
+        annotations += annotate(scene, image_id=index + 1, first_id=len(annotations) + 1)
+    categories = [{"id": class_index + 1, "name": name} for class_index, name in enumerate(CLASSES)]
+    content = {"info": {}, "images": entries, "annotations": annotations, "categories": categories}
+    path = folder / "annotations" / f"{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def annotate(scene: Scene, *, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    """COCO annotations of a scene: box, area and run lengths of what is visible of each object."""
+    result = []
+    for number, class_index in enumerate(scene.classes):
+        mask = scene.mask(number)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        top, left = int(rows[0]), int(columns[0])
+        result.append(
+            {
+                "id": first_id + number,
+                "image_id": image_id,
+                "category_id": class_index + 1,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "area": int(mask.sum()),
+                "segmentation": {"size": [SIDE, SIDE], "counts": run_lengths(mask)},
+                "iscrowd": 0,
+            }
+        )
+    return result
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed RLE: lengths of runs in column order, beginning with (maybe zero) pixels outside."""
+    pixels = mask.ravel(order="F")
+    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    lengths = np.diff([0, *ends.tolist(), pixels.size]).tolist()
+    return [0, *lengths] if pixels[0] else lengths

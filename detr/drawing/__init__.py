@@ -1,0 +1,1 @@
+"""Boxes, masks and segments on pictures."""

@@ -1,0 +1,256 @@
+"""Hydra's sweepers: all jobs are checked before the first one starts, a failed one stops no other, a table ends it all.
+
+A sweep that is started again in the folder of an earlier one (`hydra.sweep.dir=FOLDER`) leaves out the jobs that are
+finished and resumes the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from detr import distributed
+from detr.errors import UserError
+from detr.sweeping.jobs import JobComposer
+from detr.sweeping.plan import Job, Plan, write_state
+from detr.sweeping.search import Direction, Search, Space, as_overrides
+from detr.sweeping.space import combinations, corners, space_of
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "hydra_plugins.detr"  # Hydra takes plugins from hydra_plugins only
+
+
+def register() -> None:
+    """Make the sweepers known to Hydra: the grid in the place of its own, Optuna's as conf/hydra/sweeper has it."""
+    plugins = Plugins.instance()
+    for sweeper in (GridSweeper, OptunaSweeper):
+        plugins.register(sweeper)
+        plugins.class_name_to_class[f"{NAMESPACE}.{sweeper.__name__}"] = sweeper
+    grid = {"_target_": f"{NAMESPACE}.{GridSweeper.__name__}", "params": None, "max_batch_size": None}
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=grid, provider="detr")
+
+
+class _Sweeper(Sweeper):
+    """What both kinds have in common."""
+
+    retries = True  # whether failed jobs are run again when the sweep is
+
+    def __init__(self, *, params: dict[str, Any] | None) -> None:
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        fill_in_workers(config)
+        self.folder = Path(config.hydra.sweep.dir)
+        self.jobs = JobComposer(hydra_context.config_loader, config)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.one_by_one = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        self.workers: int | None = config.hydra.launcher.get("n_jobs")
+
+    def sweep(self, arguments: list[str]) -> None:
+        parser = OverridesParser.create(config_loader=self.jobs.loader)
+        given = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        # What comes later wins: the command line over the file.
+        overrides = list({each.key_or_group: each for each in given}.values())
+        swept = [each.key_or_group for each in overrides if each.is_sweep_override()]
+        self.plan = Plan.read(self.folder) or Plan(self.folder, f"{self.jobs.config_name} {self.folder.name}")
+        self.plan.keys = list(dict.fromkeys([*self.plan.keys, *swept]))
+        self.prepare(overrides)
+        try:
+            self.run()
+        finally:
+            failed = self.report()
+        if failed:
+            raise UserError(failed)
+
+    @abstractmethod
+    def prepare(self, overrides: list[Override]) -> None:
+        """Find out everything that is wrong with the sweep, before its first job."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Run all jobs that are left to do."""
+
+    def job(self, overrides: Sequence[str]) -> Job:
+        """The job with these overrides, of this sweep or of an earlier one in its folder; else a new one."""
+        own = self.jobs.own(overrides)
+        found = self.plan.find(own)
+        number = self.plan.next_number if found is None else found.number
+        folder = self.jobs.folder(number, own)
+        if found is None:
+            found = Job(number, folder, tuple(own))
+            self.plan.jobs.append(found)
+        return found
+
+    def launch(self, jobs: Sequence[Job]) -> None:
+        """Run jobs that are not finished; a launcher that runs one at a time gets one at a time."""
+        todo = [job for job in dict.fromkeys(jobs) if self.plan.state(job).status != "finished"]
+        self.plan.write()
+        if self.one_by_one:
+            logging.getLogger(type(self.launcher).__module__).setLevel(logging.WARNING)  # it would say it all again
+            for job in todo:
+                self.launch_together([job])
+        elif todo:
+            self.launch_together(todo)
+
+    def launch_together(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            settings = " ".join(f"{key}={value}" for key, value in self.plan.differing(job).items())
+            log.info("job %d  %s  in %s", job.number, settings, self.folder / job.folder)
+        overrides = [[*job.overrides, *self.jobs.additions(job.folder)] for job in jobs]
+        reason = None
+        try:
+            self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
+        except Exception as error:  # a launcher's own: a process that was killed, a node that went away
+            log.exception("the launcher failed")
+            reason = " ".join(str(error).split()) or type(error).__name__
+        for job in jobs:
+            if self.plan.state(job).status in ("waiting", "running"):
+                write_state(self.folder / job.folder, "failed", f"ended without a word: {(reason or 'killed?')[:200]}")
+
+    def report(self) -> str | None:
+        """Show and write the table; what to say in the end, if jobs failed."""
+        if not self.plan.jobs:
+            return None
+        from detr.sweeping import table  # needs torch, which a mistake need not wait for
+
+        rows = table.rows(self.plan)
+        table.write(self.plan, rows)
+        table.show(self.plan, rows)
+        failed = [f"#{row.job.number}" for row in rows if row.status == "failed"]
+        if not failed:
+            return None
+        advice = f"; the same command with hydra.sweep.dir={self.folder} tries them again" if self.retries else ""
+        return f"{len(failed)} of {len(rows)} jobs failed ({', '.join(failed)}): see {self.folder / 'sweep.md'}{advice}"
+
+
+class GridSweeper(_Sweeper):
+    """Every combination of the values."""
+
+    def __init__(self, *, params: dict[str, Any] | None = None, max_batch_size: int | None = None) -> None:
+        super().__init__(params=params)
+        self.max_batch_size = max_batch_size
+
+    def prepare(self, overrides: list[Override]) -> None:
+        self.all = [self.job(each) for each in combinations(overrides)]
+        states = Counter(self.plan.state(job).status for job in self.all)
+        if states["waiting"] < len(self.all):
+            begun = states["running"] + states["failed"]
+            log.info(
+                "%d of %d jobs are finished already, %d were begun, %d are new",
+                *(states["finished"], len(self.all), begun, states["waiting"]),
+            )
+
+    def run(self) -> None:
+        size = self.max_batch_size or len(self.all)
+        for start in range(0, len(self.all), size):
+            self.launch(self.all[start : start + size])
+
+
+class OptunaSweeper(_Sweeper):
+    """Trials that learn from those before them. Optuna keeps its study in the sweep's folder."""
+
+    retries = False  # Optuna has noted the failure, and draws elsewhere
+
+    def __init__(
+        self,
+        *,
+        params: dict[str, Any] | None = None,
+        n_trials: int = 20,
+        n_jobs: int | None = None,
+        metric: str = "AP",
+        direction: Direction = "maximize",
+        seed: int = 42,
+        startup_trials: int = 8,
+    ) -> None:
+        super().__init__(params=params)
+        self.n_trials, self.n_jobs = n_trials, n_jobs
+        self.metric, self.direction = metric, direction
+        self.seed, self.startup_trials = seed, startup_trials
+
+    def prepare(self, overrides: list[Override]) -> None:
+        if distributed.world_size() > 1:
+            raise UserError(
+                "hydra/sweeper=optuna does not run under torchrun, where one trial that fails ends them all; start the "
+                "search without it and let a launcher run several trials at a time: hydra/launcher=joblib, or "
+                "hydra/launcher=submitit_slurm hydra.sweeper.n_jobs=4"
+            )
+        space: Space = {each.get_key_element(): space_of(each) for each in overrides if each.is_sweep_override()}
+        if not space:
+            raise UserError(
+                "hydra/sweeper=optuna has nothing to search; give spaces: 'optimizer.lr=interval(1e-4,1e-2)'"
+            )
+        self.fixed = [each.input_line or "" for each in overrides if not each.is_sweep_override()]
+        for values in corners(space):
+            self.jobs.folder(self.plan.next_number, [*self.fixed, *as_overrides(values)])
+        self.at_once = self.n_jobs or self.workers or 1
+        self.search = Search(
+            self.folder,
+            space=space,
+            direction=self.direction,
+            seed=self.seed,
+            startup_trials=self.startup_trials,
+            at_once=self.at_once,
+        )
+
+    def run(self) -> None:
+        trials = self.search.open_trials()
+        if len(self.search):
+            done = len(self.search) - len(trials)
+            log.info("%d of %d trials are done already, %d were begun", done, self.n_trials, len(trials))
+        while trials or len(self.search) < self.n_trials:
+            room = min(self.at_once - len(trials), self.n_trials - len(self.search))
+            trials += [self.search.ask() for _ in range(room)]
+            jobs = [self.job([*self.fixed, *as_overrides(trial.values)]) for trial in trials]
+            self.launch(jobs)
+            for trial, job in zip(trials, jobs, strict=True):
+                self.search.tell(trial, self.value(job))
+            trials = []
+        best = self.search.best()
+        if best is not None:
+            log.info("best %s %.4f: %s", self.metric, best[1], " ".join(as_overrides(best[0].values)))
+
+    def value(self, job: Job) -> float | None:
+        """The metric of a job's best epoch; None where the job failed.
+
+        Raises:
+            UserError: the validation has no such metric.
+        """
+        from detr.tracking.rows import best_row
+        from detr.tracking.run_folder import RunFolder
+
+        if self.plan.state(job).status != "finished":
+            return None
+        rows = RunFolder(self.folder / job.folder).rows()
+        best = best_row(rows, self.metric, lower=self.direction == "minimize")
+        if best is None:
+            known = [key.removeprefix("val/") for key in (rows[-1] if rows else {}) if key.startswith("val/")]
+            names = ", ".join(key for key in known if "/" not in key) or "none"
+            raise UserError(f"hydra.sweeper.metric: the validation has no {self.metric}; it has {names}")
+        return best[f"val/{self.metric}"]
+
+
+def fill_in_workers(config: DictConfig) -> None:
+    """How many jobs joblib runs at a time, where nobody says: one for each GPU, two on a CPU.
+
+    joblib's own default, -1, is one for each core, and a training keeps several cores busy.
+    """
+    from detr.sweeping.devices import visible_gpus
+
+    if config.hydra.launcher.get("n_jobs") == -1:
+        config.hydra.launcher.n_jobs = len(visible_gpus()) or 2

@@ -1,0 +1,1 @@
+"""What a run leaves behind and says: its folder, its rows, Weights & Biases, the terminal."""

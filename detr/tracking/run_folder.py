@@ -1,0 +1,116 @@
+"""The folder of one run: what lies where, and how rows and files get there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from detr.errors import UserError
+from detr.evaluation.coco import Evaluation
+from detr.evaluation.submission import Submission
+from detr.files import append_json_line, write_atomically, write_json, write_json_list, write_with
+from detr.weights.checkpoint import load_checkpoint, newest_first, save_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """`run.json`, `metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`,
+    `predictions/`.
+
+    A panoptic evaluation adds `panoptic.json` and `panoptic/`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
+
+    def claim(self) -> None:
+        """For a new run.
+
+        Raises:
+            UserError: a run has reported here already, which would be mixed with this one.
+        """
+        if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
+            raise UserError(
+                f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
+            )
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json: the code's revision, the hardware and the like, for whoever compares runs."""
+        write_json(self.path / "run.json", facts, indent=2)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary an epoch."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add an epoch's row; a value that is not finite becomes null, since JSON has no NaN."""
+        append_json_line(self.metrics, {key: value if math.isfinite(value) else None for key, value in row.items()})
+
+    def keep_rows(self, steps: int) -> None:
+        """Drop the rows after `steps` optimizer steps: the run is resumed there."""
+        if self.metrics.exists():
+            kept = [row for row in self.rows() if row["step"] <= steps]
+            write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def adopt(self, other: RunFolder, best: Mapping[str, float] | None) -> None:
+        """Take over rows and best results of the run that is resumed in this new folder.
+
+        Args:
+            best: metrics of the best epoch up to where the run is resumed. Results of a later epoch stay behind.
+        """
+        names = ["metrics.jsonl"]
+        if other.best.exists() and load_checkpoint(other.best)["trainer"]["progress"]["best"] == best:
+            names += ["checkpoints/best.pt", "predictions.json", "panoptic.json", "panoptic"]
+        for name in names:
+            source, target = other.path / name, self.path / name
+            if source.is_dir() and not target.exists():
+                shutil.copytree(source, target)
+            elif source.exists() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)  # the time, too: it is no newer checkpoint than those of this run
+
+    def save(self, name: str, checkpoint: dict[str, Any]) -> Path:
+        """Write checkpoints/NAME.pt."""
+        path = self.checkpoints / f"{name}.pt"
+        save_checkpoint(path, checkpoint)
+        return path
+
+    def save_step(self, step: int, checkpoint: dict[str, Any], *, keep: int) -> None:
+        """Write checkpoints/step_N.pt, and remove all but the newest `keep` of its kind."""
+        path = self.save(f"step_{step:08d}", checkpoint)
+        log.info("checkpoint of step %d: %s", step, path)
+        for old in newest_first(self.checkpoints, "step_*.pt")[keep:]:
+            old.unlink(missing_ok=True)
+
+    def save_best(
+        self,
+        predictions: Iterable[Mapping[str, Any]],
+        pictures: Iterable[Image.Image],
+        submission: Submission | None = None,
+    ) -> None:
+        """Write predictions.json (COCO results format), predictions/*.jpg and the panoptic submission."""
+        write_json_list(self.path / "predictions.json", predictions)
+        for index, picture in enumerate(pictures):
+            path = self.path / "predictions" / f"{index:03d}.jpg"
+            write_with(path, functools.partial(picture.save, format="JPEG", quality=92))
+        if submission is not None:
+            submission.save(self.path)
+
+    def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
+        """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""
+        evaluation.save_precision_recall(self.path / "evaluations" / f"epoch_{epoch:04d}.npz")

@@ -1,0 +1,1 @@
+"""The training loop, and what a run needs to stop, go on and end."""

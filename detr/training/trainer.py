@@ -1,0 +1,377 @@
+"""The training loop, readable from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detr import distributed
+from detr.data.loader import TrainLoader
+from detr.drawing.segments import comparison
+from detr.errors import Interrupted, UserError
+from detr.evaluation.validation import Report, Validation
+from detr.losses.criterion import SetCriterion
+from detr.losses.matcher import NonFiniteError
+from detr.structures import Batch, Losses, Normalizer
+from detr.tracking.console import Bar, Console
+from detr.tracking.logger import Logger
+from detr.tracking.rows import LOSS
+from detr.tracking.run_folder import RunFolder
+from detr.training.average import averaged
+from detr.training.interruption import Requests
+from detr.training.meter import Meter
+from detr.training.optim import Moment, Schedule, train_mode
+from detr.training.options import Options, Progress
+from detr.training.state import capture, own_state, restore
+from detr.weights.checkpoint import NON_FINITE
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """Trains a model, evaluates it each epoch, keeps the best.
+
+    With several processes each has a trainer, and all do the same steps on different images. What is decided by a
+    clock, a signal or a metric is decided by the first, which alone writes to the folder.
+
+    Args:
+        options: limits, precision, clipping and the like.
+        model: on its device.
+        criterion: the losses.
+        optimizer: over the model's trainable parameters, with the full learning rates.
+        schedule: what the learning rates are multiplied with.
+        loader: of the training split.
+        validation: of the validation split.
+        logger: started.
+        folder: of the run.
+        facts: what else belongs into every checkpoint: config, classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        model: nn.Module,
+        criterion: SetCriterion,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        loader: TrainLoader,
+        validation: Validation,
+        logger: Logger,
+        folder: RunFolder,
+        facts: dict[str, Any],
+    ) -> None:
+        self.options = options
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loader = loader
+        self.validation = validation
+        self.logger = logger
+        self.folder = folder
+        self.facts = facts
+        self.progress = Progress()
+        self.meter = Meter()
+        self.requests = Requests()
+        self.started: float | None = None  # on the monotonic clock, as if the training had never paused
+        self.saved = 0.0  # seconds of training at the last checkpoint
+        self.console = Console(quiet=not distributed.is_main())
+        self.device = next(model.parameters()).device
+        self.parallel = distributed.parallel(model)
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        self.ema = averaged(model, options.ema_decay) if options.ema_decay else None
+
+    def fit(self) -> Progress:
+        """Train until a limit is reached.
+
+        Raises:
+            Interrupted: a signal asked for the end; a checkpoint is written.
+        """
+        with self.requests:
+            try:
+                while not self.done:
+                    means = self.train_epoch()
+                    report = self.evaluate() if self.evaluation_due else None
+                    self.end_epoch(means, report)
+            except Interrupted:
+                self.save_step()
+                raise
+        return self.progress
+
+    @property
+    def finished(self) -> bool:
+        """Whether any limit is reached, or `monitor` was no better for too long."""
+        return self.moment().progress >= 1 or self.progress.poor >= (self.options.patience or float("inf"))
+
+    @property
+    def done(self) -> bool:
+        """Finished, evaluated and written down."""
+        return self.finished and self.progress.reported == self.progress.step
+
+    @property
+    def evaluation_due(self) -> bool:
+        return self.finished or (self.progress.epoch + 1) % self.options.evaluate_every == 0
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is due within the epoch."""
+        steps, minutes = self.options.checkpoint_every_steps, self.options.checkpoint_every_minutes
+        return (steps is not None and self.progress.step % steps == 0) or (
+            minutes is not None and self.progress.seconds - self.saved >= 60 * minutes
+        )
+
+    def moment(self) -> Moment:
+        """Where the run is, for the schedule."""
+        limits = [
+            (self.progress.epoch + self.progress.batches / self.loader.batches_per_epoch, self.options.max_epochs),
+            (self.progress.step, self.options.max_steps),
+            (self.progress.seconds / 60, self.options.max_minutes),
+        ]
+        part = max(done / limit for done, limit in limits if limit is not None)
+        return Moment(self.progress.epoch, self.progress.step, min(1.0, part))
+
+    def train_epoch(self) -> dict[str, float]:
+        """The rest of the current epoch, or as much of it as the limits allow. Returns means over its steps."""
+        train_mode(self.model)
+        self.loader.set_epoch(self.progress.epoch, self.progress.batches)
+        if not self.progress.batches:
+            self.meter = Meter(since=self.progress.seconds)
+        self.started = time.monotonic() - self.progress.seconds
+        with self.console.epoch(self.progress.epoch + 1, len(self.loader), self.moment) as bar:
+            for micro_batches in () if self.finished else grouped(self.loader, self.options.accumulate):
+                losses = self.train_step(micro_batches)
+                self.progress.step += 1
+                self.progress.batches += len(micro_batches)
+                self.meter.add(losses, images=len(micro_batches) * self.loader.images_per_batch)
+                if self.progress.step % self.options.log_every == 0:
+                    self.log_step(bar)
+                bar.advance(len(micro_batches))
+                if self.checkpoint_due:
+                    self.save_step()
+                if self.moment().progress >= 1:
+                    break
+        self.progress.seconds = distributed.from_main(self.seconds())
+        self.started = None
+        means = self.finite(distributed.mean(self.meter.means()))
+        return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}
+
+    def train_step(self, micro_batches: list[Batch]) -> Losses:
+        """One optimizer step. Objects are counted over all micro-batches first. Returns the summed losses.
+
+        Raises:
+            Interrupted: a signal asked for the end, and nothing of the step was done.
+        """
+        normalizer = self.agree(micro_batches)
+        factor = self.schedule.factor(self.moment())
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        losses = [
+            self.forward_backward(batch.to(self.device, non_blocking=True), normalizer, last=batch is micro_batches[-1])
+            for batch in micro_batches
+        ]
+        if self.options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return functools.reduce(add, losses)
+
+    def agree(self, micro_batches: list[Batch]) -> Normalizer:
+        """All that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
+        counts = [sum(len(batch.targets) for batch in micro_batches), sum(len(batch) for batch in micro_batches)]
+        clock = self.seconds() if distributed.is_main() else 0.0
+        objects, images, self.progress.seconds, *signals = distributed.total([*counts, clock, *self.requests.received])
+        self.requests.check(signals)
+        processes = distributed.world_size()
+        # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
+        least = 1 if self.criterion.normalization == "process" else 1 / processes
+        return Normalizer(
+            objects=max(least, objects / processes), images=images / processes, micro_batches=len(micro_batches)
+        )
+
+    def seconds(self) -> float:
+        """Of training, up to now."""
+        return self.progress.seconds if self.started is None else time.monotonic() - self.started
+
+    def forward_backward(self, batch: Batch, normalizer: Normalizer, *, last: bool = True) -> Losses:
+        """Losses of one micro-batch, their gradients added to the parameters'.
+
+        Args:
+            last: of its step: gradients are averaged over processes now.
+
+        Raises:
+            UserError: a cost or a class logit is not finite; what is needed to reproduce it has been saved.
+        """
+        random_state = torch.get_rng_state()
+        model = self.model if self.parallel is None else self.parallel
+        with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
+            try:
+                with self.autocast():
+                    predictions = model(batch.images, batch.padding, batch.targets)
+                losses = self.criterion(predictions, batch.targets, normalizer)
+            except NonFiniteError as error:
+                raise self.report(error, batch, normalizer, random_state) from error
+            self.scaler.scale(losses.total).backward()
+        return replace(losses, total=losses.total.detach(), terms={k: v.detach() for k, v in losses.terms.items()})
+
+    def log_step(self, bar: Bar) -> None:
+        """Losses of the last step, as means over the processes."""
+        latest = self.finite(distributed.mean(self.meter.latest())) | {"lr": self.optimizer.param_groups[0]["lr"]}
+        self.logger.log_step({f"train/{name}": value for name, value in latest.items()}, self.progress.step)
+        bar.show(latest)
+
+    def finite(self, means: dict[str, float]) -> dict[str, float]:
+        """The same means. A loss of masks is looked at here: asking in each step would have to wait for the device.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        if not math.isfinite(means["loss"]):
+            wrong = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+            raise UserError(
+                f"the loss is not finite ({wrong}) in step {self.progress.step} or a few before; go on from the last "
+                "checkpoint with resume=auto and a lower optimizer.lr, or trainer.precision=fp32"
+            )
+        return means
+
+    def report(self, error: NonFiniteError, batch: Batch, normalizer: Normalizer, random_state: Tensor) -> UserError:
+        """Save the step that went wrong, and say so."""
+        step = {"batch": asdict(batch), "normalizer": asdict(normalizer), "random_state": random_state}
+        path = self.folder.save(NON_FINITE, capture(self, [own_state(self)]) | {"step": step})
+        images = batch.files if error.images is None else [batch.files[index] for index in error.images]
+        return UserError(
+            f"{error} in step {self.progress.step + 1}, images {', '.join(images)}; batch, weights and random state "
+            f"are in {path}; try a lower optimizer.lr, or trainer.precision=fp32"
+        )
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context of the forward pass."""
+        return autocast(self.device, self.options.precision)
+
+    def evaluate(self) -> Report | None:
+        """The model, or its moving average, on the validation split; the first process gets the report.
+
+        Raises:
+            Interrupted: a signal asked for the end; the evaluation will be repeated.
+        """
+        model = self.model if self.ema is None else self.ema.module
+        distributed.share_statistics(model)
+        with self.console.evaluation(len(self.validation.loader.dataset)) as bar:
+
+            def advance(images: int) -> None:
+                bar.advance(images)
+                self.requests.check(distributed.total(self.requests.received))
+
+            return self.validation(model, advance)
+
+    def end_epoch(self, means: dict[str, float], report: Report | None) -> None:
+        """Write the row, the checkpoints and, of the best epoch, the predictions."""
+        epoch = self.progress.epoch + 1  # one that a limit cut short counts
+        better = distributed.is_main() and self.write_row(epoch, means, report)
+        progress = self.progress = distributed.from_main(self.progress)
+        if progress.batches == self.loader.batches_per_epoch:
+            progress.epoch, progress.batches = epoch, 0
+        progress.reported = progress.step
+        self.save(epoch, better)
+
+    def write_row(self, epoch: int, means: dict[str, float], report: Report | None) -> bool:
+        """Everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
+        progress = self.progress
+        row = {f"train/{name}": value for name, value in means.items()}
+        row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
+        better = False
+        if report is not None and report.evaluation is not None:
+            row |= {f"val/{name}": value for name, value in report.metrics.items()}
+            self.folder.save_evaluation(epoch, report.evaluation)
+            self.logger.log_images(report.examples, epoch)
+            better = self.is_better(row)
+            progress.poor = 0 if better else progress.poor + 1
+            if better:
+                progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
+                progress.best["epoch"] = epoch
+                self.folder.save_best(report.results, map(comparison, report.examples), report.submission)
+                self.logger.log_best(progress.best)
+        self.logger.log_epoch(row, epoch, progress.step)
+        self.folder.append({"epoch": epoch, "step": progress.step, **row})
+        log.info(self.console.summary(epoch, row, better))
+        return better
+
+    def is_better(self, row: dict[str, float]) -> bool:
+        """Whether an evaluation is the best so far, by the metric that is monitored."""
+        key = f"val/{self.options.monitor}"
+        best = self.progress.best
+        if best is None or key not in best:  # or the run that was resumed monitored something else
+            return True
+        return row[key] < best[key] if self.options.monitor == LOSS else row[key] > best[key]
+
+    def save(self, epoch: int, better: bool) -> None:
+        """last.pt, best.pt, and those that are kept. last.pt comes last: a resumed run starts from a whole epoch."""
+        checkpoint = self.checkpoint()
+        if not distributed.is_main():
+            return
+        if better:
+            self.folder.save("best", checkpoint)
+        if self.schedule.drops_after(epoch) or epoch % (self.options.keep_every or epoch + 1) == 0:
+            self.folder.save(f"epoch_{epoch:04d}", checkpoint)
+        self.folder.save("last", checkpoint)
+
+    def save_step(self) -> None:
+        """A checkpoint within an epoch, of which the last few are kept."""
+        checkpoint = self.checkpoint()
+        if distributed.is_main():
+            self.folder.save_step(self.progress.step, checkpoint, keep=self.options.keep_last)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything needed to go on as if nothing had happened, and to rebuild the detector; for the first process."""
+        self.saved = self.progress.seconds
+        return capture(self, distributed.gather(own_state(self)))
+
+    def resume(self, checkpoint: dict[str, Any], source: str) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is of another model or another optimizer.
+        """
+        restore(self, checkpoint, source)
+        self.saved = self.progress.seconds
+
+
+def add(first: Losses, second: Losses) -> Losses:
+    """Losses add up over micro-batches; of metrics, the later micro-batch's are kept."""
+    terms = {name: value + second.terms[name] for name, value in first.terms.items()}
+    return Losses(first.total + second.total, terms, second.metrics)
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of `size` batches; the last may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision for bf16 and fp16, nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])

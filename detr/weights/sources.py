@@ -1,0 +1,147 @@
+"""Weights from wherever they are: a checkpoint of ours, an official file, a Hugging Face folder, the zoo.
+
+Whatever names a file has, weights have ours once they are here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detr.data.coco_categories import coco_classes
+from detr.errors import UserError
+from detr.models.detr import DETR
+from detr.structures import Classes
+from detr.weights import hugging_face, official
+from detr.weights.checkpoint import is_checkpoint, load_weights, read_pickle, weights_to_evaluate
+from detr.weights.zoo import ZOO, fetch, is_address
+
+HEADS = 8  # of all published models
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a detector, and what their source says about them."""
+
+    tensors: dict[str, Tensor]  # under our names
+    source: str  # as the user gave it
+    classes: Classes | None = None  # None: the source does not tell
+    checkpoint: dict[str, Any] | None = None  # everything in a checkpoint of ours; None: not one of ours
+    experiment: str | None = None  # of a zoo name
+    num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
+    name_in_file: Callable[[str], str] = str  # our name → the file's
+
+    @property
+    def num_logits(self) -> int:
+        """K of the class head."""
+        heads = ("class_head.weight", "class_head.0.weight")  # one for all decoder layers, or one for each
+        return next((len(self.tensors[name]) for name in heads if name in self.tensors), 0)
+
+    def likely_experiments(self) -> list[str]:
+        """Those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
+        depth = "r101" if "backbone.body.layer3.6.conv1.weight" in self.tensors else "r50"
+        task = "panoptic" if any(name.startswith("mask_head.") for name in self.tensors) else "coco"
+        names = (f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}")
+        return [each.experiment for each in ZOO.values() if each.experiment in names]
+
+
+def load_strictly(model: DETR, weights: Weights) -> None:
+    """Every name, shape and the number of attention heads must fit, every value be finite.
+
+    Raises:
+        UserError: with a report of what differs, in the names of the weights' own file.
+    """
+    heads = next(each.num_heads for each in model.decoder.modules() if hasattr(each, "num_heads"))
+    if weights.num_heads not in (None, heads):
+        raise UserError(
+            f"the weights of {weights.source} do not fit the model: transformer.num_heads is {weights.num_heads} in it "
+            f"and {heads} here"
+        )
+    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
+
+
+def load(source: str) -> Weights:
+    """Weights by path, https address or zoo name.
+
+    Raises:
+        UserError: no such thing, unreadable, of an unknown layout, or with a weight that its layout does not know.
+    """
+    if source in ZOO:
+        return _from_file(fetch(ZOO[source].address), source, ZOO[source].experiment)
+    if is_address(source):
+        known = next((each.experiment for each in ZOO.values() if each.address == source), None)
+        return _from_file(fetch(source), source, known)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, source)
+    if not path.exists() and path.name == source and not path.suffix:
+        near = difflib.get_close_matches(source.lower(), ZOO, 1)
+        hint = f"did you mean {near[0]}?" if near else f"published weights are called {', '.join(ZOO)}"
+        raise UserError(f"no checkpoint at {source}; {hint}")
+    return _from_file(path, source, None)
+
+
+def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
+    content = read_pickle(path)
+    if is_checkpoint(content):
+        return Weights(
+            tensors=weights_to_evaluate(content),
+            source=source,
+            classes=Classes.from_dict(content["classes"]),
+            checkpoint=content,
+            num_heads=_integer(content["config"]["transformer"], "num_heads"),
+        )
+    state = content.get("model", content)
+    if not _is_state_dict(state) or not official.is_official(state):
+        raise UserError(
+            f"{source} is neither a checkpoint of this project nor one of the official DETR: "
+            "it has neither config and classes nor class_embed and query_embed"
+        )
+    layout = official.layout_of(state)
+    tensors = official.from_official(state, source)
+    return Weights(
+        tensors=tensors,
+        source=source,
+        classes=coco_classes(len(tensors["class_head.weight"]) - 1),
+        experiment=experiment,
+        num_heads=HEADS if experiment is not None else _integer(_arguments(content), "nheads"),
+        name_in_file=lambda name: layout.theirs(name) or name,
+    )
+
+
+def _from_folder(folder: Path, source: str) -> Weights:
+    if not (folder / hugging_face.CONFIG).is_file():
+        run = folder / "checkpoints" / "best.pt"
+        hint = f"; give {run}" if run.is_file() else ""
+        raise UserError(f"{source} is a folder, but no Hugging Face model: it has no {hugging_face.CONFIG}{hint}")
+    state, config = hugging_face.read_folder(folder)
+    return Weights(
+        tensors=hugging_face.from_hugging_face(state, source),
+        source=source,
+        classes=hugging_face.classes_of(config),
+        num_heads=_integer(config, "encoder_attention_heads"),
+        name_in_file=lambda name: hugging_face.their_name(name, state),
+    )
+
+
+def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
+    """main.py's command line, which it leaves in its checkpoints."""
+    arguments = content.get("args")
+    return vars(arguments) if isinstance(arguments, Namespace) else {}
+
+
+def _integer(settings: Any, key: str) -> int | None:
+    value = settings.get(key) if isinstance(settings, Mapping) else None
+    return value if isinstance(value, int) else None
+
+
+def _is_state_dict(content: Any) -> bool:
+    return isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
