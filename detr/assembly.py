@@ -5,22 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from detr import distributed
 from detr.config import build
-from detr.config.check import locate
 from detr.config.suggest import did_you_mean
 from detr.data.coco import CocoDetection
 from detr.data.loader import eval_loader
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
-from detr.models.decoder import Decoder
-from detr.models.detr import DETR, check_parts
-from detr.models.queries import Queries
+from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.training.options import Options
 from detr.training.trainer import autocast
@@ -64,19 +61,9 @@ def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) ->
 
 
 def check_model(plain: dict[str, Any]) -> None:
-    """UserError if the detector's parts do not fit each other: before anything is read, fetched or built."""
-    node = plain["model"]
-    decoder, queries = (locate(node[name]["_target_"], f"model.{name}") for name in ("decoder", "queries"))
-    try:
-        check_parts(
-            cast(type[Decoder], decoder),
-            cast(type[Queries], queries),
-            denoising=node.get("denoising") is not None,
-            levels={name: node[name].get("num_levels") for name in ("encoder", "decoder")},
-            neck_levels=node["neck"].get("num_levels"),
-        )
-    except ValueError as error:
-        raise UserError(f"model: {error}") from error
+    """UserError if the detector's parts do not fit each other: before anything is read, fetched or computed."""
+    with torch.device("meta"):
+        build_model(plain, Classes.contiguous({0: ""}), pretrained=False)
 
 
 def build_validation(
@@ -141,7 +128,7 @@ def check_monitor(monitor: str, names: list[str]) -> None:
 
 def warn_from_scratch(model: DETR, images: int) -> None:
     """Queries without anchors need many images to learn where to look; those with anchors are told, and need few."""
-    if images < ENOUGH_FROM_SCRATCH and not model.queries.has_reference:
+    if images < ENOUGH_FROM_SCRATCH and model.queries.reference != "anchor":
         log.warning(
             "training queries without anchors from scratch on %d images, which rarely succeeds on fewer than about %d: "
             "start from published weights (experiment=finetune_custom), or train the detector that is made for few "

@@ -1,8 +1,8 @@
 """The containers that flow through the project: data → model → matcher and losses → engine → evaluation.
 
 Letters in the shapes: B images in a batch, N objects in the whole batch, L decoder layers, Q queries,
-K class logits (with a no-object column, the last, when classification is softmax), M matched pairs,
-D the width of the transformer, T tokens of the encoder.
+K class logits (with a no-object column, the last, when classification is softmax), M matched pairs.
+What flows inside of a detector is in `detr.models.structures`.
 """
 
 from __future__ import annotations
@@ -101,20 +101,30 @@ class Batch(_Movable):
 
 @dataclass
 class Matches(_Movable):
-    """M pairs of a query and the object it answers for; four index vectors, each [M]."""
+    """M pairs of a query and the object it answers for; four index vectors, each [M].
+
+    Layer by layer: the pairs of layer 0 come first, and every layer has as many. So those of one layer are found
+    without looking at the vectors, which a device would have to be waited for.
+    """
 
     layer: Tensor
     image: Tensor
     query: Tensor
     target: Tensor  # index into the Targets of the batch
+    layers: int  # L
 
     def __len__(self) -> int:
         return len(self.layer)
 
+    def of_last_layer(self) -> Matches:
+        """The pairs of the last layer alone, which becomes layer 0."""
+        rows = slice(len(self) - len(self) // self.layers, None)
+        return Matches(torch.zeros_like(self.layer[rows]), self.image[rows], self.query[rows], self.target[rows], 1)
+
     def for_layers(self, count: int) -> Matches:
-        """The same pairs, which are of layer 0, in each of `count` layers."""
+        """The pairs of a single layer in each of `count` layers."""
         layer = torch.arange(count, device=self.layer.device).repeat_interleave(len(self))
-        return Matches(layer, self.image.repeat(count), self.query.repeat(count), self.target.repeat(count))
+        return Matches(layer, self.image.repeat(count), self.query.repeat(count), self.target.repeat(count), count)
 
 
 MaskDecoder = Callable[[Tensor, Tensor], Tensor]
@@ -128,78 +138,66 @@ class Predictions:
 
     logits: Tensor  # [L, B, Q, K]
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
-    groups: dict[str, Group] = field(default_factory=dict)  # further supervised outputs
+    extras: dict[str, Tensor] = field(default_factory=dict)  # what else a decoder says, each [L, B, Q, …]
+    groups: dict[str, Group] = field(default_factory=dict)  # what is supervised beside these queries
     masks: MaskDecoder | None = None  # of the last layer's queries
 
-    def at_least_fp32(self) -> Predictions:
-        """The same with half-precision tensors as float32, groups included."""
-        groups = {
-            name: replace(group, predictions=group.predictions.at_least_fp32()) for name, group in self.groups.items()
-        }
-        return replace(self, logits=at_least_fp32(self.logits), boxes=at_least_fp32(self.boxes), groups=groups)
+    def map(self, function: Callable[[Tensor], Tensor]) -> Predictions:
+        """The same with `function` applied to every tensor [L, B, Q, …], those of the groups included."""
+        return replace(
+            self,
+            logits=function(self.logits),
+            boxes=function(self.boxes),
+            extras={name: function(value) for name, value in self.extras.items()},
+            groups={
+                name: replace(group, predictions=group.outputs.map(function)) for name, group in self.groups.items()
+            },
+        )
+
+    def select(self, *, layers: slice = slice(None), queries: slice = slice(None)) -> Predictions:
+        """Some layers and queries of everything that is said, without groups and masks."""
+        return replace(self, groups={}, masks=None).map(lambda value: value[layers, :, queries])
+
+    def supervised(self) -> dict[str, Group]:
+        """Everything that has losses, by the name of its group: these queries themselves, which have none, first."""
+        return {"": Group(predictions=self), **self.groups}
+
+    def last_layer(self) -> Predictions:
+        """The last layer alone, of the groups, too."""
+        groups = {name: group.last_layer() for name, group in self.groups.items()}
+        return replace(self.select(layers=slice(-1, None)), groups=groups, masks=self.masks)
 
 
 @dataclass
 class Group:
-    """Supervised outputs beside the decoder's: encoder proposals, denoising, one-to-many queries."""
+    """Outputs that are supervised on terms of their own: proposals, denoising or one-to-many queries.
 
-    predictions: Predictions
-    matches: Matches | None = None  # known beforehand (denoising); None: ask the matcher
-    copies: int = 1  # each object may be matched this often; the normaliser grows with it
+    Any part may add one. Who has outputs already (an encoder, queries that propose) gives them as `predictions`; who
+    adds queries says which they are, and the detector fills in what the decoder says of them.
+    """
+
+    predictions: Predictions | None = None
+    queries: slice | None = None  # of the decoder's queries; None: the outputs are other ones
+    matches: Matches | None = None  # known beforehand (denoising), for a single layer; None: ask the matcher
+    parts: int = 1  # the queries in as many equal parts, each matched on its own
+    copies: int = 1  # queries of each part that answer for an object
     weight: float = 1.0
-    parts: int = 1  # the queries in as many equal parts, each matched on its own, `copies` being of all together
     class_agnostic: bool = False  # logits tell objects from no objects: every label counts as class 0
 
+    @property
+    def outputs(self) -> Predictions:
+        """The predictions, which are there once the decoder has answered."""
+        assert self.predictions is not None
+        return self.predictions
 
-@dataclass
-class Features:
-    """What the neck hands to the encoder: levels from fine to coarse, all of width D."""
+    @property
+    def answers(self) -> int:
+        """How many queries answer for an object in all; the normalizer grows with it."""
+        return self.parts * self.copies
 
-    maps: list[Tensor]  # each [B, D, h, w]
-    padding: list[Tensor]  # each [B, h, w] bool, True = padding
-    positions: list[Tensor]  # each [B, D, h, w]
-
-
-@dataclass
-class Memory:
-    """What the encoder hands to queries and decoder: the tokens of all levels in one sequence."""
-
-    tokens: Tensor  # [B, T, D]
-    positions: Tensor  # [B, T, D]
-    padding: Tensor  # [B, T] bool, True = padding
-    shapes: list[tuple[int, int]]  # (h, w) of each level; their products add up to T
-
-    @cached_property
-    def sizes(self) -> Tensor:
-        """[levels, 2] float (w, h) of each level. Filled in number by number: a copy of a list would be waited for."""
-        sides = [self.tokens.new_full((), side, dtype=torch.float) for h, w in self.shapes for side in (w, h)]
-        return torch.stack(sides).view(-1, 2)
-
-
-@dataclass
-class QuerySet:
-    """What the decoder starts from."""
-
-    content: Tensor  # [B, Q, D]
-    position: Tensor | None = None  # [B, Q, D]; None where the decoder makes it from `reference`
-    reference: Tensor | None = None  # [B, Q, 4] cxcywh before the sigmoid; None = plain DETR
-    attention_mask: Tensor | None = None  # [Q, Q] bool, True = may not attend
-    groups: dict[str, QueryGroup] = field(default_factory=dict)  # further queries behind the matching ones, to train
-
-    def __len__(self) -> int:
-        """Q, groups included."""
-        return self.content.shape[1]
-
-
-@dataclass
-class QueryGroup:
-    """Which of the queries are a group, and what `Group` they become once the decoder has answered for them."""
-
-    queries: slice
-    matches: Matches | None = None  # with layer 0 only: they hold for every layer
-    copies: int = 1
-    weight: float = 1.0
-    parts: int = 1
+    def last_layer(self) -> Group:
+        matches = None if self.matches is None else self.matches.of_last_layer()
+        return replace(self, predictions=self.outputs.last_layer(), matches=matches)
 
 
 @dataclass
@@ -213,6 +211,7 @@ class Normalizer:
     objects: float  # ground-truth objects of the step, at least 1
     images: float  # images of the step
     micro_batches: int = 1
+    whole_step: bool = False  # whether the micro-batches of all processes count as one batch (`loss.normalization`)
 
 
 @dataclass

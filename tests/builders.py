@@ -9,26 +9,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from detr.losses.matched import Matched
+from detr.losses.matcher import HungarianMatcher
+from detr.models.anchor import AnchorDecoder
 from detr.models.backbone import ResNet
+from detr.models.box_coder import LogitBoxCoder
 from detr.models.dab import DabDecoder, DabEncoder
-from detr.models.decoder import Decoder
+from detr.models.decoder import Decoder, TransformerDecoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.denoising import Denoising
 from detr.models.detr import DETR
+from detr.models.encoder import Encoder, TransformerEncoder
 from detr.models.groups import OneToMany
 from detr.models.hybrid_encoder import HybridEncoder
+from detr.models.layers import LayerConfig
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
-from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
-from detr.models.transformer import (
-    AnchorDecoder,
-    Encoder,
-    TopDownEncoder,
-    TransformerDecoder,
-    TransformerEncoder,
-)
-from detr.structures import Classification, Predictions, Targets
+from detr.models.queries import AnchorQueries, LearnedQueries
+from detr.models.top_down import TopDownEncoder
+from detr.models.two_stage import TwoStageQueries
+from detr.structures import Classification, Matches, Normalizer, Predictions, Targets
 
 CLASSES = 3
 
@@ -55,7 +56,8 @@ def tiny_detr(
     """
     torch.manual_seed(seed)
     several = queries == "two_stage"
-    width, small = 32, {"d_model": 32, "num_heads": 4, "dim_feedforward": 48, "dropout": dropout}
+    width = 32
+    layer = LayerConfig(d_model=width, num_heads=4, dim_feedforward=48, dropout=dropout)
     kinds = {
         "learned": LearnedQueries,
         "anchors": AnchorQueries,
@@ -73,11 +75,11 @@ def tiny_detr(
             normalization="group" if several else "none",
             level_embedding=several,
         ),
-        encoder=encoder(num_layers=1, **small),
-        decoder=decoder(num_layers=layers, **small),
-        queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width),
+        encoder=encoder(num_layers=1, layer=layer),
+        decoder=decoder(num_layers=layers, layer=layer),
+        queries=functools.partial(kinds[queries], num_queries=num_queries, d_model=width, box_coder=LogitBoxCoder()),
         mask_head=functools.partial(MaskHead, d_model=width, num_heads=8) if masks else None,
-        denoising=None if denoising is None else functools.partial(denoising, d_model=width),
+        denoising=None if denoising is None else functools.partial(denoising, d_model=width, box_coder=LogitBoxCoder()),
         one_to_many=one_to_many,
         heads_per_layer=heads_per_layer,
         num_classes=num_classes,
@@ -89,17 +91,19 @@ def tiny_detr(
 
 def _transformer(name: str, *, levels: int, anchors: bool) -> tuple[Callable[..., Encoder], Callable[..., Decoder]]:
     """What `tiny_detr` builds encoder and decoder with."""
+    coder = LogitBoxCoder()
+    anchored = functools.partial(AnchorDecoder, box_coder=coder)
     return {
         "standard": (
             TopDownEncoder if levels > 1 else TransformerEncoder,
-            AnchorDecoder if anchors else TransformerDecoder,
+            anchored if anchors else TransformerDecoder,
         ),
-        "dab": (DabEncoder, DabDecoder),
+        "dab": (DabEncoder, functools.partial(DabDecoder, box_coder=coder)),
         "deformable": (
             functools.partial(DeformableEncoder, num_levels=levels),
-            functools.partial(DeformableDecoder, num_levels=levels),
+            functools.partial(DeformableDecoder, num_levels=levels, box_coder=coder),
         ),
-        "hybrid": (HybridEncoder, AnchorDecoder),
+        "hybrid": (HybridEncoder, anchored),
     }[name]
 
 
@@ -130,6 +134,23 @@ def random_predictions(
     boxes = random_boxes(layers * images * queries, generator).view(layers, images, queries, 4)
     scores = 2 * torch.randn(layers, images, queries, logits, generator=generator)
     return Predictions(scores.requires_grad_(), boxes.requires_grad_())
+
+
+def match(predictions: Predictions, targets: Targets, classification: Classification = "softmax") -> dict[str, Matches]:
+    """The pairs of every group, "" being the predictions themselves."""
+    return HungarianMatcher(classification=classification)(predictions.supervised(), targets)
+
+
+def matched(
+    predictions: Predictions,
+    targets: Targets,
+    normalizer: Normalizer,
+    matches: Matches | None = None,
+    classification: Classification = "softmax",
+) -> Matched:
+    """What loss terms see of the predictions themselves."""
+    pairs = match(predictions, targets, classification)[""] if matches is None else matches
+    return Matched(predictions, targets, pairs, normalizer, {})
 
 
 def random_images(sizes: Sequence[tuple[int, int]], *, seed: int = 0) -> tuple[Tensor, Tensor]:

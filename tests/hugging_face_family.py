@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.backbone import Backbone
+from detr.models.dab import DabDecoder
+from detr.models.deformable import DeformableDecoder
 from detr.models.detr import DETR
 
 CHANNELS = (8, 12, 16)  # of levels with strides 8, 16 and 32
@@ -81,7 +83,7 @@ CONDITIONAL: Table = (
         {
             "query_content": "q_content_proj",
             "query_position": "q_pos_proj",
-            "query_place": "q_pos_sine_proj",
+            "query_spatial": "q_pos_sine_proj",
             "key_content": "k_content_proj",
             "key_position": "k_pos_proj",
             "value": "v_proj",
@@ -91,8 +93,8 @@ CONDITIONAL: Table = (
     *FEED_FORWARD,
     *NORMS,
     *SELF_ATTENTION,
-    (r"decoder\.place_scale\.(.*)", r"model.decoder.query_scale.\1"),
-    (r"decoder\.reference_head\.(.*)", r"model.decoder.ref_point_head.\1"),
+    (r"decoder\.spatial_scale\.(.*)", r"model.decoder.query_scale.\1"),
+    (r"queries\.point_head\.(.*)", r"model.decoder.ref_point_head.\1"),
     (r"decoder\.norm\.(\w+)", r"model.decoder.layernorm.\1"),
     (r"neck\.projections\.0\.(\w+)", r"model.input_projection.\1"),
     (r"queries\.embedding\.weight", r"model.query_position_embeddings.weight"),
@@ -119,7 +121,7 @@ DAB: Table = (
         {
             "query_content": "_query_content_proj",
             "query_position": "_query_pos_proj",
-            "query_place": "_query_pos_sine_proj",
+            "query_spatial": "_query_pos_sine_proj",
             "key_content": "_key_content_proj",
             "key_position": "_key_pos_proj",
             "value": "_value_proj",
@@ -138,8 +140,8 @@ DAB: Table = (
     (r"decoder\.layers\.(\d+)\.norm1\.(\w+)", r"model.decoder.layers.\1.self_attn.self_attn_layer_norm.\2"),
     (r"decoder\.layers\.(\d+)\.norm2\.(\w+)", r"model.decoder.layers.\1.cross_attn.cross_attn_layer_norm.\2"),
     (r"decoder\.layers\.(\d+)\.norm3\.(\w+)", r"model.decoder.layers.\1.mlp.final_layer_norm.\2"),
-    (r"decoder\.place_scale\.(.*)", r"model.decoder.query_scale.\1"),
-    (r"decoder\.position_head\.(.*)", r"model.decoder.ref_point_head.\1"),
+    (r"decoder\.spatial_scale\.(.*)", r"model.decoder.query_scale.\1"),
+    (r"queries\.position\.mlp\.(.*)", r"model.decoder.ref_point_head.\1"),
     (r"decoder\.side_head\.(.*)", r"model.decoder.ref_anchor_head.\1"),
     (r"decoder\.norm\.(\w+)", r"model.decoder.layernorm.\1"),
     (r"neck\.projections\.0\.(\w+)", r"model.input_projection.\1"),
@@ -173,7 +175,7 @@ def deformable_table(layers: int, *, refine: bool, two_stage: bool) -> Table:
         (r"neck\.projections\.(\d)\.(\d)\.(\w+)", r"model.input_proj.\1.\2.\3"),
         (r"neck\.extra\.0\.(\d)\.(\w+)", r"model.input_proj.3.\1.\2"),
         (r"neck\.level_embedding", r"model.level_embed"),
-        (r"decoder\.reference_head\.(\w+)", r"model.reference_points.\1"),
+        (r"queries\.point_head\.layers\.0\.(\w+)", r"model.reference_points.\1"),
         (r"queries\.query_embedding", r"model.query_position_embeddings.weight"),  # position and content, joined
         (r"queries\.token_head\.0\.(\w+)", r"model.enc_output.\1"),
         (r"queries\.token_head\.1\.(\w+)", r"model.enc_output_norm.\1"),
@@ -258,8 +260,16 @@ def give_values_that_matter(model: nn.Module) -> None:
 
 
 def state_without_backbone(model: DETR) -> dict[str, Tensor]:
+    """As the authors' code would have it: y before x in the sines of boxes, the sides of points as a bias."""
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("backbone")}
     if "queries.content.weight" in state and "queries.embedding.weight" in state:  # Deformable DETR joins them
         joined = torch.cat([state.pop("queries.embedding.weight"), state.pop("queries.content.weight")], 1)
         state["queries.query_embedding"] = joined
+    if isinstance(model.decoder, DabDecoder):
+        x, y, width, height = state["queries.position.mlp.layers.0.weight"].chunk(4, 1)
+        state["queries.position.mlp.layers.0.weight"] = torch.cat([y, x, width, height], 1)
+    if isinstance(model.decoder, DeformableDecoder) and model.queries.reference == "point":
+        for name in ("box_head.layers.2.bias", "box_head.0.layers.2.bias"):  # of layers that start from points
+            if name in state:
+                state[name] = state[name] - torch.tensor([0.0, 0.0, 2.0, 2.0])
     return state

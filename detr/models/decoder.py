@@ -1,18 +1,23 @@
-"""What every decoder offers to the detector."""
+"""Decoders: what each offers, and the paper's (DETR, section 3.2; facebookresearch/detr, models/transformer.py)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detr.models.layers import head_of_layer, zero_last_layer
-from detr.structures import Memory, QuerySet, at_least_fp32
+from detr.models.box_coder import BoxCoder
+from detr.models.heads import each_layer, head_of_layer
+from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, self_attention, xavier_uniform
+from detr.models.structures import Decoded, Memory, QuerySet
+from detr.structures import at_least_fp32
 
-if TYPE_CHECKING:
-    from detr.models.queries import Queries
+Reference = Literal["none", "point", "anchor"]  # what queries come with: nothing, (x, y), or a box
+
+POINT_SIDE = 1 / (1 + math.exp(2))  # of the box around a point that nothing corrects, in units of the image
 
 
 class Decoder(nn.Module):
@@ -21,10 +26,12 @@ class Decoder(nn.Module):
     Args:
         layers: one after the other; each one's output is supervised, so that any number of the first is a decoder.
         norm: of every layer's output.
+        box_coder: how boxes follow from references; null: there are no references.
         eval_layers: how many of them an evaluation uses; null: all.
 
     Attributes:
-        corrects: boxes are corrections of a reference, refined or not.
+        references: the kinds that it works with.
+        point_layers: linear layers of the head that reads a point off a learned position; 0: it needs no points.
         num_levels: of the memory that it takes; None: any.
         reads_positions: those of the memory.
 
@@ -32,14 +39,18 @@ class Decoder(nn.Module):
         ValueError: no such number of layers.
     """
 
-    corrects = False
+    references: tuple[Reference, ...] = ("none",)
+    point_layers = 0
     num_levels: int | None = None
     reads_positions = True
 
-    def __init__(self, *, layers: Iterable[nn.Module], norm: nn.Module, eval_layers: int | None) -> None:
+    def __init__(
+        self, *, layers: Iterable[nn.Module], norm: nn.Module, box_coder: BoxCoder | None, eval_layers: int | None
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.box_coder = box_coder
         if not self.layers:
             raise ValueError("num_layers must be at least 1, not 0")
         if eval_layers is not None and not 1 <= eval_layers <= len(self.layers):
@@ -51,28 +62,13 @@ class Decoder(nn.Module):
         """All while training, the first `eval_layers` in evaluations."""
         return self.layers if self.training or self.eval_layers is None else self.layers[: self.eval_layers]
 
-    def fit(self, queries: Queries, d_model: int) -> None:
-        """Add what the queries leave to the decoder. The detector calls it once, before training."""
+    @property
+    def box_outputs(self) -> int:
+        """Numbers that the box head has to say of each box."""
+        return 4 if self.box_coder is None else self.box_coder.num_outputs
 
-    @classmethod
-    def check(cls, queries: Queries | type[Queries]) -> None:
-        """ValueError if the queries, or queries of a class, are not of the kind that the decoder works with."""
-        if queries.has_reference:
-            raise ValueError(
-                "queries come with anchors, which transformer.decoder does not use; use queries=learned, or another "
-                "decoder: transformer/decoder=anchor, deformable or dab"
-            )
-
-    def start_boxes(self, box_head: nn.Module) -> None:
-        """Initialise the last layer of a box head, for what it has to say at first."""
-        if self.corrects:
-            zero_last_layer(box_head)
-
-    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> tuple[Tensor, Tensor]:
-        """
-        Returns:
-            Hidden states [L, B, Q, D] of every layer, and their boxes [L, B, Q, 4] before the sigmoid.
-        """
+    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
+        """States and boxes of every layer, and what else later heads or losses read."""
         raise NotImplementedError
 
 
@@ -80,52 +76,112 @@ class Refinement:
     """Layers correct a reference one after the other; each one's box (Deformable DETR, appendix A.4).
 
     Args:
-        reference: [B, Q, 2 or 4] before the sigmoid, for the first layer.
+        queries: with references, for the first layer.
         box_head: of all layers, or of each its own.
+        box_coder: how a box follows from a reference.
         refine: each layer corrects the reference of the one before; else all correct the first.
         look_forward_twice: the gradient of a layer's box reaches the layer before it, too (DINO, section 3.6).
+        point_side: of the box around a point before it is corrected, in units of the image.
 
     Attributes:
         reference: for the layer that comes, detached from those before it.
+        boxes: of the layers so far, each [B, Q, 4] in [0, 1].
     """
 
-    def __init__(self, reference: Tensor, box_head: nn.Module, *, refine: bool, look_forward_twice: bool) -> None:
-        self.reference = self.previous = reference  # `previous` may keep its gradient
-        self.box_head = box_head
-        self.refine, self.look_forward_twice = refine, look_forward_twice
+    def __init__(
+        self,
+        queries: QuerySet,
+        box_head: nn.Module,
+        box_coder: BoxCoder | None,
+        *,
+        refine: bool,
+        look_forward_twice: bool,
+        point_side: float = POINT_SIDE,
+    ) -> None:
+        assert queries.reference is not None  # the detector has seen to it
+        assert box_coder is not None
+        self.reference = self.previous = queries.reference  # `previous` may keep its gradient
+        self.box_head, self.box_coder = box_head, box_coder
+        self.refine, self.look_forward_twice, self.point_side = refine, look_forward_twice, point_side
+        self.boxes: list[Tensor] = []
 
-    def box(self, layer: int, normed: Tensor, state: Tensor) -> Tensor:
-        """The box [B, Q, 4] before the sigmoid of layer number `layer`, after which the reference is the next one's.
+    @property
+    def location(self) -> Tensor:
+        """[B, Q, 2 or 4] where the layer that comes looks, in [0, 1]."""
+        return self.box_coder.decode(at_least_fp32(self.reference))
+
+    def add(self, normed: Tensor, state: Tensor) -> None:
+        """Take the box of the next layer, after which the reference is that of the one behind it.
 
         Args:
             normed: [B, Q, D] what the layer says, of which the box is.
             state: [B, Q, D] what refines the reference: the same, or the layer's output before the final norm.
         """
-        head = head_of_layer(self.box_head, layer)
+        head = head_of_layer(self.box_head, len(self.boxes))
         correction = at_least_fp32(head(normed))
-        box = corrected(self.previous, correction)
+        box = self._corrected(self.previous, correction)
+        self.boxes.append(self.box_coder.decode(box))
         if self.refine:
             if state is not normed:
                 correction = at_least_fp32(head(state))
-            refined = corrected(self.reference, correction)
+            refined = self._corrected(self.reference, correction)
             self.reference = refined.detach()
             self.previous = refined if self.look_forward_twice else self.reference
-        return box
+
+    def _corrected(self, reference: Tensor, correction: Tensor) -> Tensor:
+        """A box [B, Q, 4] as a reference."""
+        if reference.shape[-1] == 2:
+            sides = self.box_coder.encode(torch.full_like(reference, self.point_side))
+            reference = torch.cat([reference, sides], -1)
+        return self.box_coder.correct(reference, correction)
 
 
-def corrected(reference: Tensor, correction: Tensor) -> Tensor:
-    """A reference [B, Q, 2 or 4] and a correction [B, Q, 4], both before the sigmoid, as a box [B, Q, 4].
+class DecoderLayer(ResidualLayer):
+    """Self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
 
-    Of a point only the centre is corrected; the sides are the correction's.
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__(config, sublayers=3)
+        self.self_attn = self_attention(config)
+        self.cross_attn = self_attention(config)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, content: Tensor, position: Tensor, memory: Memory, attention_mask: Tensor | None) -> Tensor:
+        """content and position [B, Q, D], attention_mask [Q, Q] or None → [B, Q, D]."""
+
+        def attend_queries(x: Tensor) -> Tensor:
+            placed = x + position
+            return self.self_attn(placed, placed, x, attn_mask=attention_mask, need_weights=False)[0]
+
+        def attend_memory(x: Tensor) -> Tensor:
+            keys = memory.tokens + memory.positions
+            return self.cross_attn(
+                x + position, keys, memory.tokens, key_padding_mask=memory.padding, need_weights=False
+            )[0]
+
+        content = self.residual(1, content, attend_queries)
+        content = self.residual(2, content, attend_memory)
+        return self.residual(3, content, self.feed_forward)
+
+
+class TransformerDecoder(Decoder):
+    """The paper's decoder: queries have learned positions, and one box head reads every layer's output.
+
+    Args:
+        layer: what each layer is like; one final layer norm serves every layer's output.
+        num_layers: at least 1.
+        eval_layers: how many of them an evaluation uses; null: all.
     """
-    if reference.shape[-1] == 4:
-        return reference + correction
-    return torch.cat([reference + correction[..., :2], correction[..., 2:]], -1)
 
+    def __init__(self, *, layer: LayerConfig, num_layers: int = 6, eval_layers: int | None = None) -> None:
+        layers = [DecoderLayer(layer) for _ in range(num_layers)]
+        super().__init__(layers=layers, norm=nn.LayerNorm(layer.d_model), box_coder=None, eval_layers=eval_layers)
+        xavier_uniform(self)
 
-def needs_anchors(queries: Queries | type[Queries]) -> None:
-    """ValueError if the queries have no anchor boxes for a decoder that corrects such."""
-    if not queries.has_reference:
-        raise ValueError(
-            "transformer.decoder refines anchors, but the queries have none; use queries=anchors or two_stage"
-        )
+    def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
+        assert queries.position is not None  # the detector has seen to it
+        content, hidden = queries.content, []
+        for layer in self.active_layers:
+            content = layer(content, queries.position, memory, queries.attention_mask)
+            hidden.append(self.norm(content))
+        stacked = torch.stack(hidden)
+        return Decoded(stacked, at_least_fp32(each_layer(box_head, stacked)).sigmoid())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.structures import Memory, at_least_fp32
+from detr.models.structures import Memory
+from detr.structures import at_least_fp32
 
 
 class DeformableAttention(nn.Module):
@@ -55,11 +56,11 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, references: Tensor, memory: Memory, tokens: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, locations: Tensor, memory: Memory, tokens: Tensor) -> Tensor:
         """
         Args:
             queries: [B, Q, D], positions added.
-            references: [B, Q, levels, 2 or 4] (x, y) or cxcywh in [0, 1] of the padded image. Points are placed in
+            locations: [B, Q, levels, 2 or 4] (x, y) or cxcywh in [0, 1] of the padded image. Samples are taken in
                 steps of a token around a point, of half a box's side over the number of points around a box.
             memory: for its shapes and its padding, where values are 0.
             tokens: [B, T, D] the values.
@@ -72,13 +73,13 @@ class DeformableAttention(nn.Module):
         points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).unflatten(-1, (*points, 2))
         weights = self.attention_weights(queries).unflatten(-1, heads).softmax(-1).unflatten(-1, points[1:])
-        references = references[:, :, None, :, None]  # for all heads and points
-        if references.shape[-1] == 4:
-            steps = references[..., 2:] / 2 / self.num_points
+        locations = locations[:, :, None, :, None]  # for all heads and points
+        if locations.shape[-1] == 4:
+            steps = locations[..., 2:] / 2 / self.num_points
         else:
-            steps = 1 / memory.sizes.to(references.dtype)[:, None]
-        locations = references[..., :2] + offsets * steps
-        return self.output_proj(deformable_attention(values, memory.shapes, locations, weights).to(tokens.dtype))
+            steps = 1 / memory.sizes.to(locations.dtype)[:, None]
+        samples = locations[..., :2] + offsets * steps
+        return self.output_proj(deformable_attention(values, memory.shapes, samples, weights).to(tokens.dtype))
 
 
 def deformable_attention(values: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detr.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from detr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detr.models.box_coder import BoxCoder
 from detr.models.groups import append, blocks
-from detr.structures import Matches, QueryGroup, QuerySet, Targets
+from detr.models.structures import QuerySet
+from detr.structures import Group, Matches, Targets
 
 
 class Denoising(nn.Module):
@@ -23,6 +25,7 @@ class Denoising(nn.Module):
     Args:
         num_classes: of the data set.
         d_model: width of the transformer.
+        box_coder: how boxes follow from references.
         groups: how often all objects are given.
         label_noise: the part of the labels that are replaced by any class.
         box_noise: λ of the centres (in half sides) and of the sides (in sides), below 1.
@@ -38,6 +41,7 @@ class Denoising(nn.Module):
         self,
         *,
         num_classes: int,
+        box_coder: BoxCoder,
         d_model: int = 256,
         groups: int = 5,
         label_noise: float = 0.2,
@@ -51,7 +55,7 @@ class Denoising(nn.Module):
             raise ValueError(f"label_noise and box_noise must lie between 0 and 1, not {label_noise} and {box_noise}")
         if weight < 0:
             raise ValueError(f"weight must not be negative, but is {weight}")
-        self.num_classes, self.groups = num_classes, groups
+        self.num_classes, self.box_coder, self.groups = num_classes, box_coder, groups
         self.label_noise, self.box_noise, self.weight = label_noise, box_noise, weight
         self.add_embedding(num_classes, d_model)
 
@@ -68,7 +72,7 @@ class Denoising(nn.Module):
         """The query set with a group `denoising` behind it.
 
         Args:
-            position_of: positions for anchors [B, n, 4], where the queries bring such.
+            position_of: positions of anchors [B, n, 4], where queries have such of their own.
         """
         images, largest = len(targets.counts), max(1, *targets.counts)
         groups = self.number_of_groups(largest)
@@ -81,14 +85,14 @@ class Denoising(nn.Module):
             where = (matches.image, matches.query + offset)
             labels[where] = self.noisy_labels(targets.labels[matches.target])
             boxes[where] = self.noisy_boxes(targets.boxes[matches.target], negative=offset > 0)
-        reference = inverse_sigmoid(boxes)
+        reference = self.box_coder.encode(boxes)
         more = QuerySet(
             content=self.content(labels),
             position=position_of(reference),
             reference=reference,
             attention_mask=blocks(groups, size, labels.device),
         )
-        group = QueryGroup(slice(0, 0), matches=matches, copies=groups, weight=self.weight)
+        group = Group(matches=matches, parts=groups, weight=self.weight)
         return append(queries, "denoising", more, group, sees_queries=True)
 
     def number_of_groups(self, largest: int) -> int:
@@ -101,7 +105,8 @@ class Denoising(nn.Module):
         places = torch.cat([torch.arange(count, device=device) for count in targets.counts])
         starts = torch.arange(groups, device=device)[:, None] * size
         target = torch.arange(len(targets), device=device).repeat(groups)
-        return Matches(torch.zeros_like(target), targets.image.repeat(groups), (starts + places).flatten(), target)
+        queries = (starts + places).flatten()
+        return Matches(torch.zeros_like(target), targets.image.repeat(groups), queries, target, layers=1)
 
     def noisy_labels(self, labels: Tensor) -> Tensor:
         """Some of them replaced by any class, the true one among them."""
@@ -131,6 +136,7 @@ class ContrastiveDenoising(Denoising):
         self,
         *,
         num_classes: int,
+        box_coder: BoxCoder,
         d_model: int = 256,
         num_queries: int = 100,
         label_noise: float = 0.25,
@@ -138,7 +144,12 @@ class ContrastiveDenoising(Denoising):
         weight: float = 1.0,
     ) -> None:
         super().__init__(
-            num_classes=num_classes, d_model=d_model, label_noise=label_noise, box_noise=box_noise, weight=weight
+            num_classes=num_classes,
+            box_coder=box_coder,
+            d_model=d_model,
+            label_noise=label_noise,
+            box_noise=box_noise,
+            weight=weight,
         )
         if num_queries < 1:
             raise ValueError(f"num_queries must be at least 1, not {num_queries}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from detr.models.backbone import Backbone
-from detr.models.decoder import Decoder
+from detr.models.decoder import Decoder, Reference
 from detr.models.denoising import Denoising
-from detr.models.groups import OneToMany, matching_count, separate
-from detr.models.layers import MLP, PerLayer, class_head
+from detr.models.encoder import Encoder
+from detr.models.groups import OneToMany, separate
+from detr.models.heads import BoxHead, ClassHead, for_layers
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
-from detr.models.queries import Queries
-from detr.models.transformer import Encoder
-from detr.structures import Classification, Predictions, QuerySet, Targets
+from detr.models.queries import Queries, Surroundings
+from detr.models.structures import QuerySet
+from detr.structures import Classification, Predictions, Targets
 
 
 class DETR(nn.Module):
@@ -25,8 +26,10 @@ class DETR(nn.Module):
         backbone: images → levels of features.
         neck: a factory, since the backbone says how many channels its levels have.
         encoder: features → memory.
-        decoder: queries and memory → hidden states and boxes.
+        decoder: queries and memory → states and boxes.
         queries: a factory, since the data set says how many classes there are.
+        class_head: a factory: states, boxes and extras → class logits.
+        box_head: a factory: states → what the box coder of the decoder reads.
         mask_head: a factory, as the neck; null: boxes only.
         denoising: a factory, as the queries; null: none.
         one_to_many: further queries while training; null: none.
@@ -48,6 +51,8 @@ class DETR(nn.Module):
         decoder: Decoder,
         queries: Callable[..., Queries],
         num_classes: int,
+        class_head: Callable[..., nn.Module] = ClassHead,
+        box_head: Callable[..., nn.Module] = BoxHead,
         mask_head: Callable[..., MaskHead] | None = None,
         denoising: Callable[..., Denoising] | None = None,
         one_to_many: OneToMany | None = None,
@@ -60,29 +65,28 @@ class DETR(nn.Module):
         num_logits = num_classes if sigmoid else num_classes + 1
         self.classification = classification
         self.backbone = backbone
-        self.neck = neck(channels=backbone.channels)
+        self.neck = neck(channels=backbone.channels, strides=backbone.strides)
         self.encoder = encoder
-        self.queries = queries(num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many)
+        self.queries = queries(
+            surroundings=Surroundings(num_logits, sigmoid, one_to_many, point_layers=decoder.point_layers)
+        )
         self.decoder = decoder
         layers = len(decoder.layers) if heads_per_layer else None
-        self.class_head = _for_layers(layers, lambda: class_head(d_model, num_logits, sigmoid=sigmoid))
-        self.box_head = _for_layers(layers, lambda: MLP(d_model, d_model, 4, 3))
+        self.class_head = for_layers(
+            layers, lambda: class_head(d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
+        )
+        corrects = decoder.references != ("none",)
+        self.box_head = for_layers(
+            layers, lambda: box_head(d_model=d_model, num_outputs=decoder.box_outputs, corrects=corrects)
+        )
         self.mask_head = (
             None if mask_head is None else mask_head(channels=backbone.channels, num_levels=self.neck.backbone_levels)
         )
         self.denoising = None if denoising is None else denoising(num_classes=num_classes)
         self.one_to_many = one_to_many
-        check_parts(
-            decoder,
-            self.queries,
-            denoising=denoising is not None,
-            levels={"encoder": encoder.num_levels, "decoder": decoder.num_levels},
-            neck_levels=self.neck.num_levels,
-        )
+        check_parts(self)
         if not (encoder.reads_positions or decoder.reads_positions):
             self.neck.freeze_positions()
-        decoder.fit(self.queries, d_model)
-        decoder.start_boxes(self.box_head)
 
     def forward(self, images: Tensor, padding: Tensor, targets: Targets | None = None) -> Predictions:
         """
@@ -94,55 +98,50 @@ class DETR(nn.Module):
         levels = self.backbone(self.backbone.normalize(images, padding))
         features = self.neck(levels, padding)
         memory = self.encoder(features)
-        queries, groups = self.queries(memory)
+        queries = self.queries(memory)
         if self.training:
-            queries = self.with_groups(queries, targets)
-        hidden, boxes = self.decoder(queries, memory, self.box_head)
-        predictions = Predictions(self.class_head(hidden), boxes.sigmoid(), groups)
+            queries = self.with_further(queries, targets)
+        decoded = self.decoder(queries, memory, self.box_head)
+        predictions = Predictions(self.class_head(decoded), decoded.boxes, decoded.extras)
+        predictions = separate(predictions, memory.groups | queries.groups | decoded.groups, queries.matching)
         if self.mask_head is not None:
-            count = matching_count(queries)
-            predictions.masks = self.mask_head(
-                hidden[-1][:, :count], predictions.boxes[-1][:, :count], memory, features, levels
-            )
-        return separate(predictions, queries.groups)
+            hidden = decoded.hidden[-1][:, : queries.matching]
+            predictions.masks = self.mask_head(hidden, predictions.boxes[-1], memory, features, levels)
+        return predictions
 
-    def with_groups(self, queries: QuerySet, targets: Targets | None) -> QuerySet:
-        """What is supervised beside the queries that count, behind them."""
+    def with_further(self, queries: QuerySet, targets: Targets | None) -> QuerySet:
+        """Put the queries that are there for training only behind those that count."""
         if self.one_to_many is not None:
-            queries = self.one_to_many.split(queries, self.queries.extra)
+            queries = self.one_to_many.split(queries, self.queries.further)
         if self.denoising is not None and targets is not None:
             queries = self.denoising(queries, targets, self.queries.position_of)
         return queries
 
 
-def _for_layers(count: int | None, head: Callable[[], nn.Module]) -> nn.Module:
-    """One head for all layers, or as many as there are."""
-    return head() if count is None else PerLayer(head() for _ in range(count))
+KINDS: dict[Reference, str] = {"none": "positions alone", "point": "points", "anchor": "anchors"}
+OPTIONS: dict[Reference, str] = {"none": "learned", "point": "learned", "anchor": "anchors or two_stage"}
 
 
-def check_parts(
-    decoder: Decoder | type[Decoder],
-    queries: Queries | type[Queries],
-    *,
-    denoising: bool,
-    levels: Mapping[str, int | None],
-    neck_levels: int | None,
-) -> None:
-    """ValueError if parts do not fit each other. Classes will do in the place of parts that are not built yet.
+def check_parts(model: DETR) -> None:
+    """Check that the parts of a detector fit each other.
 
-    Args:
-        denoising: whether there is any.
-        levels: of features that encoder and decoder expect; None: as many as there are.
-        neck_levels: how many there are; None: not known yet.
+    Raises:
+        ValueError: they do not.
     """
-    decoder.check(queries)
-    if denoising and not queries.has_reference:
+    kind = model.queries.reference
+    if kind not in model.decoder.references:
+        wanted = model.decoder.references[-1]
         raise ValueError(
-            "denoising gives boxes as anchors, but the queries have none; use queries=anchors or two_stage"
+            f"transformer.decoder works with queries that have {KINDS[wanted]}, but these have {KINDS[kind]}; "
+            f"use queries={OPTIONS[wanted]}, or another transformer/decoder"
         )
-    for name, expected in levels.items():
-        if None not in (expected, neck_levels) and expected != neck_levels:
+    if model.denoising is not None and kind != "anchor":
+        raise ValueError(
+            f"denoising gives anchors, but the queries have {KINDS[kind]}; use queries={OPTIONS['anchor']}"
+        )
+    for name, part in {"encoder": model.encoder, "decoder": model.decoder}.items():
+        if part.num_levels not in (None, model.neck.num_levels):
             raise ValueError(
-                f"transformer.{name}.num_levels is for {expected} levels of features, but "
-                f"neck.num_levels={neck_levels}; make them equal"
+                f"transformer.{name}.num_levels is for {part.num_levels} levels of features, but "
+                f"neck.num_levels={model.neck.num_levels}; make them equal"
             )

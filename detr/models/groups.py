@@ -12,31 +12,28 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detr.structures import Group, Predictions, QueryGroup, QuerySet
+from detr.models.structures import QuerySet
+from detr.structures import Group, Predictions
 
 
-def matching_count(queries: QuerySet) -> int:
-    """How many queries come before the first group: those that count."""
-    return min((group.queries.start for group in queries.groups.values()), default=len(queries))
-
-
-def append(queries: QuerySet, name: str, more: QuerySet, group: QueryGroup, *, sees_queries: bool) -> QuerySet:
+def append(queries: QuerySet, name: str, more: QuerySet, group: Group, *, sees_queries: bool) -> QuerySet:
     """The query set with `more` behind it.
 
     Args:
         name: of the group.
         more: of the same images; its attention mask is among themselves.
-        group: what they become; its `queries` are filled in.
+        group: how they are supervised; its `queries` are filled in.
         sees_queries: whether they may attend to the matching queries. Nobody ever attends to them.
     """
-    before, matching = len(queries), matching_count(queries)
+    before, matching = len(queries), queries.matching
     total = before + len(more)
     mask = torch.ones(total, total, dtype=torch.bool, device=queries.content.device)
     mask[:before, :before] = False if queries.attention_mask is None else queries.attention_mask
     mask[before:, before:] = False if more.attention_mask is None else more.attention_mask
     if sees_queries:
         mask[before:, :matching] = False
-    return QuerySet(
+    return replace(
+        queries,
         content=torch.cat([queries.content, more.content.to(queries.content)], 1),
         position=_joined(queries.position, more.position),
         reference=_joined(queries.reference, more.reference),
@@ -49,28 +46,14 @@ def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second.to(first)], 1)
 
 
-def separate(predictions: Predictions, groups: dict[str, QueryGroup]) -> Predictions:
-    """What the decoder said of all queries → the matching queries' predictions, with the groups' beside them."""
-    if not groups:
-        return predictions
-    matching = min(group.queries.start for group in groups.values())
-    layers = len(predictions.logits)
-    return replace(
-        predictions,
-        logits=predictions.logits[:, :, :matching],
-        boxes=predictions.boxes[:, :, :matching],
-        groups=predictions.groups
-        | {
-            name: Group(
-                Predictions(predictions.logits[:, :, group.queries], predictions.boxes[:, :, group.queries]),
-                matches=None if group.matches is None else group.matches.for_layers(layers),
-                copies=group.copies,
-                weight=group.weight,
-                parts=group.parts,
-            )
-            for name, group in groups.items()
-        },
-    )
+def separate(predictions: Predictions, groups: dict[str, Group], matching: int) -> Predictions:
+    """What the decoder says of all queries → that of the `matching` first, which count, with the groups beside it."""
+    found = {}
+    for name, group in groups.items():
+        outputs = group.outputs if group.queries is None else predictions.select(queries=group.queries)
+        matches = None if group.matches is None else group.matches.for_layers(len(outputs.logits))
+        found[name] = replace(group, predictions=outputs, matches=matches)
+    return replace(predictions.select(queries=slice(matching)), groups=found)
 
 
 class OneToMany:
@@ -95,19 +78,17 @@ class OneToMany:
             raise ValueError(f"weight must not be negative, but is {weight}")
         self.weight = weight
 
-    def extra(self, num_queries: int) -> int:
+    def further(self, num_queries: int) -> int:
         """How many further queries there are beside `num_queries`."""
         raise NotImplementedError
 
-    def split(self, queries: QuerySet, extra: int) -> QuerySet:
-        """The last `extra` of the queries become a group."""
-        count = len(queries) - extra
+    def split(self, queries: QuerySet, further: int) -> QuerySet:
+        """The last `further` of the queries become a group."""
+        count = len(queries) - further
         matching, more = _rows(queries, slice(0, count)), _rows(queries, slice(count, None))
         if self.parts > 1:
-            more.attention_mask = blocks(self.parts, extra // self.parts, queries.content.device)
-        group = QueryGroup(
-            slice(0, 0), copies=self.parts * self.copies, weight=self.parts * self.weight, parts=self.parts
-        )
+            more.attention_mask = blocks(self.parts, further // self.parts, queries.content.device)
+        group = Group(parts=self.parts, copies=self.copies, weight=self.parts * self.weight)
         return append(matching, "one_to_many", more, group, sees_queries=False)
 
 
@@ -130,7 +111,7 @@ class HybridMatching(OneToMany):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         self.num_queries, self.copies = num_queries, copies
 
-    def extra(self, num_queries: int) -> int:
+    def further(self, num_queries: int) -> int:
         return self.num_queries
 
 
@@ -151,7 +132,7 @@ class GroupMatching(OneToMany):
             raise ValueError(f"groups must be at least 2, not {groups}; one_to_many=none does without")
         self.parts = groups - 1
 
-    def extra(self, num_queries: int) -> int:
+    def further(self, num_queries: int) -> int:
         return self.parts * num_queries
 
 
@@ -162,8 +143,9 @@ def blocks(count: int, size: int, device: torch.device) -> Tensor:
 
 
 def _rows(queries: QuerySet, rows: slice) -> QuerySet:
-    """Some of the queries, which have no groups yet."""
-    return QuerySet(
+    """Some of the queries, none of which is in a group yet."""
+    return replace(
+        queries,
         content=queries.content[:, rows],
         position=None if queries.position is None else queries.position[:, rows],
         reference=None if queries.reference is None else queries.reference[:, rows],

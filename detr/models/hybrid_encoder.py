@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.layers import Activation, group_norm
-from detr.models.transformer import TransformerEncoder, flatten
-from detr.structures import Features, Memory
+from detr.models.encoder import TransformerEncoder
+from detr.models.layers import LayerConfig, group_norm
+from detr.models.structures import Features, Memory
 
 Normalization = Literal["batch", "group"]
 
@@ -21,10 +21,13 @@ class HybridEncoder(TransformerEncoder):
     """Self-attention on the coarsest level only (AIFI), then convolutions that fuse levels down and up again (CCFM).
 
     Args:
+        layer, num_layers: as in `TransformerEncoder`.
         num_levels: of the features, at least 2.
         normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
             32 groups, where there are few.
-        The others as in `TransformerEncoder`.
+
+    Raises:
+        ValueError: fewer than two levels.
     """
 
     num_levels: int
@@ -32,29 +35,16 @@ class HybridEncoder(TransformerEncoder):
     def __init__(
         self,
         *,
-        num_levels: int = 3,
+        layer: LayerConfig,
         num_layers: int = 1,
-        d_model: int = 256,
-        num_heads: int = 8,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.0,
-        activation: Activation = "gelu",
-        pre_norm: bool = False,
+        num_levels: int = 3,
         normalization: Normalization = "batch",
     ) -> None:
-        super().__init__(
-            num_layers=num_layers,
-            d_model=d_model,
-            num_heads=num_heads,
-            dim_feedforward=dim_feedforward,
-            dropout=dropout,
-            activation=activation,
-            pre_norm=pre_norm,
-        )
+        super().__init__(layer=layer, num_layers=num_layers)
         if num_levels < 2:
             raise ValueError(f"num_levels={num_levels}: fusing levels needs 2 of them; use neck=multi_level")
         self.num_levels = num_levels
-        steps = range(num_levels - 1)
+        steps, d_model = range(num_levels - 1), layer.d_model
         self.lateral = nn.ModuleList(_convolution(d_model, d_model, 1, normalization) for _ in steps)
         self.top_down = nn.ModuleList(FusionBlock(d_model, normalization) for _ in steps)
         self.downsampling = nn.ModuleList(_convolution(d_model, d_model, 3, normalization, stride=2) for _ in steps)
@@ -70,7 +60,7 @@ class HybridEncoder(TransformerEncoder):
         for coarser, downsample, fuse in zip(reversed(climbed), self.downsampling, self.bottom_up, strict=True):
             below = _resized(downsample(fused[-1]), coarser)
             fused.append(fuse(torch.cat([below, coarser], 1)))
-        return flatten(Features(fused, features.padding, features.positions))
+        return Features(fused, features.padding, features.positions, features.strides).flatten()
 
 
 class FusionBlock(nn.Module):

@@ -1,17 +1,14 @@
-"""Small layers that several parts share."""
+"""What the layers of encoders and decoders are made of."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
-from typing import Literal, cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from detr.structures import Memory
 
 NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
 
@@ -19,11 +16,58 @@ Activation = Literal["relu", "gelu", "glu", "prelu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
 
 
-class MLP(nn.Module):
-    """Linear layers with ReLU between them: the paper's box head has three (facebookresearch/detr, models/detr.py).
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer of a transformer (Vaswani et al. 2017).
 
-    Maps [..., in_features] to [..., out_features].
+    Args:
+        d_model: width of queries and tokens.
+        num_heads: of attention.
+        dim_feedforward: width between the two linear layers.
+        dropout: in attention, between the linear layers and behind each sublayer.
+        activation: between the linear layers; glu gates one half with the other, prelu learns its slope (DAB-DETR).
+        pre_norm: layer norm before each sublayer, with a final one; the paper normalises after it and has no final one.
+
+    Raises:
+        ValueError: heads that do not divide the width.
     """
+
+    d_model: int = 256
+    num_heads: int = 8
+    dim_feedforward: int = 2048
+    dropout: float = 0.1
+    activation: Activation = "relu"
+    pre_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1 or self.d_model % self.num_heads:
+            raise ValueError(f"d_model={self.d_model} is not a multiple of num_heads={self.num_heads}")
+
+
+class ResidualLayer(nn.Module):
+    """What encoder and decoder layers share: residual sublayers with layer norm after (paper) or before them.
+
+    Args:
+        sublayers: how many; each has a norm and a dropout of its own, called norm1, dropout1, ….
+    """
+
+    def __init__(self, config: LayerConfig, *, sublayers: int) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        for number in range(1, sublayers + 1):
+            self.add_module(f"norm{number}", nn.LayerNorm(config.d_model))
+            self.add_module(f"dropout{number}", nn.Dropout(config.dropout))
+
+    def residual(self, number: int, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Add what sublayer `number`, from 1, makes of x [B, T, D]."""
+        norm, dropout = self.get_submodule(f"norm{number}"), self.get_submodule(f"dropout{number}")
+        if self.pre_norm:
+            return x + dropout(sublayer(norm(x)))
+        return norm(x + dropout(sublayer(x)))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; maps [..., in_features] to [..., out_features]."""
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int) -> None:
         super().__init__()
@@ -37,20 +81,23 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The two linear layers of a transformer layer.
+    """The two linear layers of a transformer layer: [..., D] → [..., D]."""
 
-    `glu` gates one half of a doubled first layer with the other; `prelu` learns its slope (DAB-DETR).
-    """
-
-    def __init__(self, d_model: int, dim_feedforward: int, dropout: float, activation: Activation) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
+        activation, width = config.activation, config.dim_feedforward
         self.activation = nn.PReLU() if activation == "prelu" else ACTIVATIONS[activation]
-        self.linear1 = nn.Linear(d_model, dim_feedforward * (2 if activation == "glu" else 1))
-        self.dropout = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.linear1 = nn.Linear(config.d_model, width * (2 if activation == "glu" else 1))
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear2 = nn.Linear(width, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+
+def self_attention(config: LayerConfig) -> nn.MultiheadAttention:
+    """Attention as the paper's layers have it; with `need_weights=False` it is `scaled_dot_product_attention`."""
+    return nn.MultiheadAttention(config.d_model, config.num_heads, config.dropout, batch_first=True)
 
 
 def xavier_uniform(module: nn.Module) -> None:
@@ -58,40 +105,6 @@ def xavier_uniform(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
-
-
-def token_centres(memory: Memory) -> tuple[Tensor, Tensor]:
-    """Where each token of the encoder lies.
-
-    Returns:
-        Centres (x, y) [B, T, 2] in [0, 1] relative to the unpadded image, and the level of each token [T].
-    """
-    centres, levels = [], []
-    for level, ((height, width), valid) in enumerate(zip(memory.shapes, _valid(memory), strict=True)):
-        rows, columns = torch.meshgrid(
-            torch.arange(height, device=valid.device) + 0.5,
-            torch.arange(width, device=valid.device) + 0.5,
-            indexing="ij",
-        )
-        valid_height, valid_width = valid[:, :, 0].sum(1), valid[:, 0, :].sum(1)
-        x = columns.flatten() / valid_width[:, None]
-        y = rows.flatten() / valid_height[:, None]
-        centres.append(torch.stack([x, y], -1))
-        levels.append(torch.full((height * width,), level, device=valid.device))
-    return torch.cat(centres, 1), torch.cat(levels)
-
-
-def valid_ratios(memory: Memory) -> Tensor:
-    """[B, levels, 2]: how much of each level, (width, height) in [0, 1], is not padding."""
-    return torch.stack(
-        [torch.stack([v[:, 0].float().mean(-1), v[:, :, 0].float().mean(-1)], -1) for v in _valid(memory)], 1
-    )
-
-
-def _valid(memory: Memory) -> list[Tensor]:
-    """What is not padding, level by level: each [B, h, w] bool."""
-    levels = (~memory.padding).split([height * width for height, width in memory.shapes], 1)
-    return [level.unflatten(1, shape) for level, shape in zip(levels, memory.shapes, strict=True)]
 
 
 def group_norm(d_model: int) -> nn.GroupNorm:
@@ -105,29 +118,11 @@ def group_norm(d_model: int) -> nn.GroupNorm:
     return nn.GroupNorm(NORM_GROUPS, d_model)
 
 
-def class_head(d_model: int, num_logits: int, *, sigmoid: bool) -> nn.Linear:
-    """The linear class head. With sigmoids every class starts at a probability of 0.01 (Lin et al. 2017)."""
-    head = nn.Linear(d_model, num_logits)
-    if sigmoid:
-        nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
-    return head
-
-
-def zero_last_layer(head: nn.Module) -> None:
-    """Let a box head (or one for each layer) that corrects references start with no correction."""
-    for each in head if isinstance(head, PerLayer) else [head]:
-        for parameter in cast(MLP, each).layers[-1].parameters():
-            nn.init.zeros_(parameter)
-
-
-class PerLayer(nn.ModuleList):
-    """A head for each decoder layer (Deformable DETR with refinement), in the place of one for all."""
-
-    def forward(self, stacked: Tensor) -> Tensor:
-        """Of each layer [L, …] its own head; L may be fewer than there are heads."""
-        return torch.stack([head(each) for head, each in zip(self, stacked, strict=False)])
-
-
-def head_of_layer(head: nn.Module, index: int) -> nn.Module:
-    """What a decoder layer's output goes through: its own head, or the one for all."""
-    return head[index] if isinstance(head, PerLayer) else head
+def frozen_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that have parameters, none of which learns."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield module
+    else:
+        for child in module.children():
+            yield from frozen_parts(child)

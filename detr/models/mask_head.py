@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.models.layers import token_centres
-from detr.structures import Features, MaskDecoder, Memory, at_least_fp32
+from detr.models.structures import Features, Memory
+from detr.structures import MaskDecoder, at_least_fp32
 
 NORM_GROUPS = 8
 BOX_CHANNELS = 3
@@ -117,8 +117,7 @@ class MaskHead(nn.Module):
         start = sum(height * width for height, width in memory.shapes[: self.level])
         size = memory.shapes[self.level]
         tokens, padding, centres = (
-            each[:, start : start + size[0] * size[1]]
-            for each in (memory.tokens, memory.padding, token_centres(memory)[0])
+            each[:, start : start + size[0] * size[1]] for each in (memory.tokens, memory.padding, memory.centres)
         )
         finer = [adapter(each) for adapter, each in zip(self.adapters, self._climb(backbone), strict=True)]
         context = self._context(features.maps[self.level])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.layers import group_norm
-from detr.structures import Features
+from detr.models.structures import Features
 
 
 class Neck(nn.Module):
@@ -18,6 +18,7 @@ class Neck(nn.Module):
 
     Args:
         channels: of the backbone's levels, fine to coarse.
+        strides: of the same, in pixels of the image.
         num_levels: that the transformer reads: the backbone's coarsest; null: all, for transformers that take any
             number. A mask head reads the others, too.
         extra_levels: how many of `num_levels` are coarser than the backbone's: a 3×3 convolution with stride 2 makes
@@ -38,6 +39,7 @@ class Neck(nn.Module):
         self,
         *,
         channels: Sequence[int],
+        strides: Sequence[int],
         d_model: int,
         position_embedding: nn.Module,
         num_levels: int | None = None,
@@ -53,6 +55,10 @@ class Neck(nn.Module):
         if self.backbone_levels > len(channels):
             extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
             raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
+        self.strides = [
+            *strides[-self.backbone_levels :],
+            *(strides[-1] * 2**step for step in range(1, extra_levels + 1)),
+        ]
         self.projections = nn.ModuleList(
             _projection(count, d_model, normalization) for count in channels[-self.backbone_levels :]
         )
@@ -86,7 +92,7 @@ class Neck(nn.Module):
             positions = [
                 each + vector[:, None, None] for each, vector in zip(positions, self.level_embedding, strict=True)
             ]
-        return Features(maps, paddings, positions)
+        return Features(maps, paddings, positions, self.strides)
 
 
 def _projection(

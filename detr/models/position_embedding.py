@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.errors import UserError
+from detr.models.layers import MLP, xavier_uniform
 
 
 class SinePositionEmbedding(nn.Module):
@@ -47,6 +48,28 @@ def sine_embedding(values: Tensor, channels: int, temperature: float = 10000.0) 
     wavelength = temperature ** (2 * (index // 2) / channels)
     angles = values[..., None] * 2 * math.pi / wavelength
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
+
+
+def box_sines(boxes: Tensor, d_model: int) -> Tensor:
+    """Boxes cxcywh [..., 4] in [0, 1] → the sines of the four numbers [..., 2 D] (DAB-DETR, section 4.2)."""
+    return sine_embedding(boxes, d_model // 2).flatten(-2)
+
+
+class BoxPosition(nn.Module):
+    """The position of a query, made of its box (DAB-DETR, Liu et al. 2022, section 4.2).
+
+    The authors put the sines of y before those of x, which is another order of the first layer's columns.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.mlp = MLP(2 * d_model, d_model, d_model, 2)
+        xavier_uniform(self.mlp)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """Boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
+        return self.mlp(box_sines(boxes, self.d_model))
 
 
 class LearnedPositionEmbedding(nn.Module):

@@ -1,296 +1,157 @@
-"""What the decoder starts from. Queries sit between encoder and decoder: they may look at the image first."""
+"""What the decoder starts from: what all kinds of queries share, and those that are learned."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
-from detr.boxes import cxcywh_to_xyxy, inverse_sigmoid
+from detr.models.box_coder import BoxCoder
+from detr.models.decoder import Reference
 from detr.models.groups import OneToMany
-from detr.models.layers import MLP, class_head, token_centres, zero_last_layer
-from detr.models.position_embedding import sine_embedding
-from detr.structures import Group, Memory, Predictions, QuerySet, at_least_fp32
+from detr.models.layers import MLP, xavier_uniform
+from detr.models.position_embedding import BoxPosition
+from detr.models.structures import Memory, QuerySet
+from detr.structures import at_least_fp32
 
-CANDIDATES = 4  # tokens for each query that are looked through for distinct ones
-REPEATED = 1e4  # beyond any logit: puts the repeated behind the distinct, before padding
 
-LARGEST = 0.9  # side of an anchor, in units of the image
+@dataclass(frozen=True)
+class Surroundings:
+    """What queries are told of the detector around them."""
+
+    num_logits: int  # K of the class head
+    sigmoid: bool  # whether class logits are independent; else the last one means no object
+    one_to_many: OneToMany | None = None  # asks for further queries while training, behind the others
+    point_layers: int = 0  # of the head with which the decoder wants points read off learned positions; 0: no points
 
 
 class Queries(nn.Module):
-    """What all kinds of queries share.
+    """What all kinds of queries share. They sit between encoder and decoder: they may look at the image first.
 
     Args:
+        surroundings: the detector around them.
         num_queries: Q, how many objects can be found in an image.
-        d_model: width of the transformer.
-        num_logits: K, of the class head; only queries that propose classes need it.
-        sigmoid: whether class logits are independent (else the last one means no object); as `num_logits`.
-        one_to_many: asks for further queries while training, behind the others.
 
     Attributes:
-        has_reference: the query set comes with anchor boxes.
-        has_position: it comes with positions.
-        extra: how many queries there are beside `num_queries` while training.
+        reference: what the query set comes with.
+        further: how many queries there are beside the Q while training, behind them.
+
+    Raises:
+        ValueError: no queries.
     """
 
-    has_reference = False
-    has_position = False
+    reference: Reference = "none"
 
-    def __init__(
-        self, *, num_queries: int, d_model: int, num_logits: int, sigmoid: bool, one_to_many: OneToMany | None
-    ) -> None:
+    def __init__(self, *, surroundings: Surroundings, num_queries: int) -> None:
         super().__init__()
         if num_queries < 1:
             raise ValueError(f"num_queries must be at least 1, not {num_queries}")
+        more = surroundings.one_to_many
         self.num_queries = num_queries
-        self.extra = 0 if one_to_many is None else one_to_many.extra(num_queries)
+        self.further = 0 if more is None else more.further(num_queries)
 
     @property
     def count(self) -> int:
-        """How many queries there are now: with the extra ones while training."""
-        return self.num_queries + (self.extra if self.training else 0)
+        """How many queries there are now: with the further ones while training."""
+        return self.num_queries + (self.further if self.training else 0)
 
     def position_of(self, reference: Tensor) -> Tensor | None:
-        """Positions [B, n, D] for anchors [B, n, 4] (before the sigmoid); None: the decoder makes them."""
+        """Positions [B, n, D] of queries with these anchors [B, n, 4]; None: `QuerySet.embed` makes them."""
         return None
 
-    def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
-        """
-        Returns:
-            The query set, and further outputs to be supervised.
-        """
+    def forward(self, memory: Memory) -> QuerySet:
         raise NotImplementedError
 
 
 class LearnedQueries(Queries):
     """The paper's object queries: learned positions, and zeros for content.
 
+    A decoder that starts from points has them read off the positions.
+
     Args:
+        surroundings: the detector around them.
+        num_queries: Q, how many objects can be found in an image.
+        d_model: width of the transformer.
+        box_coder: how boxes follow from references.
         learn_content: learn the content, too (Deformable DETR).
     """
-
-    has_position = True
 
     def __init__(
         self,
         *,
-        num_logits: int,
-        sigmoid: bool,
-        one_to_many: OneToMany | None = None,
+        surroundings: Surroundings,
+        box_coder: BoxCoder,
         num_queries: int = 100,
         d_model: int = 256,
         learn_content: bool = False,
     ) -> None:
-        super().__init__(
-            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
-        )
-        self.embedding = nn.Embedding(num_queries + self.extra, d_model)
-        self.content = nn.Embedding(num_queries + self.extra, d_model) if learn_content else None
+        super().__init__(surroundings=surroundings, num_queries=num_queries)
+        total = num_queries + self.further
+        self.box_coder = box_coder
+        self.embedding = nn.Embedding(total, d_model)
+        self.content = nn.Embedding(total, d_model) if learn_content else None
+        self.point_head = _point_head(d_model, surroundings.point_layers) if surroundings.point_layers else None
+        if self.point_head is not None:
+            self.reference = "point"
 
-    def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
+    def forward(self, memory: Memory) -> QuerySet:
         position = self.embedding.weight[: self.count].expand(len(memory.tokens), -1, -1)
-        if self.content is None:
-            return QuerySet(content=torch.zeros_like(position), position=position), {}
-        return QuerySet(content=self.content.weight[: self.count].expand_as(position), position=position), {}
+        content = self.content
+        return QuerySet(
+            content=torch.zeros_like(position) if content is None else content.weight[: self.count].expand_as(position),
+            reference=None if self.point_head is None else self.points(position),
+            position=position,
+        )
+
+    def points(self, position: Tensor) -> Tensor:
+        """References [B, Q, 2] of positions [B, Q, D]."""
+        assert self.point_head is not None
+        return self.box_coder.from_free(at_least_fp32(self.point_head(position)))
+
+
+def _point_head(d_model: int, num_layers: int) -> MLP:
+    """As the authors start: Deformable DETR's single layer without a bias, Conditional DETR's two layers with one."""
+    head = MLP(d_model, d_model, 2, num_layers)
+    xavier_uniform(head)
+    if num_layers == 1:
+        nn.init.zeros_(head.layers[0].bias)  # type: ignore[arg-type]
+    return head
 
 
 class AnchorQueries(Queries):
-    """A learned anchor box for each query (DAB-DETR, Liu et al. 2022, section 4.1), and learned content.
+    """A learned anchor for each query (DAB-DETR, Liu et al. 2022, section 4.1), and learned content.
 
     Args:
+        surroundings: the detector around them.
+        num_queries: Q, how many objects can be found in an image.
+        d_model: width of the transformer.
+        box_coder: how boxes follow from anchors.
         learn_content: false: content starts from zeros, as in DAB-DETR.
     """
 
-    has_reference = True
+    reference = "anchor"
 
     def __init__(
         self,
         *,
-        num_logits: int,
-        sigmoid: bool,
-        one_to_many: OneToMany | None = None,
+        surroundings: Surroundings,
+        box_coder: BoxCoder,
         num_queries: int = 100,
         d_model: int = 256,
         learn_content: bool = True,
     ) -> None:
-        super().__init__(
-            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
+        super().__init__(surroundings=surroundings, num_queries=num_queries)
+        self.d_model, self.box_coder = d_model, box_coder
+        self.content = nn.Embedding(num_queries + self.further, d_model) if learn_content else None
+        self.anchors = nn.Embedding(num_queries + self.further, 4)
+        self.position = BoxPosition(d_model)
+
+    def forward(self, memory: Memory) -> QuerySet:
+        images, free = len(memory.tokens), self.anchors.weight[: self.count]
+        content = free.new_zeros(self.count, self.d_model) if self.content is None else self.content.weight
+        return QuerySet(
+            content=content[: self.count].expand(images, -1, -1),
+            reference=self.box_coder.from_free(free).expand(images, -1, -1),
+            embed=self.position,
         )
-        self.d_model = d_model
-        self.content = nn.Embedding(num_queries + self.extra, d_model) if learn_content else None
-        self.anchors = nn.Embedding(num_queries + self.extra, 4)  # before the sigmoid
-
-    def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
-        images = len(memory.tokens)
-        reference = self.anchors.weight[: self.count].expand(images, -1, -1)
-        if self.content is None:
-            return QuerySet(content=reference.new_zeros(images, self.count, self.d_model), reference=reference), {}
-        return QuerySet(content=self.content.weight[: self.count].expand(images, -1, -1), reference=reference), {}
-
-
-class TwoStageQueries(Queries):
-    """Every token of the encoder proposes a class and a box; the best become queries (Deformable DETR, section 4).
-
-    Boxes are corrections of a square anchor at the token. The proposals learn from a loss of their own, matched
-    one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
-    embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
-    Padding and the border are chosen last, that is only in an image with fewer tokens than queries, where they have to
-    fill the rest; before them boxes that repeat a better one, where queries are to be distinct. What they propose is a
-    box around the far corner, as in the authors' code, so that no object is matched to them.
-
-    Args:
-        num_queries: Q; an image with fewer tokens gets as many queries as it has tokens.
-        num_logits: K, of the class head.
-        sigmoid: whether class logits are independent (else the last one means no object).
-        anchor_side: of the anchors in the finest level, in units of the image; it doubles from level to level.
-        copies: how many proposals each object supervises.
-        weight: of the proposals' losses.
-        supervised: whose proposals have losses: of `all` tokens (Deformable DETR) or the `chosen` (DINO, RT-DETR).
-        content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
-            (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
-            (Deformable DETR, appendix A.4).
-        class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
-        border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
-            Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
-        distinct: the IoU with the box of a surer token beyond which a token repeats it (Dense Distinct Queries, Zhang
-            et al. 2023: 0.8; their further steps, between decoder layers, are not here). Alike queries are told apart
-            by self-attention alone, which takes long to learn, so that objects are found twice. Of the surest tokens
-            four for each query are looked through. null: all are taken for distinct.
-    """
-
-    has_reference = True
-
-    def __init__(
-        self,
-        *,
-        num_logits: int,
-        sigmoid: bool,
-        one_to_many: OneToMany | None = None,
-        num_queries: int = 100,
-        d_model: int = 256,
-        anchor_side: float = 0.08,
-        copies: int = 4,
-        weight: float = 1.0,
-        supervised: Literal["all", "chosen"] = "all",
-        content: Literal["tokens", "learned", "anchors"] = "tokens",
-        class_agnostic: bool = False,
-        border: float = 0.0,
-        distinct: float | None = None,
-    ) -> None:
-        super().__init__(
-            num_queries=num_queries, d_model=d_model, num_logits=num_logits, sigmoid=sigmoid, one_to_many=one_to_many
-        )
-        if not 0 < anchor_side < 1:
-            raise ValueError(f"anchor_side must lie between 0 and 1, not {anchor_side}")
-        if not 0 <= border < 0.5:
-            raise ValueError(f"border must be at least 0 and below 0.5, not {border}")
-        if distinct is not None and not 0 < distinct < 1:
-            raise ValueError(f"distinct must lie between 0 and 1, not {distinct}")
-        if copies < 1:
-            raise ValueError(f"copies must be at least 1, not {copies}")
-        if weight < 0:
-            raise ValueError(f"weight must not be negative, but is {weight}")
-        self.sigmoid, self.copies, self.weight, self.class_agnostic = sigmoid, copies, weight, class_agnostic
-        self.d_model, self.border, self.distinct, self.supervised = d_model, border, distinct, supervised
-        self.anchor_side = anchor_side
-        self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
-        logits = (1 if sigmoid else 2) if class_agnostic else num_logits
-        self.class_head = class_head(d_model, logits, sigmoid=sigmoid)
-        self.box_head = MLP(d_model, d_model, 4, 3)
-        zero_last_layer(self.box_head)
-        self.content = nn.Embedding(num_queries + self.extra, d_model) if content == "learned" else None
-        self.has_position = content == "anchors"
-        self.anchor_head = (
-            nn.Sequential(nn.Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if self.has_position else None
-        )
-
-    def forward(self, memory: Memory) -> tuple[QuerySet, dict[str, Group]]:
-        tokens = self.token_head(memory.tokens)
-        logits = self.class_head(tokens)
-        boxes = at_least_fp32(self.box_head(tokens)) + self.anchors(memory)
-        last = self.last(memory)
-        best = self.best(self.scores(logits.detach(), boxes.detach(), last))
-        reference = rows(boxes.detach(), best)
-        position, content = self.of_anchors(reference)
-        if content is None and self.content is None:
-            content = rows(tokens, best)
-        elif self.content is not None:
-            content = self.content.weight[: best.shape[1]].expand(len(tokens), -1, -1)
-        assert content is not None
-        proposed = boxes.sigmoid().masked_fill(last[..., None], 1.0)
-        if self.supervised == "chosen":
-            chosen = best[:, : self.num_queries]
-            logits, proposed = rows(logits, chosen), rows(proposed, chosen)
-        proposals = Predictions(logits[None], proposed[None])
-        group = Group(proposals, copies=self.copies, weight=self.weight, class_agnostic=self.class_agnostic)
-        return QuerySet(content=content, position=position, reference=reference), {"encoder": group}
-
-    def scores(self, logits: Tensor, boxes: Tensor, last: Tensor) -> Tensor:
-        """[B, T] in whose order tokens become queries: how surely they propose, with what comes last below all others.
-
-        Args:
-            logits: [B, T, K].
-            boxes: [B, T, 4] cxcywh before the sigmoid.
-            last: [B, T] which tokens come last.
-        """
-        scores = at_least_fp32(self.objectness(logits)).masked_fill(last, -torch.inf)
-        if self.distinct is None:
-            return scores
-        return scores - REPEATED * self.repeats(scores, boxes.sigmoid(), self.distinct)
-
-    def repeats(self, scores: Tensor, boxes: Tensor, distinct: float) -> Tensor:
-        """[B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
-        count = min(CANDIDATES * self.num_queries, scores.shape[1])
-        surest = scores.topk(count, dim=1)
-        corners = cxcywh_to_xyxy(boxes.gather(1, surest.indices[..., None].expand(-1, -1, 4))).flatten(0, 1)
-        image = torch.arange(len(scores), device=scores.device).repeat_interleave(count)
-        repeated = torch.ones_like(image, dtype=torch.bool)
-        repeated[batched_nms(corners, surest.values.flatten(), image, distinct)] = False
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(1, surest.indices, repeated.view_as(surest.indices))
-
-    def last(self, memory: Memory) -> Tensor:
-        """[B, T] which tokens are padding, or too close to an edge."""
-        if not self.border:
-            return memory.padding
-        centres, _ = token_centres(memory)
-        return memory.padding | ((centres <= self.border) | (centres >= 1 - self.border)).any(-1)
-
-    def best(self, scores: Tensor) -> Tensor:
-        """[B, Q] the tokens of the highest scores [B, T]; extra queries take the next, over and over if need be."""
-        count = min(self.num_queries, scores.shape[1])
-        total = count + self.count - self.num_queries
-        found = scores.topk(min(total, scores.shape[1]), dim=1)
-        if total <= scores.shape[1]:
-            return found.indices
-        return found.indices[:, torch.arange(total, device=scores.device) % scores.shape[1]]
-
-    def of_anchors(self, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Position and content [B, Q, D] made from anchors (before the sigmoid); None: they come from elsewhere."""
-        if self.anchor_head is None:
-            return None, None
-        sines = sine_embedding(reference.sigmoid(), self.d_model // 2).flatten(-2)
-        position, content = self.anchor_head(sines).chunk(2, -1)
-        return position, content
-
-    def position_of(self, reference: Tensor) -> Tensor | None:
-        return self.of_anchors(reference)[0]
-
-    def anchors(self, memory: Memory) -> Tensor:
-        """Boxes [B, T, 4], cxcywh before the sigmoid."""
-        centres, levels = token_centres(memory)
-        sides = (self.anchor_side * 2.0**levels).clamp(max=LARGEST)
-        return inverse_sigmoid(torch.cat([centres, sides[None, :, None].expand(len(centres), -1, 2)], -1))
-
-    def objectness(self, logits: Tensor) -> Tensor:
-        """How surely a token proposes any object: [B, T, K] → [B, T]."""
-        if self.sigmoid:
-            return logits.max(-1).values
-        return logits[..., :-1].max(-1).values - logits[..., -1]
-
-
-def rows(table: Tensor, indices: Tensor) -> Tensor:
-    """Of each image's rows [B, T, n] those at [B, Q]: [B, Q, n]."""
-    return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +10,6 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
-
-from detr.training.optim import Moment
 
 SUMMARY = ("AP", "AP50", "segm/AP", "segm/AP50", "PQ")  # of an epoch's line
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # of the table; metrics files have all
@@ -39,9 +37,9 @@ class Console:
         self.rich = rich.console.Console(quiet=quiet)
 
     @contextmanager
-    def epoch(self, epoch: int, batches: int, moment: Callable[[], Moment]) -> Iterator[Bar]:
-        """A bar over the batches of an epoch, with the part of the whole run that is done."""
-        with self._bar(f"epoch {epoch} ({moment().progress:.0%} of the run)", batches) as bar:
+    def epoch(self, epoch: int, batches: int, done: float) -> Iterator[Bar]:
+        """A bar over the batches of an epoch; `done`: the part of the whole run before it."""
+        with self._bar(f"epoch {epoch} ({done:.0%} of the run)", batches) as bar:
             yield bar
 
     @contextmanager

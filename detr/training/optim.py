@@ -1,180 +1,123 @@
-"""Parameter groups by name pattern, and schedules of the learning rate."""
+"""The optimizer: groups of parameters by name pattern, by layer of the backbone and by weight decay."""
 
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from detr.models.detr import DETR
 from detr.patterns import check_patterns
 
 log = logging.getLogger(__name__)
 
 
+class Setting(NamedTuple):
+    """How the parameters of a group learn."""
+
+    lr: float
+    weight_decay: float
+
+
 def adamw(
-    *, model: nn.Module, lr: float, weight_decay: float = 1e-4, lr_by_pattern: Mapping[str, float] | None = None
+    *,
+    model: nn.Module,
+    lr: float = 1e-4,
+    weight_decay: float = 1e-4,
+    lr_by_pattern: Mapping[str, float] | None = None,
+    weight_decay_by_pattern: Mapping[str, float] | None = None,
+    layer_decay: float | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over groups of parameters, weight decay on all of them, as the paper.
+    """Build AdamW (Loshchilov and Hutter 2019) over groups of parameters; the paper decays the weights of all of them.
 
     Args:
         model: whose parameters; those with a learning rate of 0 are frozen.
         lr: of parameters that no pattern matches.
-        weight_decay: of every group.
+        weight_decay: of parameters that no pattern matches.
         lr_by_pattern: regular expression → learning rate; the first that is found in a parameter's name counts.
+        weight_decay_by_pattern: regular expression → weight decay, likewise.
+        layer_decay: each stage of the backbone learns this much slower than the one behind it, the last one this much
+            slower than its learning rate says (BEiT, Bao et al. 2022); null: all alike.
 
     Raises:
-        ValueError: a negative rate, a pattern that is no regular expression or matches no parameter, or nothing
-            left to train.
+        ValueError: a number out of its range, a pattern that is no regular expression or matches no parameter, or
+            nothing left to train.
     """
-    groups = parameter_groups(model, lr, lr_by_pattern or {})
-    for rate, parameters in groups:
+    groups = parameter_groups(
+        model, Setting(lr, weight_decay), lr_by_pattern or {}, weight_decay_by_pattern or {}, layer_decay
+    )
+    for setting, parameters in groups.items():
         for parameter in parameters:
-            parameter.requires_grad_(parameter.requires_grad and rate > 0)
+            parameter.requires_grad_(parameter.requires_grad and setting.lr > 0)
     trained = [
-        {"params": [parameter for parameter in parameters if parameter.requires_grad], "lr": rate}
-        for rate, parameters in groups
+        {"params": learning, **setting._asdict()}
+        for setting, parameters in groups.items()
+        if (learning := [parameter for parameter in parameters if parameter.requires_grad])
     ]
-    trained = [group for group in trained if group["params"]]
     if not trained:
         raise ValueError("every parameter is frozen; give optimizer.lr above 0")
     return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)  # the same sums in one pass
 
 
+def parameter_groups(
+    model: nn.Module,
+    default: Setting,
+    lr_by_pattern: Mapping[str, float],
+    weight_decay_by_pattern: Mapping[str, float],
+    layer_decay: float | None = None,
+) -> dict[Setting, list[nn.Parameter]]:
+    """Sort parameters by how they learn: those that no pattern matches first, then pattern by pattern."""
+    _check_at_least_0({"lr": default.lr, "weight_decay": default.weight_decay})
+    _check_at_least_0({f"lr_by_pattern.{pattern}": rate for pattern, rate in lr_by_pattern.items()})
+    _check_at_least_0({f"weight_decay_by_pattern.{key}": decay for key, decay in weight_decay_by_pattern.items()})
+    rates = _by_pattern("lr_by_pattern", model, lr_by_pattern, default.lr)
+    decays = _by_pattern("weight_decay_by_pattern", model, weight_decay_by_pattern, default.weight_decay)
+    factors = {} if layer_decay is None else _by_stage(model, layer_decay)
+    parameters = dict(model.named_parameters())
+    order = {rate: place for place, rate in enumerate(dict.fromkeys([default.lr, *lr_by_pattern.values()]))}
+    groups: dict[Setting, list[nn.Parameter]] = {}
+    for name in sorted(parameters, key=lambda name: order[rates[name]]):
+        setting = Setting(rates[name] * factors.get(name, 1.0), decays[name])
+        groups.setdefault(setting, []).append(parameters[name])
+    return groups
+
+
 def train_mode(model: nn.Module) -> None:
-    """`model.train()`, but a batch norm that is frozen keeps its statistics, too."""
+    """Put a model into training mode, but leave batch norms that are frozen their statistics."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
             module.eval()
 
 
-def parameter_groups(
-    model: nn.Module, lr: float, lr_by_pattern: Mapping[str, float]
-) -> list[tuple[float, list[nn.Parameter]]]:
-    """Learning rate and parameters of each group: those that no pattern matches, then one for each pattern."""
-    for key, rate in {
-        "lr": lr,
-        **{f"lr_by_pattern.{pattern}": rate for pattern, rate in lr_by_pattern.items()},
-    }.items():
-        if not rate >= 0:
-            raise ValueError(f"{key} must be at least 0, not {rate}")
-    check_patterns("lr_by_pattern", lr_by_pattern)
-    rest: list[nn.Parameter] = []
-    by_pattern: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in lr_by_pattern}
-    for name, parameter in model.named_parameters():
-        found = next((pattern for pattern in lr_by_pattern if re.search(pattern, name)), None)
-        (rest if found is None else by_pattern[found]).append(parameter)
-    unused = [pattern for pattern, parameters in by_pattern.items() if not parameters]
+def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float], default: float) -> dict[str, float]:
+    """Parameter name → the value of the first pattern that is found in it."""
+    check_patterns(key, patterns)
+    found = {}
+    for name, _ in model.named_parameters():
+        found[name] = next((pattern for pattern in patterns if re.search(pattern, name)), None)
+    unused = [pattern for pattern in patterns if pattern not in found.values()]
     if unused:
         tops = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"lr_by_pattern: {unused[0]} is found in no parameter's name; names start with {tops}")
-    return [(lr, rest), *((lr_by_pattern[pattern], parameters) for pattern, parameters in by_pattern.items())]
+        raise ValueError(f"{key}: {unused[0]} is found in no parameter's name; names start with {tops}")
+    return {name: default if pattern is None else patterns[pattern] for name, pattern in found.items()}
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where a run is. A schedule is a function of it alone, so that resuming needs no state."""
-
-    epoch: int  # finished epochs
-    step: int  # finished optimizer steps
-    progress: float  # part of the whole run in [0, 1], by whichever limit (epochs, steps, minutes) is nearest
-
-
-class Schedule(Protocol):
-    """What the trainer asks of a schedule."""
-
-    def factor(self, moment: Moment) -> float:
-        """What every group's learning rate is multiplied with for the next step."""
-
-    def drops_after(self, epoch: int) -> bool:
-        """Whether the learning rate falls when `epoch` (from 1) has ended: a checkpoint is kept from before."""
+def _by_stage(model: nn.Module, decay: float) -> dict[str, float]:
+    """Parameter name → factor of its learning rate, of the backbone's parameters."""
+    if not 0 < decay <= 1:
+        raise ValueError(f"layer_decay: expected a number above 0 and at most 1, got {decay}")
+    assert isinstance(model, DETR)
+    stages = model.backbone.stage_of()
+    count = max(stages.values(), default=0) + 1
+    return {f"backbone.{name}": decay ** (count - stage) for name, stage in stages.items()}
 
 
-class _Warmup:
-    """The first `warmup_steps` optimizer steps rise linearly to the full learning rate."""
-
-    def __init__(self, *, warmup_steps: int = 0) -> None:
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, not {warmup_steps}")
-        self.warmup_steps = warmup_steps
-
-    def factor(self, moment: Moment) -> float:
-        warmup = min(1.0, (moment.step + 1) / (self.warmup_steps + 1))
-        return warmup * self.base(moment)
-
-    def base(self, moment: Moment) -> float:
-        """The factor without warm-up."""
-        return 1.0
-
-    def drops_after(self, epoch: int) -> bool:
-        return False
-
-
-class Constant(_Warmup):
-    """The learning rate stays what it is."""
-
-
-class MultiStep(_Warmup):
-    """× gamma at each milestone; the paper: ×0.1 after 200 of 300 epochs, or 400 of 500.
-
-    Args:
-        milestones: after how many epochs (or steps).
-        unit: of the milestones.
-    """
-
-    def __init__(
-        self,
-        *,
-        milestones: Sequence[int],
-        gamma: float = 0.1,
-        unit: Literal["epochs", "steps"] = "epochs",
-        warmup_steps: int = 0,
-    ) -> None:
-        super().__init__(warmup_steps=warmup_steps)
-        if any(milestone < 1 for milestone in milestones):
-            raise ValueError(f"milestones must be 1 or more, not {list(milestones)}")
-        self.milestones, self.gamma, self.unit = milestones, gamma, unit
-
-    def base(self, moment: Moment) -> float:
-        return self.gamma ** self.passed(moment.epoch if self.unit == "epochs" else moment.step)
-
-    def passed(self, position: int) -> int:
-        """How many drops lie at or before a position."""
-        return sum(position >= milestone for milestone in self.milestones)
-
-    def drops_after(self, epoch: int) -> bool:
-        return self.unit == "epochs" and self.passed(epoch) > self.passed(epoch - 1)
-
-
-class Step(MultiStep):
-    """× gamma every so many epochs (or steps): torch's StepLR, which official DETR uses as `--lr_drop`."""
-
-    def __init__(
-        self, *, every: int, gamma: float = 0.1, unit: Literal["epochs", "steps"] = "epochs", warmup_steps: int = 0
-    ) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
-        super().__init__(milestones=[every], gamma=gamma, unit=unit, warmup_steps=warmup_steps)
-        self.every = every
-
-    def passed(self, position: int) -> int:
-        return position // self.every
-
-
-class Cosine(_Warmup):
-    """Half a cosine from 1 down to `final` over the whole run (Loshchilov and Hutter 2017, without restarts)."""
-
-    def __init__(self, *, final: float = 0.0, warmup_steps: int = 0) -> None:
-        super().__init__(warmup_steps=warmup_steps)
-        if not 0 <= final <= 1:
-            raise ValueError(f"final must lie between 0 and 1, not {final}")
-        self.final = final
-
-    def base(self, moment: Moment) -> float:
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * moment.progress)) / 2
+def _check_at_least_0(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {value}")

@@ -29,8 +29,9 @@ from detr.tracking.run_folder import RunFolder
 from detr.training.average import averaged
 from detr.training.interruption import Requests
 from detr.training.meter import Meter
-from detr.training.optim import Moment, Schedule, train_mode
+from detr.training.optim import train_mode
 from detr.training.options import Options, Progress
+from detr.training.schedule import Moment, Schedule
 from detr.training.state import capture, own_state, restore
 from detr.weights.checkpoint import NON_FINITE
 
@@ -135,13 +136,29 @@ class Trainer:
 
     def moment(self) -> Moment:
         """Where the run is, for the schedule."""
+        return self._moment(
+            self.progress.epoch + self.progress.batches / self.loader.batches_per_epoch, self.progress.step
+        )
+
+    @property
+    def drop_ahead(self) -> bool:
+        """Whether, between two epochs, the learning rate will be lower at the end of the next one than of the last."""
+        steps = -(-self.loader.batches_per_epoch // self.options.accumulate)
+        last, next_last = (
+            self._moment(self.progress.epoch + epochs - 1 / steps, self.progress.step + epochs * steps - 1)
+            for epochs in (0, 1)
+        )
+        return self.schedule.drops(last, next_last)
+
+    def _moment(self, epochs: float, step: int) -> Moment:
+        """After so many epochs, the last one maybe in part, and steps."""
         limits = [
-            (self.progress.epoch + self.progress.batches / self.loader.batches_per_epoch, self.options.max_epochs),
-            (self.progress.step, self.options.max_steps),
+            (epochs, self.options.max_epochs),
+            (step, self.options.max_steps),
             (self.progress.seconds / 60, self.options.max_minutes),
         ]
         part = max(done / limit for done, limit in limits if limit is not None)
-        return Moment(self.progress.epoch, self.progress.step, min(1.0, part))
+        return Moment(int(epochs), step, min(1.0, part))
 
     def train_epoch(self) -> dict[str, float]:
         """The rest of the current epoch, or as much of it as the limits allow. Returns means over its steps."""
@@ -150,7 +167,7 @@ class Trainer:
         if not self.progress.batches:
             self.meter = Meter(since=self.progress.seconds)
         self.started = time.monotonic() - self.progress.seconds
-        with self.console.epoch(self.progress.epoch + 1, len(self.loader), self.moment) as bar:
+        with self.console.epoch(self.progress.epoch + 1, len(self.loader), self.moment().progress) as bar:
             for micro_batches in () if self.finished else grouped(self.loader, self.options.accumulate):
                 losses = self.train_step(micro_batches)
                 self.progress.step += 1
@@ -198,11 +215,8 @@ class Trainer:
         clock = self.seconds() if distributed.is_main() else 0.0
         objects, images, self.progress.seconds, *signals = distributed.total([*counts, clock, *self.requests.received])
         self.requests.check(signals)
-        processes = distributed.world_size()
-        # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
-        least = 1 if self.criterion.normalization == "process" else 1 / processes
-        return Normalizer(
-            objects=max(least, objects / processes), images=images / processes, micro_batches=len(micro_batches)
+        return self.criterion.normalizer(
+            objects=objects, images=images, micro_batches=len(micro_batches), processes=distributed.world_size()
         )
 
     def seconds(self) -> float:
@@ -327,7 +341,7 @@ class Trainer:
             return
         if better:
             self.folder.save("best", checkpoint)
-        if self.schedule.drops_after(epoch) or epoch % (self.options.keep_every or epoch + 1) == 0:
+        if self.drop_ahead or epoch % (self.options.keep_every or epoch + 1) == 0:
             self.folder.save(f"epoch_{epoch:04d}", checkpoint)
         self.folder.save("last", checkpoint)
 

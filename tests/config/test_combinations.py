@@ -47,15 +47,15 @@ CLASS_NAMES = Classes.contiguous({index: str(index) for index in range(CLASSES)}
 
 def reason(choice: dict[str, str]) -> str | None:
     """What a combination is refused for; None: it has to work."""
-    points = choice["queries"] == "learned"  # no boxes
-    if choice["transformer"] in ("detr", "detr_pre_norm") and not points:
-        return "queries come with anchors, which transformer.decoder does not use"
-    if choice["transformer"] == "conditional" and not points:
-        return "transformer.decoder reads its references off learned positions"
-    if choice["transformer"] in REFINING and points:
-        return "transformer.decoder refines anchors, but the queries have none"
-    if choice["denoising"] != "none" and points:
-        return "denoising gives boxes as anchors, but the queries have none"
+    learned = choice["queries"] == "learned"  # no boxes
+    if choice["transformer"] in ("detr", "detr_pre_norm") and not learned:
+        return "works with queries that have positions alone, but these have anchors; use queries=learned"
+    if choice["transformer"] == "conditional" and not learned:
+        return "works with queries that have points, but these have anchors; use queries=learned"
+    if choice["transformer"] in REFINING and learned:
+        return "works with queries that have anchors, but these have positions alone; use queries=anchors or two_stage"
+    if choice["denoising"] != "none" and learned:
+        return "denoising gives anchors, but the queries have"
     return None
 
 

@@ -253,13 +253,13 @@ def test_choices_on_what_is_stored_are_choices_when_composing(stored: dict[str, 
 
 def test_nested_choices(stored: dict[str, Any]) -> None:
     swapped = plain(override(stored, ["transformer/encoder=detr"]))
-    assert swapped["transformer"]["encoder"]["_target_"] == "detr.models.transformer.TransformerEncoder"
+    assert swapped["transformer"]["encoder"]["_target_"] == "detr.models.encoder.TransformerEncoder"
     assert {**swapped, "transformer": {**swapped["transformer"], "encoder": None}} == {
         **stored,
         "transformer": {**stored["transformer"], "encoder": None},
     }
     both = plain(override(stored, ["transformer/encoder=top_down", "transformer=detr"]))
-    assert both["transformer"]["encoder"]["_target_"] == "detr.models.transformer.TopDownEncoder"
+    assert both["transformer"]["encoder"]["_target_"] == "detr.models.top_down.TopDownEncoder"
     assert both["transformer"]["d_model"] == 256
 
 

@@ -42,6 +42,7 @@ SWEEPS = {
         "neck=single_level",
         "loss=detr,focal",
         "matcher=hungarian",
+        "box_coder=logit",
         "model=detr",
         "transformer.activation=gelu,glu",
     ],

@@ -16,8 +16,9 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from detr.losses.criterion import SetCriterion
 from detr.losses.masks import Dice, MaskFocal
+from detr.losses.matched import Matched
 from detr.losses.matcher import HungarianMatcher
-from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
+from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term
 from detr.structures import Classification, Group, Matches, Normalizer, Predictions, Targets
 
 
@@ -33,18 +34,20 @@ def criterion(
             "class": CrossEntropy() if classification == "softmax" else Focal(),
             "bbox": L1(weight=5),
             "giou": GIoU(weight=2),
-        },
-        mask_terms={"mask": MaskFocal(), "dice": Dice()} if masks else None,
+        }
+        | ({"mask": MaskFocal(), "dice": Dice()} if masks else {}),
         classification=classification,
         normalization=normalization,
         **more,
     )
 
 
-def normalizer_of(*targets: Targets) -> Normalizer:
+def normalizer_of(*targets: Targets, normalization: Literal["process", "global"] = "process") -> Normalizer:
     """Of an optimizer step with these micro-batches."""
     objects, images = sum(map(len, targets)), sum(len(each.counts) for each in targets)
-    return Normalizer(objects=max(1, objects), images=images, micro_batches=len(targets))
+    return criterion(normalization=normalization).normalizer(
+        objects=objects, images=images, micro_batches=len(targets), processes=1
+    )
 
 
 def official(logits: Tensor, boxes: Tensor, targets: Targets) -> dict[str, float]:
@@ -131,7 +134,7 @@ def test_known_matches_are_used(counts: list[int]) -> None:
     """Also when there are none of them, in a batch without objects."""
     targets = random_targets(counts)
     objects = torch.arange(len(targets))
-    known = Matches(torch.zeros_like(objects), targets.image, objects, objects)  # object i by query i
+    known = Matches(torch.zeros_like(objects), targets.image, objects, objects, layers=1)  # object i by query i
     group = random_predictions(2, layers=1, seed=1)
     predictions = replace(random_predictions(2), groups={"denoising": Group(group, matches=known)})
     losses = criterion()(predictions, targets, normalizer_of(targets))
@@ -176,13 +179,13 @@ def test_global_normalization_adds_up_over_micro_batches(
     large = copy.deepcopy(small)
     for model in (small, large):
         model.train()
-    step = normalizer_of(*parts)
+    step = normalizer_of(*parts, normalization="global")
     totals = []
     for part, pixels, mask in zip(parts, images.double().split(2), padding.split(2), strict=True):
         total = loss(small(pixels, mask), part, step).total
         total.backward()
         totals.append(total.item())
-    expected = loss(large(images.double(), padding), whole, normalizer_of(whole)).total
+    expected = loss(large(images.double(), padding), whole, normalizer_of(whole, normalization="global")).total
     expected.backward()
     assert sum(totals) == pytest.approx(expected.item(), rel=1e-9)
     for (name, mine), theirs in zip(small.named_parameters(), large.parameters(), strict=True):
@@ -247,3 +250,39 @@ def test_class_agnostic_proposals_are_objects_whatever_their_class() -> None:
     wanted = criterion("sigmoid")(expected, single, normalizer_of(single)).terms
     for term in ("class", "bbox", "giou"):
         torch.testing.assert_close(agnostic[f"encoder/{term}"], wanted[f"encoder/{term}"])
+
+
+class Agreement(Term):
+    """How far the boxes of the first group are from those of the queries that count: a term that sees both."""
+
+    of_groups = False
+
+    def forward(self, matched: Matched) -> Tensor:
+        other = matched.groups["encoder"]
+        distance = (matched.predictions.extras["gate"].mean() - other.predictions.boxes.mean()).abs()
+        return (distance * len(other.matches) / len(matched.matches)).reshape(1)
+
+
+def test_a_term_may_see_all_groups_matches_and_extras() -> None:
+    """Other layers of a term lose their rows without auxiliary losses, extras and groups included."""
+    targets = random_targets([2, 1])
+    predictions = random_predictions(2, layers=3)
+    predictions.extras["gate"] = torch.rand(3, 2, 9, 5)
+    predictions.groups = {"encoder": Group(random_predictions(2, layers=2, seed=1), copies=2)}
+    for auxiliary in (True, False):
+        loss = SetCriterion(matcher=HungarianMatcher(), terms={"agree": Agreement()}, auxiliary=auxiliary)
+        losses = loss(predictions, targets, normalizer_of(targets))
+        assert set(losses.terms) == {"agree"}
+        rows = slice(None) if auxiliary else slice(-1, None)
+        gate, boxes = predictions.extras["gate"][rows], predictions.groups["encoder"].outputs.boxes[rows]
+        pairs = 2 * 2 / 3 if auxiliary else 2  # of two layers and two copies, of three layers and one
+        torch.testing.assert_close(losses.total, (gate.mean() - boxes.mean()).abs() * pairs)
+
+
+def test_normalizers_of_several_processes() -> None:
+    """The paper counts at least one object a process; as one batch it is at least one in all of them."""
+    paper, whole = (criterion(normalization=each) for each in ("process", "global"))
+    step = {"images": 4, "micro_batches": 1, "processes": 2}
+    assert paper.normalizer(objects=0, **step) == Normalizer(1, 2, 1)
+    assert whole.normalizer(objects=0, **step) == Normalizer(0.5, 2, 1, whole_step=True)
+    assert paper.normalizer(objects=6, **step).objects == whole.normalizer(objects=6, **step).objects == 3

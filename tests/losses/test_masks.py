@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import random_predictions, random_targets
+from builders import match, matched, random_predictions, random_targets
 from torch import Tensor
 
-from detr.losses.masks import Dice, MaskFocal, MatchedMasks, matched_masks
-from detr.losses.matcher import HungarianMatcher
+from detr.losses.masks import Dice, MaskFocal
 from detr.structures import Normalizer, Predictions, Targets
 
 COUNTS, SIZE = [2, 0, 1], (12, 20)
@@ -41,8 +40,7 @@ def by_hand(logits: Tensor, wanted: Tensor, alpha: float, gamma: float) -> tuple
 
 def test_terms_by_hand() -> None:
     predictions, masks, targets = scene()
-    matches = HungarianMatcher()(predictions, targets)[0]
-    pairs = matched_masks(predictions, targets, matches)
+    matches = match(predictions, targets)[""]
     assert targets.masks is not None
     focal = dice = 0.0
     last = len(predictions.logits) - 1
@@ -53,28 +51,27 @@ def test_terms_by_hand() -> None:
             scaled = torch.nn.functional.interpolate(masks[image, query][None, None], size=SIZE, mode="bilinear")[0, 0]
             one, other = by_hand(scaled, targets.masks[target], 0.25, 2.0)
             focal, dice = focal + one, dice + other
-    normalizer = Normalizer(objects=5, images=3)
-    torch.testing.assert_close(MaskFocal()(pairs, normalizer), torch.tensor([focal / 5]))
-    torch.testing.assert_close(Dice()(pairs, normalizer), torch.tensor([dice / 5]))
+    seen = matched(predictions, targets, Normalizer(objects=5, images=3), matches)
+    torch.testing.assert_close(MaskFocal()(seen), torch.tensor([focal / 5]))
+    torch.testing.assert_close(Dice()(seen), torch.tensor([dice / 5]))
 
 
 def test_terms_equal_hugging_face() -> None:
     from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal_loss
 
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(4, 9, 7, generator=generator)
-    wanted = (torch.rand(4, 9, 7, generator=generator) < 0.3).float()
-    pairs, normalizer = MatchedMasks(logits, wanted), Normalizer(objects=4, images=2)
-    flat = logits.flatten(1), wanted.flatten(1)
-    torch.testing.assert_close(MaskFocal()(pairs, normalizer)[0], sigmoid_focal_loss(*flat, 4))
-    torch.testing.assert_close(Dice()(pairs, normalizer)[0], dice_loss(*flat, 4))
+    predictions, _, targets = scene()
+    seen = matched(predictions, targets, Normalizer(objects=3, images=3))
+    flat = [each.flatten(1) for each in seen.masks]
+    assert len(flat[0]) == sum(COUNTS)
+    torch.testing.assert_close(MaskFocal()(seen)[0], sigmoid_focal_loss(*flat, 3))
+    torch.testing.assert_close(Dice()(seen)[0], dice_loss(*flat, 3))
 
 
 def test_only_matched_masks_of_the_last_layer_get_a_gradient() -> None:
     predictions, masks, targets = scene()
-    matches = HungarianMatcher()(predictions, targets)[0]
-    pairs, normalizer = matched_masks(predictions, targets, matches), Normalizer(objects=3, images=3)
-    (MaskFocal()(pairs, normalizer) + Dice()(pairs, normalizer)).sum().backward()
+    matches = match(predictions, targets)[""]
+    seen = matched(predictions, targets, Normalizer(objects=3, images=3), matches)
+    (MaskFocal()(seen) + Dice()(seen)).sum().backward()
     assert masks.grad is not None
     touched = masks.grad.abs().amax((2, 3)) > 0
     expected = torch.zeros_like(touched)
@@ -86,10 +83,10 @@ def test_only_matched_masks_of_the_last_layer_get_a_gradient() -> None:
 
 def test_refusals() -> None:
     predictions, _, targets = scene()
-    matches = HungarianMatcher()(predictions, targets)[0]
+    normalizer = Normalizer(objects=3, images=3)
     with pytest.raises(ValueError, match="need a mask head"):
-        matched_masks(replace(predictions, masks=None), targets, matches)
+        Dice()(matched(replace(predictions, masks=None), targets, normalizer))
     with pytest.raises(ValueError, match="need masks in the targets"):
-        matched_masks(predictions, replace(targets, masks=None), matches)
+        Dice()(matched(predictions, replace(targets, masks=None), normalizer))
     with pytest.raises(ValueError, match="weight must be at least 0"):
         Dice(weight=-1)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import random_predictions, random_targets
+from builders import match, random_predictions, random_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
@@ -95,9 +95,7 @@ def test_equals_the_written_out_formula(
         for image, count in enumerate(counts):
             expected = reference_cost(predictions, targets, layer, image, matcher)
             torch.testing.assert_close(costs[layer, image, :, :count].double(), expected, rtol=1e-4, atol=1e-5)
-    matches, groups = matcher(predictions, targets)
-    assert groups == {}
-    found = pairs(matches)
+    found = pairs(matcher(predictions.supervised(), targets)[""])
     assert len(found) == 2 * sum(min(count, QUERIES) for count in counts)
     # Equal costs leave a choice; the sum that SciPy finds on the formula's costs leaves none.
     reference = reference_pairs(predictions, targets, matcher)
@@ -112,7 +110,7 @@ def total(rows: set[tuple[int, int, int, int]], costs: torch.Tensor, targets: Ta
 
 def test_every_query_and_object_is_matched_once() -> None:
     predictions, targets = random_predictions(3, queries=QUERIES), random_targets([4, 0, QUERIES])
-    matches, _ = HungarianMatcher()(predictions, targets)
+    matches = match(predictions, targets)[""]
     rows = pairs(matches)
     assert len({(layer, image, query) for layer, image, query, _ in rows}) == len(rows)
     assert Counter(target for *_, target in rows) == dict.fromkeys(range(len(targets)), 2)  # once in each layer
@@ -123,8 +121,8 @@ def test_every_query_and_object_is_matched_once() -> None:
 def test_copies(copies: int) -> None:
     predictions, targets = random_predictions(2, queries=12), random_targets([3, 1])
     predictions.groups["many"] = Group(random_predictions(2, queries=12, layers=1, seed=5), copies=copies)
-    matches, groups = HungarianMatcher()(predictions, targets)
-    assert pairs(matches) == reference_pairs(predictions, targets, HungarianMatcher())
+    groups = match(predictions, targets)
+    assert pairs(groups[""]) == reference_pairs(predictions, targets, HungarianMatcher())
     rows = pairs(groups["many"])
     assert Counter(target for *_, target in rows) == dict.fromkeys(range(4), copies)
     assert len({row[:3] for row in rows}) == len(rows)
@@ -136,7 +134,7 @@ def test_copies_are_the_cheapest_assignment() -> None:
     group = random_predictions(1, queries=12, layers=1)
     predictions = replace(random_predictions(1), groups={"many": Group(group, copies=copies)})
     matcher = HungarianMatcher()
-    rows = pairs(matcher(predictions, targets)[1]["many"])
+    rows = pairs(matcher(predictions.supervised(), targets)["many"])
     costs = reference_cost(group, targets, 0, 0, matcher)
     best = costs.repeat(1, copies).numpy()
     expected = best[linear_sum_assignment(best)].sum()
@@ -145,28 +143,42 @@ def test_copies_are_the_cheapest_assignment() -> None:
 
 def test_more_copies_than_queries() -> None:
     predictions = replace(random_predictions(1), groups={"many": Group(random_predictions(1, queries=5), copies=4)})
-    rows = pairs(HungarianMatcher()(predictions, random_targets([3]))[1]["many"])
+    rows = pairs(match(predictions, random_targets([3]))["many"])
     assert {row[:3] for row in rows} == {(layer, 0, query) for layer in range(2) for query in range(5)}
 
 
 def test_groups_with_known_matches_are_left_alone() -> None:
     empty = torch.zeros(0, dtype=torch.long)
     predictions = random_predictions(2)
-    predictions.groups["denoising"] = Group(random_predictions(2, seed=1), matches=Matches(empty, empty, empty, empty))
-    assert HungarianMatcher()(predictions, random_targets([1, 1]))[1] == {}
+    known = Matches(empty, empty, empty, empty, layers=2)
+    predictions.groups["denoising"] = Group(random_predictions(2, seed=1), matches=known)
+    assert match(predictions, random_targets([1, 1]))["denoising"] is known
+
+
+def test_matches_come_layer_by_layer() -> None:
+    """Also of groups in parts; so the last layer's are found without looking at them."""
+    targets = random_targets([3, 0, 1])
+    predictions = random_predictions(3, queries=12, layers=3)
+    predictions.groups["parts"] = Group(random_predictions(3, queries=12, layers=3, seed=2), parts=3, copies=2)
+    for matches in match(predictions, targets).values():
+        assert matches.layer.tolist() == sorted(matches.layer.tolist())
+        last = matches.layer == 2
+        alone = matches.of_last_layer()
+        assert pairs(alone) == {(0, *row[1:]) for row in pairs(matches) if row[0] == 2}
+        assert len(alone) == int(last.sum())
 
 
 def test_permuting_images_and_queries() -> None:
     predictions, counts = random_predictions(3, queries=QUERIES), [4, 0, 2]
     targets = random_targets(counts)
-    expected = pairs(HungarianMatcher()(predictions, targets)[0])
+    expected = pairs(match(predictions, targets)[""])
 
     images, queries = [2, 0, 1], torch.randperm(QUERIES, generator=torch.Generator().manual_seed(1))
     permuted = Predictions(predictions.logits[:, images][:, :, queries], predictions.boxes[:, images][:, :, queries])
     labels, boxes = targets.labels.split(counts), targets.boxes.split(counts)
     moved = Targets.of([labels[i] for i in images], [boxes[i] for i in images])
     original = torch.cat([torch.arange(6)[targets.image == i] for i in images]).tolist()
-    found = pairs(HungarianMatcher()(permuted, moved)[0])
+    found = pairs(match(permuted, moved)[""])
     assert {(layer, images[i], int(queries[q]), original[t]) for layer, i, q, t in found} == expected
 
 
@@ -186,7 +198,7 @@ def test_not_finite_names_the_image(field: str, value: float) -> None:
     with torch.no_grad():
         getattr(predictions, field)[0, 2, 3, 1] = value
     with pytest.raises(NonFiniteError) as error:
-        HungarianMatcher()(predictions, targets)
+        match(predictions, targets)
     assert error.value.images == [2]
 
 

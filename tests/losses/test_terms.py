@@ -6,18 +6,13 @@ import math
 
 import pytest
 import torch
-from builders import CLASSES, random_predictions, random_targets
+from builders import CLASSES, match, matched, random_predictions, random_targets
 from torch import Tensor
 
-from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term, Varifocal
 from detr.structures import Matches, Normalizer, Predictions, Targets
 
 COUNTS = [3, 0, 2]
-
-
-def matched(predictions: Predictions, targets: Targets, classification: str = "softmax") -> Matches:
-    return HungarianMatcher(classification=classification)(predictions, targets)[0]  # type: ignore[arg-type]
 
 
 def assigned(matches: Matches, targets: Targets, layer: int) -> dict[tuple[int, int], int]:
@@ -56,11 +51,14 @@ def focal_by_hand(logits: Tensor, labels: dict[tuple[int, int], int], alpha: flo
 @pytest.mark.parametrize("no_object", [0.1, 0.7])
 def test_cross_entropy(no_object: float) -> None:
     predictions, targets = random_predictions(3), random_targets(COUNTS)
-    matches = matched(predictions, targets)
+    matches = match(predictions, targets)[""]
+    normalizers = (
+        Normalizer(objects=99, images=3),
+        Normalizer(objects=99, images=6, micro_batches=2),
+        Normalizer(objects=8, images=6, micro_batches=2, whole_step=True),
+    )
     term = CrossEntropy(no_object_weight=no_object)
-    losses = term(predictions, targets, matches, Normalizer(objects=99, images=3), whole_step=False)
-    in_two = term(predictions, targets, matches, Normalizer(objects=99, images=6, micro_batches=2), whole_step=False)
-    whole = term(predictions, targets, matches, Normalizer(objects=8, images=6, micro_batches=2), whole_step=True)
+    losses, in_two, whole = (term(matched(predictions, targets, each, matches)) for each in normalizers)
     queries = predictions.logits.shape[2]
     for layer in range(2):
         total, weights = cross_entropy_by_hand(
@@ -74,9 +72,8 @@ def test_cross_entropy(no_object: float) -> None:
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.0)])
 def test_focal(alpha: float, gamma: float) -> None:
     predictions, targets = random_predictions(3, logits=CLASSES), random_targets(COUNTS)
-    matches = matched(predictions, targets, "sigmoid")
-    term = Focal(alpha=alpha, gamma=gamma)
-    losses = term(predictions, targets, matches, Normalizer(objects=5, images=3), whole_step=False)
+    matches = match(predictions, targets, "sigmoid")[""]
+    losses = Focal(alpha=alpha, gamma=gamma)(matched(predictions, targets, Normalizer(objects=5, images=3), matches))
     for layer in range(2):
         expected = focal_by_hand(predictions.logits[layer].detach(), assigned(matches, targets, layer), alpha, gamma)
         assert losses[layer].item() == pytest.approx(expected / 5, rel=1e-4)
@@ -88,8 +85,8 @@ def test_varifocal() -> None:
     from transformers.loss.loss_rt_detr import RTDetrLoss
 
     predictions, targets = random_predictions(3, logits=CLASSES), random_targets(COUNTS)
-    matches = matched(predictions, targets, "sigmoid")
-    losses = Varifocal()(predictions, targets, matches, Normalizer(objects=5, images=3), whole_step=False)
+    matches = match(predictions, targets, "sigmoid")[""]
+    losses = Varifocal()(matched(predictions, targets, Normalizer(objects=5, images=3), matches))
     theirs = RTDetrLoss(RTDetrConfig(num_labels=CLASSES))
     labels = [
         {"class_labels": label, "boxes": box}
@@ -114,12 +111,12 @@ def test_boxes() -> None:
     boxes[0, 0, 1] = torch.tensor([0.25, 0.25, 0.5, 0.5])  # the top left quarter
     boxes[1, 0, 2] = torch.tensor([0.75, 0.75, 0.5, 0.5])  # the bottom right quarter
     targets = Targets.of([torch.tensor([0])], [torch.tensor([[0.25, 0.25, 0.5, 0.5]])])
-    matches = Matches(*torch.tensor([[0, 1], [0, 0], [1, 2], [0, 0]]))
-    normalizer = Normalizer(objects=4, images=1)
+    matches = Matches(*torch.tensor([[0, 1], [0, 0], [1, 2], [0, 0]]), layers=2)
     predictions = Predictions(torch.zeros(2, 1, 3, 4), boxes)
-    assert L1()(predictions, targets, matches, normalizer, False).tolist() == pytest.approx([0, 1 / 4])
+    seen = matched(predictions, targets, Normalizer(objects=4, images=1), matches)
+    assert L1()(seen).tolist() == pytest.approx([0, 1 / 4])
     # No overlap, union 1/2, hull 1: a GIoU of -1/2.
-    assert GIoU()(predictions, targets, matches, normalizer, False).tolist() == pytest.approx([0, 1.5 / 4])
+    assert GIoU()(seen).tolist() == pytest.approx([0, 1.5 / 4])
 
 
 @pytest.mark.parametrize("term", [L1(), GIoU(), CrossEntropy(), Focal(), Varifocal()])
@@ -127,8 +124,8 @@ def test_without_objects(term: Term) -> None:
     """Finite; the boxes' losses are zero, but part of the graph: DDP wants every parameter in every step."""
     logits = CLASSES if term.classification == "sigmoid" else CLASSES + 1
     predictions, targets = random_predictions(2, logits=logits), random_targets([0, 0])
-    matches = matched(predictions, targets, term.classification or "softmax")
-    losses = term(predictions, targets, matches, Normalizer(objects=1, images=2), whole_step=False)
+    normalizer = Normalizer(objects=1, images=2)
+    losses = term(matched(predictions, targets, normalizer, classification=term.classification or "softmax"))
     losses.sum().backward()
     assert losses.isfinite().all()
     assert losses.shape == (2,)
@@ -143,11 +140,9 @@ def test_without_objects(term: Term) -> None:
 
 def test_gradient_reaches_matched_boxes_only() -> None:
     predictions, targets = random_predictions(3), random_targets(COUNTS)
-    matches = matched(predictions, targets)
-    normalizer = Normalizer(objects=5, images=3)
-    (L1()(predictions, targets, matches, normalizer, False) + GIoU()(predictions, targets, matches, normalizer, False))[
-        0
-    ].backward()
+    matches = match(predictions, targets)[""]
+    seen = matched(predictions, targets, Normalizer(objects=5, images=3), matches)
+    (L1()(seen) + GIoU()(seen))[0].backward()
     touched = predictions.boxes.grad.abs().sum(-1) > 0  # type: ignore[union-attr]
     expected = torch.zeros_like(touched)
     first = matches.layer == 0

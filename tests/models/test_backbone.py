@@ -361,3 +361,62 @@ def test_timm_freezing_keeps_the_function() -> None:
     extractor.load_state_dict(backbone.body.state_dict(), strict=False)
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(backbone(images)[0], extractor(images)[0], rtol=1e-4, atol=1e-4)
+
+
+# What training asks of a backbone.
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda **options: ResNet(name="resnet18", weights=None, levels=[-2, -1], **options),
+        lambda **options: Timm(name="tf_efficientnet_lite0", weights=None, levels=[-2, -1], **options),
+    ],
+)
+def test_checkpointing_changes_no_gradient(build: Callable[..., Backbone]) -> None:
+    torch.manual_seed(0)
+    plain, saving = build(), build(checkpointing=True)
+    saving.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    for backbone in (plain.train(), saving.train()):
+        sum(level.square().mean() for level in backbone(images)).backward()  # type: ignore[union-attr]
+    for (name, mine), theirs in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None), name
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    """Drop-path included; what learns, and what is thawed later, is in training mode."""
+    backbone = Timm(name="convnext_atto", weights=None, trainable=["stages_3"])
+    frozen, learning = backbone.body.stages_2, backbone.body.stages_3
+    for stage in (frozen, learning):
+        stage.blocks[0].drop_path = nn.Dropout(0.5)
+    assert backbone.train().training
+    assert not frozen.blocks[0].drop_path.training
+    assert learning.blocks[0].drop_path.training
+    frozen.requires_grad_(True)
+    assert backbone.train().body.stages_2.blocks[0].drop_path.training
+    assert not backbone.eval().body.stages_3.training
+
+
+@pytest.mark.parametrize(
+    ("build", "stages"),
+    [
+        (lambda: ResNet(name="resnet18", weights=None), ["body.conv1", "body.layer2", "body.layer3", "body.layer4"]),
+        (
+            lambda: Timm(name="tf_efficientnet_lite0", weights=None, levels=[-1]),
+            ["body.conv_stem", "body.blocks.1", "body.blocks.2", "body.blocks.4", "body.blocks.6"],
+        ),
+        (
+            lambda: Timm(name="convnext_atto", weights=None),
+            ["body.stem_0", "body.stages_1", "body.stages_2", "body.stages_3"],
+        ),
+    ],
+)
+def test_stages_end_where_levels_do(build: Callable[[], Backbone], stages: list[str]) -> None:
+    numbers = build().stage_of()
+    assert sorted(set(numbers.values())) == list(range(len(stages)))
+    for number, prefix in enumerate(stages):
+        assert {stage for name, stage in numbers.items() if name.startswith(f"{prefix}.")} == {number}
+    assert list(numbers.values()) == sorted(numbers.values())

@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detr.models.box_coder import LogitBoxCoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.deformable_attention import DeformableAttention, deformable_attention
-from detr.models.layers import MLP, PerLayer, valid_ratios
-from detr.models.queries import AnchorQueries, LearnedQueries
-from detr.structures import Features, Memory, QuerySet
+from detr.models.heads import BoxHead, PerLayer
+from detr.models.layers import LayerConfig
+from detr.models.position_embedding import BoxPosition
+from detr.models.queries import LearnedQueries, Surroundings
+from detr.models.structures import Features, Memory, QuerySet
 
 SHAPES = [(3, 4), (2, 2)]
+LAYER = LayerConfig(d_model=16, num_heads=2, dim_feedforward=16, dropout=0.0)
 TOKENS = sum(height * width for height, width in SHAPES)
 
 
@@ -69,7 +73,7 @@ def memory(images: int = 2, width: int = 16) -> Memory:
     fine, coarse = torch.zeros(images, 3, 4, dtype=torch.bool), torch.zeros(images, 2, 2, dtype=torch.bool)
     fine[1:, :, 2:], coarse[1:, :, 1:] = True, True
     padding = torch.cat([fine.flatten(1), coarse.flatten(1)], 1)
-    return Memory(torch.randn(images, TOKENS, width), torch.randn(images, TOKENS, width), padding, SHAPES)
+    return Memory(torch.randn(images, TOKENS, width), torch.randn(images, TOKENS, width), padding, SHAPES, [8, 16])
 
 
 def attention(**changes: Any) -> DeformableAttention:
@@ -105,32 +109,39 @@ def test_width_and_heads_must_fit() -> None:
 
 def test_valid_ratios() -> None:
     expected = torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.5, 1.0], [0.5, 1.0]]])
-    torch.testing.assert_close(valid_ratios(memory()), expected)
+    torch.testing.assert_close(memory().valid_ratios, expected)
 
 
 @torch.no_grad()
 def test_the_encoder_does_not_see_padding() -> None:
     """Neither what is in it nor how much of it there is."""
     torch.manual_seed(0)
-    encoder = DeformableEncoder(num_levels=1, num_layers=2, d_model=16, num_heads=2, dim_feedforward=16).eval()
+    encoder = DeformableEncoder(num_levels=1, num_layers=2, layer=LAYER).eval()
     for layer in encoder.layers:
         nn.init.normal_(layer.self_attn.sampling_offsets.weight, 0, 0.3)
     maps, positions = torch.randn(1, 16, 4, 4), torch.randn(1, 16, 4, 4)
-    alone = encoder(Features([maps], [torch.zeros(1, 4, 4, dtype=torch.bool)], [positions])).tokens
+    alone = encoder(Features([maps], [torch.zeros(1, 4, 4, dtype=torch.bool)], [positions], [8])).tokens
     for noise in (0.0, 5.0):
         larger, places = torch.full((1, 16, 6, 7), noise), torch.randn(1, 16, 6, 7)
         padding = torch.ones(1, 6, 7, dtype=torch.bool)
         larger[..., :4, :4], places[..., :4, :4], padding[:, :4, :4] = maps, positions, False
-        padded = encoder(Features([larger], [padding], [places])).tokens
+        padded = encoder(Features([larger], [padding], [places], [8])).tokens
         torch.testing.assert_close(padded[:, ~padding.flatten()], alone, rtol=1e-4, atol=1e-5)
 
 
-def decoder(queries: type, **changes: Any) -> DeformableDecoder:
+def decoder(**changes: Any) -> DeformableDecoder:
     torch.manual_seed(0)
-    sizes = {"num_levels": 2, "num_layers": 3, "d_model": 16, "num_heads": 2, "dim_feedforward": 16, "dropout": 0.0}
-    built = DeformableDecoder(**sizes | changes)
-    built.fit(queries(num_logits=3, sigmoid=True, d_model=16), 16)
-    return built
+    return DeformableDecoder(num_levels=2, num_layers=3, layer=LAYER, box_coder=LogitBoxCoder(), **changes)
+
+
+def anchors() -> QuerySet:
+    return QuerySet(content=torch.randn(2, 5, 16), reference=torch.randn(2, 5, 4), embed=BoxPosition(16))
+
+
+def points() -> QuerySet:
+    """Learned ones, as a decoder that wants points gets them."""
+    surroundings = Surroundings(num_logits=3, sigmoid=True, point_layers=DeformableDecoder.point_layers)
+    return LearnedQueries(surroundings=surroundings, box_coder=LogitBoxCoder(), num_queries=5, d_model=16)(memory())
 
 
 class Corrections(nn.Module):
@@ -149,10 +160,9 @@ class Corrections(nn.Module):
 def test_refinement_adds_corrections_up(twice: bool) -> None:
     """Each box is the anchor plus all corrections; its gradient reaches its own correction, and twice: the last."""
     for layer in range(3):
-        head, reference = Corrections(), torch.randn(2, 5, 4)
-        queries = QuerySet(content=torch.randn(2, 5, 16), reference=reference)
-        _, boxes = decoder(AnchorQueries, look_forward_twice=twice)(queries, memory(), head)
-        torch.testing.assert_close(boxes, reference + torch.stack(head.said).cumsum(0))
+        head, queries = Corrections(), anchors()
+        boxes = decoder(look_forward_twice=twice)(queries, memory(), head).boxes.logit()
+        torch.testing.assert_close(boxes, queries.reference + torch.stack(head.said).cumsum(0))
         boxes[layer].sum().backward()
         reached = [each.grad is not None and bool(each.grad.abs().max() > 0) for each in head.said]
         assert reached == [index == layer or (twice and index == layer - 1) for index in range(3)]
@@ -160,20 +170,19 @@ def test_refinement_adds_corrections_up(twice: bool) -> None:
 
 def test_looking_forward_needs_refinement() -> None:
     with pytest.raises(ValueError, match="look_forward_twice goes by what a layer refines"):
-        decoder(AnchorQueries, look_forward_twice=True, refine=False)
+        decoder(look_forward_twice=True, refine=False)
 
 
 def test_the_state_before_the_final_norm_refines() -> None:
     """As in DINO: the box is that of the state behind it."""
-    head, reference = Corrections(), torch.randn(2, 5, 4)
-    queries = QuerySet(content=torch.randn(2, 5, 16), reference=reference)
-    built = decoder(AnchorQueries, final_norm=True)
+    head, queries = Corrections(), anchors()
+    built = decoder(final_norm=True)
     nn.init.constant_(built.norm.weight, 3.0)
-    _, boxes = built(queries, memory(), head)
+    boxes = built(queries, memory(), head).boxes.logit()
     normed, refining = torch.stack(head.said[::2]), torch.stack(head.said[1::2])
     torch.testing.assert_close(normed, 3 * refining, rtol=1e-3, atol=1e-3)  # layers end with a norm of their own
     before = torch.cat([torch.zeros_like(refining[:1]), refining.cumsum(0)[:-1]])
-    torch.testing.assert_close(boxes, reference + before + normed)
+    torch.testing.assert_close(boxes, queries.reference + before + normed)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -181,24 +190,20 @@ def test_the_state_before_the_final_norm_refines() -> None:
 @torch.no_grad()
 def test_points_start_as_boxes_of_an_eighth_in_every_layer(heads: int, refine: bool) -> None:
     """Also where layers that refine share one head."""
-    built = decoder(LearnedQueries, refine=refine)
-    head = MLP(16, 16, 4, 3) if heads == 1 else PerLayer(MLP(16, 16, 4, 3) for _ in range(heads))
-    built.start_boxes(head)
-    queries = QuerySet(content=torch.randn(2, 5, 16), position=torch.randn(2, 5, 16))
-    sides = built(queries, memory(), head)[1][..., 2:].sigmoid()
+    each = [BoxHead(d_model=16, corrects=True) for _ in range(heads)]
+    sides = decoder(refine=refine)(points(), memory(), each[0] if heads == 1 else PerLayer(each)).boxes[..., 2:]
     torch.testing.assert_close(sides, torch.full_like(sides, 0.1192), rtol=1e-3, atol=1e-4)
 
 
 def test_without_refinement_every_layer_corrects_the_first_point() -> None:
-    built, head = decoder(LearnedQueries, refine=False), Corrections()
-    position = torch.randn(2, 5, 16)
-    _, boxes = built(QuerySet(content=torch.randn(2, 5, 16), position=position), memory(), head)
+    head, queries = Corrections(), points()
+    queries.reference = queries.reference.detach().requires_grad_()
+    boxes = decoder(refine=False)(queries, memory(), head).boxes.logit()
     said = torch.stack(head.said)
-    assert built.reference_head is not None
-    torch.testing.assert_close(boxes[..., :2], built.reference_head(position).expand(3, -1, -1, -1) + said[..., :2])
-    torch.testing.assert_close(boxes[..., 2:], said[..., 2:])
+    torch.testing.assert_close(boxes[..., :2], queries.reference.expand(3, -1, -1, -1) + said[..., :2])
+    torch.testing.assert_close(boxes[..., 2:], said[..., 2:] - 2)
     boxes.sum().backward()
-    assert built.reference_head.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+    assert (queries.reference.grad > 2.9).all()
 
 
 @torch.no_grad()

@@ -10,12 +10,17 @@ import torch
 from builders import CLASSES, random_images, tiny_detr
 from torch import Tensor, nn
 
+from detr.models.anchor import AnchorDecoder
 from detr.models.backbone import ResNet
+from detr.models.box_coder import LogitBoxCoder
+from detr.models.decoder import TransformerDecoder
 from detr.models.detr import DETR
+from detr.models.encoder import TransformerEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
-from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
-from detr.models.transformer import AnchorDecoder, TransformerDecoder, TransformerEncoder
+from detr.models.queries import AnchorQueries, LearnedQueries
+from detr.models.two_stage import TwoStageQueries
 from detr.structures import Predictions
 
 KINDS = pytest.mark.parametrize("queries", ["learned", "anchors", "two_stage"])
@@ -98,8 +103,8 @@ def test_padding_changes_nothing_behind_the_backbone() -> None:
 
 def after_backbone(model: DETR, features: list[Tensor], padding: Tensor) -> Predictions:
     memory = model.encoder(model.neck(features, padding))
-    hidden, boxes = model.decoder(model.queries(memory)[0], memory, model.box_head)
-    return Predictions(model.class_head(hidden), boxes.sigmoid())
+    decoded = model.decoder(model.queries(memory), memory, model.box_head)
+    return Predictions(model.class_head(decoded), decoded.boxes)
 
 
 @torch.no_grad()
@@ -148,21 +153,23 @@ def test_heads_of_their_own_for_each_layer() -> None:
 
 
 def test_decoder_and_queries_must_fit() -> None:
-    def build(decoder: type[TransformerDecoder], queries: Any) -> DETR:
+    layer, coder = LayerConfig(d_model=32), LogitBoxCoder()
+
+    def build(decoder: Any, queries: Any) -> DETR:
         return DETR(
             backbone=ResNet(name="resnet18", weights=None),
             neck=functools.partial(Neck, d_model=32, position_embedding=SinePositionEmbedding(d_model=32)),
-            encoder=TransformerEncoder(num_layers=1, d_model=32),
-            decoder=decoder(num_layers=1, d_model=32),
-            queries=functools.partial(queries, d_model=32),
+            encoder=TransformerEncoder(num_layers=1, layer=layer),
+            decoder=decoder(num_layers=1, layer=layer),
+            queries=functools.partial(queries, d_model=32, box_coder=coder),
             num_classes=CLASSES,
             d_model=32,
         )
 
     with pytest.raises(ValueError, match="queries=anchors or two_stage"):
-        build(AnchorDecoder, LearnedQueries)
+        build(functools.partial(AnchorDecoder, box_coder=coder), LearnedQueries)
     for queries in (AnchorQueries, TwoStageQueries):
-        with pytest.raises(ValueError, match="transformer/decoder=anchor"):
+        with pytest.raises(ValueError, match=r"use queries=learned, or another transformer/decoder"):
             build(TransformerDecoder, queries)
 
 

@@ -6,6 +6,7 @@ From the features on: both read the same small backbone; test_hugging_face.py co
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,19 +27,23 @@ from hugging_face_family import (
 )
 from torch import nn
 
+from detr.models.box_coder import LogitBoxCoder
 from detr.models.conditional import ConditionalDecoder
 from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.detr import DETR
+from detr.models.encoder import TransformerEncoder
 from detr.models.hybrid_encoder import HybridEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
-from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
-from detr.models.transformer import TransformerEncoder
-from detr.structures import Features
+from detr.models.queries import AnchorQueries, LearnedQueries
+from detr.models.structures import Decoded, Features
+from detr.models.two_stage import TwoStageQueries
 
 CLASSES, QUERIES, LAYERS, WIDTH, HIDDEN, HEADS = 5, 6, 3, 64, 48, 4
-SIZES = {"d_model": WIDTH, "num_heads": HEADS, "dim_feedforward": HIDDEN, "dropout": 0.1}
+LAYER = LayerConfig(d_model=WIDTH, num_heads=HEADS, dim_feedforward=HIDDEN, dropout=0.1)
+CODER = LogitBoxCoder()
 THEIR_SIZES = {
     "num_labels": CLASSES,
     "num_queries": QUERIES,
@@ -85,9 +90,9 @@ def conditional() -> tuple[DETR, nn.Module]:
     ours = detector(
         {},
         {},
-        encoder=TransformerEncoder(num_layers=2, **SIZES),
-        decoder=ConditionalDecoder(num_layers=LAYERS, **SIZES),
-        queries=functools.partial(LearnedQueries, num_queries=QUERIES, d_model=WIDTH),
+        encoder=TransformerEncoder(num_layers=2, layer=LAYER),
+        decoder=ConditionalDecoder(num_layers=LAYERS, layer=LAYER, box_coder=CODER),
+        queries=functools.partial(LearnedQueries, num_queries=QUERIES, d_model=WIDTH, box_coder=CODER),
     )
     config = ConditionalDetrConfig(backbone_config=their_backbone_config(1), d_model=WIDTH, **THEIR_SIZES)
     return ours, with_our_weights(ConditionalDetrForObjectDetection(config), ours, CONDITIONAL)
@@ -100,9 +105,11 @@ def dab() -> tuple[DETR, nn.Module]:
     ours = detector(
         {},
         {"temperature": 20},
-        encoder=DabEncoder(num_layers=2, **SIZES),
-        decoder=DabDecoder(num_layers=LAYERS, activation="prelu", **SIZES),
-        queries=functools.partial(AnchorQueries, num_queries=QUERIES, d_model=WIDTH, learn_content=False),
+        encoder=DabEncoder(num_layers=2, layer=replace(LAYER, activation="prelu")),
+        decoder=DabDecoder(num_layers=LAYERS, layer=replace(LAYER, activation="prelu"), box_coder=CODER),
+        queries=functools.partial(
+            AnchorQueries, num_queries=QUERIES, d_model=WIDTH, box_coder=CODER, learn_content=False
+        ),
     )
     config = DabDetrConfig(backbone_config=their_backbone_config(1), hidden_size=WIDTH, **THEIR_SIZES)
     return ours, with_our_weights(DabDetrForObjectDetection(config), ours, DAB)
@@ -112,7 +119,6 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
     torch.manual_seed(2)
-    sizes = SIZES | {"num_levels": 4}
     queries: Any = functools.partial(LearnedQueries, learn_content=True)
     if two_stage:
         queries = functools.partial(
@@ -122,9 +128,9 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
         {"num_levels": 4, "extra_levels": 1, "normalization": "group", "level_embedding": True},
         {"centered": True},
         levels=3,
-        encoder=DeformableEncoder(num_layers=2, **sizes),
-        decoder=DeformableDecoder(num_layers=LAYERS, refine=refine, **sizes),
-        queries=functools.partial(queries, num_queries=QUERIES, d_model=WIDTH),
+        encoder=DeformableEncoder(num_layers=2, layer=LAYER, num_levels=4),
+        decoder=DeformableDecoder(num_layers=LAYERS, layer=LAYER, num_levels=4, refine=refine, box_coder=CODER),
+        queries=functools.partial(queries, num_queries=QUERIES, d_model=WIDTH, box_coder=CODER),
         heads_per_layer=refine,
     )
     if two_stage:
@@ -147,7 +153,7 @@ def deformable(*, refine: bool, two_stage: bool) -> tuple[DETR, nn.Module]:
 def hush_padding(queries: TwoStageQueries) -> None:
     """Theirs lets padding propose, with zeros for its tokens; ours never does. So it had better not be the loudest."""
     nothing = queries.token_head(torch.zeros(1, WIDTH))
-    score = queries.class_head(nothing)
+    score = queries.class_head(Decoded(nothing, nothing))
     queries.class_head.weight -= (score + 3) * nothing / nothing.square().sum()
 
 
@@ -199,7 +205,7 @@ def test_hybrid_encoder() -> None:
     from transformers.models.rt_detr.modeling_rt_detr import RTDetrHybridEncoder, RTDetrSinePositionEmbedding
 
     torch.manual_seed(3)
-    ours = HybridEncoder(num_levels=3, **SIZES).eval()
+    ours = HybridEncoder(num_levels=3, layer=replace(LAYER, activation="gelu")).eval()
     give_values_that_matter(ours)
     config = RTDetrConfig(encoder_hidden_dim=WIDTH, encoder_ffn_dim=HIDDEN, encoder_attention_heads=HEADS)
     theirs = RTDetrHybridEncoder(config).eval()
@@ -216,6 +222,7 @@ def test_hybrid_encoder() -> None:
         maps,
         [torch.zeros(2, *shape, dtype=torch.bool) for shape in shapes],
         [p.expand(2, -1, -1, -1) for p in positions],
+        [8, 16, 32],
     )
     memory = ours(features)
     expected = theirs(inputs_embeds=list(maps)).last_hidden_state

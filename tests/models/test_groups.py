@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from builders import CLASSES, random_images, random_targets, tiny_detr
+from builders import CLASSES, match, random_images, random_targets, tiny_detr
 from torch import Tensor
 
 from detr.boxes import cxcywh_to_xyxy
 from detr.losses.criterion import SetCriterion
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, Focal, GIoU
+from detr.models.box_coder import LogitBoxCoder
 from detr.models.denoising import ContrastiveDenoising, Denoising
 from detr.models.detr import DETR
 from detr.models.groups import GroupMatching, HybridMatching, append
-from detr.structures import Group, Normalizer, Predictions, QueryGroup, QuerySet, Targets
+from detr.models.structures import QuerySet
+from detr.structures import Group, Normalizer, Predictions, Targets
 
 DENOISING = {
     "dn": functools.partial(Denoising, groups=3),
@@ -26,6 +28,7 @@ DENOISING = {
 }
 ONE_TO_MANY = {"hybrid": HybridMatching(num_queries=11, copies=3), "group": GroupMatching(groups=3)}
 QUERIES = 7
+CODER = LogitBoxCoder()
 
 
 def detector(
@@ -61,7 +64,7 @@ def test_the_ground_truth_does_not_leak(
         torch.testing.assert_close(first.logits, second.logits, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(first.boxes, second.boxes, rtol=1e-5, atol=1e-5)
         if other.counts == [3, 2]:
-            noisy = [each.groups["denoising"].predictions.logits for each in (first, second)]
+            noisy = [each.groups["denoising"].outputs.logits for each in (first, second)]
             assert (noisy[0] - noisy[1]).abs().max() > 1e-2
 
 
@@ -86,7 +89,7 @@ def test_further_queries_change_nothing_in_evaluations(one_to_many: str, queries
     torch.testing.assert_close(training.logits, evaluation.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(training.boxes, evaluation.boxes, rtol=1e-5, atol=1e-5)
     extra = 11 if one_to_many == "hybrid" else 2 * QUERIES
-    assert training.groups["one_to_many"].predictions.logits.shape[2] == extra
+    assert training.groups["one_to_many"].outputs.logits.shape[2] == extra
 
 
 @torch.no_grad()
@@ -114,7 +117,7 @@ def test_groups_do_not_see_each_other() -> None:
     after = model(*batch)
     torch.testing.assert_close(before.boxes, after.boxes, rtol=1e-5, atol=1e-5)
     moved, still = (
-        [each.groups["one_to_many"].predictions.boxes[:, :, rows] for each in (before, after)]
+        [each.groups["one_to_many"].outputs.boxes[:, :, rows] for each in (before, after)]
         for rows in (slice(0, QUERIES), slice(QUERIES, None))
     )
     assert (moved[0] - moved[1]).abs().max() > 1e-2
@@ -148,13 +151,13 @@ def test_every_parameter_takes_part(counts: list[int], queries: Any, denoising: 
 def test_each_noisy_object_is_told_its_own(name: str) -> None:
     """Without noise, the query that is matched to an object has its class and its box; negatives have no match."""
     targets = random_targets([3, 0, 1])
-    noiseless = DENOISING[name](num_classes=CLASSES, d_model=16, label_noise=0.0, box_noise=0.0)
+    noiseless = DENOISING[name](num_classes=CLASSES, d_model=16, box_coder=CODER, label_noise=0.0, box_noise=0.0)
     queries = QuerySet(content=torch.zeros(3, 4, 16), reference=torch.zeros(3, 4, 4))
     after = noiseless(queries, targets, lambda reference: None)
     group = after.groups["denoising"]
     matches = group.matches
     assert matches is not None
-    assert len(matches) == 4 * 3 == group.copies * len(targets)
+    assert len(matches) == 4 * 3 == group.answers * len(targets)
     assert sorted(matches.target.tolist()) == sorted([0, 1, 2, 3] * 3)
     rows = group.queries.start + matches.query
     assert after.reference is not None
@@ -172,7 +175,7 @@ def test_each_noisy_object_is_told_its_own(name: str) -> None:
 
 def test_noise_of_dn() -> None:
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.4]).repeat(4000, 1)
-    noise = Denoising(num_classes=50, d_model=16, label_noise=0.2, box_noise=0.4)
+    noise = Denoising(num_classes=50, d_model=16, box_coder=CODER, label_noise=0.2, box_noise=0.4)
     noisy = noise.noisy_boxes(boxes, negative=False)
     shift, factor = (noisy[:, :2] - boxes[:, :2]).abs() / boxes[:, 2:], noisy[:, 2:] / boxes[:, 2:]
     assert 0.19 < shift.max() <= 0.2 + 1e-5
@@ -185,7 +188,7 @@ def test_noise_of_dn() -> None:
 def test_noise_of_contrastive() -> None:
     """Edges of positives move by less than half a side, of negatives by half a side to a whole one."""
     boxes = torch.tensor([0.5, 0.5, 0.1, 0.2]).repeat(4000, 1)
-    noise = ContrastiveDenoising(num_classes=3, d_model=16)
+    noise = ContrastiveDenoising(num_classes=3, d_model=16, box_coder=CODER)
     corners, halves = cxcywh_to_xyxy(boxes), boxes[:, 2:].repeat(1, 2) / 2
     positive = (cxcywh_to_xyxy(noise.noisy_boxes(boxes, negative=False)) - corners) / halves
     assert 0.99 < positive.abs().max() <= 1 + 1e-4
@@ -199,7 +202,7 @@ def test_noise_of_contrastive() -> None:
 
 
 def test_number_of_contrastive_groups() -> None:
-    noise = ContrastiveDenoising(num_classes=3, d_model=16, num_queries=100)
+    noise = ContrastiveDenoising(num_classes=3, d_model=16, box_coder=CODER, num_queries=100)
     assert [noise.number_of_groups(count) for count in (1, 7, 100, 300)] == [100, 14, 1, 1]
 
 
@@ -207,7 +210,7 @@ def test_hybrid_matches_each_object_several_times() -> None:
     model = detector(None, "hybrid")
     targets = random_targets([2, 1])
     predictions = model(*random_images([(64, 64), (48, 64)]), targets)
-    matches = HungarianMatcher(classification="sigmoid")(predictions, targets)[1]["one_to_many"]
+    matches = match(predictions, targets, "sigmoid")["one_to_many"]
     counts = torch.bincount(matches.layer * 3 + matches.target, minlength=6)
     assert counts.tolist() == [3] * 6
 
@@ -216,17 +219,17 @@ def test_each_part_of_a_group_is_matched_on_its_own() -> None:
     """As if the parts were the predictions of detectors of their own."""
     generator = torch.Generator().manual_seed(0)
     logits, boxes = torch.randn(2, 2, 15, 3, generator=generator), torch.rand(2, 2, 15, 4, generator=generator)
-    targets, matcher = random_targets([3, 2]), HungarianMatcher(classification="sigmoid")
+    targets = random_targets([3, 2])
     empty = Predictions(logits[:, :, :5], boxes[:, :, :5])
-    empty.groups = {"one_to_many": Group(Predictions(logits, boxes), copies=3, parts=3)}
-    together = matcher(empty, targets)[1]["one_to_many"]
+    empty.groups = {"one_to_many": Group(Predictions(logits, boxes), parts=3)}
+    together = match(empty, targets, "sigmoid")["one_to_many"]
     pairs = set(
         zip(*(x.tolist() for x in (together.layer, together.image, together.query, together.target)), strict=True)
     )
     expected = set()
     for part in range(3):
         rows = slice(5 * part, 5 * part + 5)
-        alone = matcher(Predictions(logits[:, :, rows], boxes[:, :, rows]), targets)[0]
+        alone = match(Predictions(logits[:, :, rows], boxes[:, :, rows]), targets, "sigmoid")[""]
         columns = (alone.layer, alone.image, alone.query + 5 * part, alone.target)
         expected |= set(zip(*(x.tolist() for x in columns), strict=True))
     assert pairs == expected
@@ -237,8 +240,8 @@ def test_masks_of_appended_groups() -> None:
     def rows(count: int) -> QuerySet:
         return QuerySet(content=torch.zeros(1, count, 8), reference=torch.zeros(1, count, 4))
 
-    queries = append(rows(2), "a", rows(2), QueryGroup(slice(0, 0)), sees_queries=False)
-    mask = append(queries, "b", rows(1), QueryGroup(slice(0, 0)), sees_queries=True).attention_mask
+    queries = append(rows(2), "a", rows(2), Group(), sees_queries=False)
+    mask = append(queries, "b", rows(1), Group(), sees_queries=True).attention_mask
     expected: Tensor = torch.tensor(
         [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 0, 0, 1], [1, 1, 0, 0, 1], [0, 0, 1, 1, 0]], dtype=torch.bool
     )
@@ -263,17 +266,20 @@ def test_without_auxiliary_losses_groups_have_one_layer() -> None:
 
 
 def test_learned_queries_cannot_be_denoised() -> None:
-    with pytest.raises(ValueError, match=r"denoising gives boxes as anchors.*queries=anchors or two_stage"):
+    with pytest.raises(
+        ValueError,
+        match="denoising gives anchors, but the queries have positions alone",
+    ):
         detector("dn", None, "learned")
 
 
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: Denoising(num_classes=3, groups=0), "groups must be at least 1"),
-        (lambda: Denoising(num_classes=3, box_noise=1.5), "box_noise must lie between"),
-        (lambda: ContrastiveDenoising(num_classes=3, num_queries=0), "num_queries must be at least 1"),
-        (lambda: Denoising(num_classes=3, weight=-1), "weight must not be negative"),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, groups=0), "groups must be at least 1"),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, box_noise=1.5), "box_noise must lie between"),
+        (lambda: ContrastiveDenoising(num_classes=3, box_coder=CODER, num_queries=0), "num_queries must be at least 1"),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, weight=-1), "weight must not be negative"),
         (lambda: HybridMatching(copies=0), "copies must be at least 1"),
         (lambda: HybridMatching(weight=-1), "weight must not be negative"),
         (lambda: GroupMatching(groups=1), "one_to_many=none"),
@@ -288,7 +294,7 @@ def test_images_may_be_without_objects() -> None:
     """A batch without any object still has one group of queries, which stand for no object."""
     nothing = Targets.of([torch.zeros(0, dtype=torch.long)] * 2, [torch.zeros(0, 4)] * 2)
     queries = QuerySet(content=torch.zeros(2, 4, 16), reference=torch.zeros(2, 4, 4))
-    after = Denoising(num_classes=3, d_model=16, groups=2)(queries, nothing, lambda reference: None)
+    after = Denoising(num_classes=3, d_model=16, box_coder=CODER, groups=2)(queries, nothing, lambda reference: None)
     assert len(after) == 4 + 2
     matches = after.groups["denoising"].matches
     assert matches is not None

@@ -19,11 +19,14 @@ from detr.losses.criterion import SetCriterion
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, GIoU
 from detr.models.backbone import ResNet
+from detr.models.box_coder import LogitBoxCoder
+from detr.models.decoder import TransformerDecoder
 from detr.models.detr import DETR
+from detr.models.encoder import TransformerEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import LearnedPositionEmbedding, SinePositionEmbedding
 from detr.models.queries import LearnedQueries
-from detr.models.transformer import TransformerDecoder, TransformerEncoder
 from detr.structures import Losses, Normalizer, Predictions, Targets
 
 CLASSES, QUERIES, LAYERS, WIDTH, HIDDEN = 11, 12, 3, 64, 96
@@ -82,13 +85,13 @@ def _plain_name(name: str) -> str:
 def our_detector() -> DETR:
     """DETR-R50 with a narrow transformer, its norms and biases given values that matter."""
     torch.manual_seed(0)
-    sizes = {"d_model": WIDTH, "num_heads": 4, "dim_feedforward": HIDDEN, "dropout": 0.1}
+    layer = LayerConfig(d_model=WIDTH, num_heads=4, dim_feedforward=HIDDEN, dropout=0.1)
     model = DETR(
         backbone=ResNet(name="resnet50", weights=None),
         neck=functools.partial(Neck, d_model=WIDTH, position_embedding=SinePositionEmbedding(d_model=WIDTH)),
-        encoder=TransformerEncoder(num_layers=2, **sizes),
-        decoder=TransformerDecoder(num_layers=LAYERS, **sizes),
-        queries=functools.partial(LearnedQueries, num_queries=QUERIES, d_model=WIDTH),
+        encoder=TransformerEncoder(num_layers=2, layer=layer),
+        decoder=TransformerDecoder(num_layers=LAYERS, layer=layer),
+        queries=functools.partial(LearnedQueries, num_queries=QUERIES, d_model=WIDTH, box_coder=LogitBoxCoder()),
         num_classes=CLASSES,
         d_model=WIDTH,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from detr.losses.criterion import SetCriterion
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, Focal, GIoU, Varifocal
+from detr.models.box_coder import LogitBoxCoder
 from detr.models.conditional import ConditionalDecoder
 from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
@@ -20,44 +22,46 @@ from detr.models.denoising import ContrastiveDenoising, Denoising
 from detr.models.detr import DETR
 from detr.models.groups import GroupMatching, HybridMatching
 from detr.models.hybrid_encoder import HybridEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
-from detr.models.queries import AnchorQueries, LearnedQueries, TwoStageQueries
+from detr.models.queries import AnchorQueries, LearnedQueries
+from detr.models.two_stage import TwoStageQueries
 from detr.structures import Normalizer, Targets
 
 WIDTH, SIDE, STEPS = 32, 64, 120
-SIZES: dict[str, Any] = {"d_model": WIDTH, "num_heads": 4, "dim_feedforward": 64, "dropout": 0.0}
-LEVELS: dict[str, Any] = SIZES | {"num_levels": 3}
+LAYER = LayerConfig(d_model=WIDTH, num_heads=4, dim_feedforward=64, dropout=0.0)
+CODER = LogitBoxCoder()
 PROPOSALS = functools.partial(TwoStageQueries, anchor_side=0.1)
 
 DETECTORS: dict[str, dict[str, Any]] = {
     "deformable, two stages, contrastive denoising": {
-        "encoder": lambda: DeformableEncoder(num_layers=1, **LEVELS),
-        "decoder": lambda: DeformableDecoder(num_layers=2, **LEVELS),
+        "encoder": lambda: DeformableEncoder(num_layers=1, layer=LAYER, num_levels=3),
+        "decoder": lambda: DeformableDecoder(num_layers=2, layer=LAYER, num_levels=3, box_coder=CODER),
         "queries": PROPOSALS,
-        "denoising": functools.partial(ContrastiveDenoising, d_model=WIDTH, num_queries=8),
+        "denoising": functools.partial(ContrastiveDenoising, d_model=WIDTH, num_queries=8, box_coder=CODER),
     },
     "deformable, points": {
-        "encoder": lambda: DeformableEncoder(num_layers=1, **LEVELS),
-        "decoder": lambda: DeformableDecoder(num_layers=2, **LEVELS),
+        "encoder": lambda: DeformableEncoder(num_layers=1, layer=LAYER, num_levels=3),
+        "decoder": lambda: DeformableDecoder(num_layers=2, layer=LAYER, num_levels=3, box_coder=CODER),
         "queries": functools.partial(LearnedQueries, learn_content=True),
     },
     "dab, denoising, groups": {
-        "encoder": lambda: DabEncoder(num_layers=1, **SIZES),
-        "decoder": lambda: DabDecoder(num_layers=2, activation="prelu", **SIZES),
+        "encoder": lambda: DabEncoder(num_layers=1, layer=LAYER),
+        "decoder": lambda: DabDecoder(num_layers=2, layer=replace(LAYER, activation="prelu"), box_coder=CODER),
         "queries": AnchorQueries,
-        "denoising": functools.partial(Denoising, d_model=WIDTH),
+        "denoising": functools.partial(Denoising, d_model=WIDTH, box_coder=CODER),
         "one_to_many": GroupMatching(groups=3),
     },
     "hybrid encoder, conditional, hybrid matching": {
-        "encoder": lambda: HybridEncoder(num_layers=1, **LEVELS),
-        "decoder": lambda: ConditionalDecoder(num_layers=2, **SIZES),
+        "encoder": lambda: HybridEncoder(num_layers=1, layer=LAYER, num_levels=3),
+        "decoder": lambda: ConditionalDecoder(num_layers=2, layer=LAYER, box_coder=CODER),
         "queries": LearnedQueries,
         "one_to_many": HybridMatching(num_queries=20, copies=3),
     },
     "rt_detr": {
-        "encoder": lambda: HybridEncoder(num_layers=1, **LEVELS),
-        "decoder": lambda: DeformableDecoder(num_layers=2, **LEVELS),
+        "encoder": lambda: HybridEncoder(num_layers=1, layer=LAYER, num_levels=3),
+        "decoder": lambda: DeformableDecoder(num_layers=2, layer=LAYER, num_levels=3, box_coder=CODER),
         "queries": PROPOSALS,
         "term": Varifocal(),
     },
@@ -91,7 +95,7 @@ def test_learns_by_heart(name: str) -> None:
         neck=functools.partial(Neck, d_model=WIDTH, position_embedding=positions, normalization="group"),
         encoder=parts.pop("encoder")(),
         decoder=parts.pop("decoder")(),
-        queries=functools.partial(parts.pop("queries"), num_queries=10, d_model=WIDTH),
+        queries=functools.partial(parts.pop("queries"), num_queries=10, d_model=WIDTH, box_coder=CODER),
         num_classes=3,
         d_model=WIDTH,
         classification="sigmoid",

@@ -8,7 +8,8 @@ from builders import random_images, tiny_detr
 from torch import Tensor
 
 from detr.models.mask_head import MaskHead, relative_to_box
-from detr.structures import Features, MaskDecoder, Memory
+from detr.models.structures import Features, Memory
+from detr.structures import MaskDecoder
 
 B, Q, WIDTH, HEADS = 2, 5, 64, 8
 CHANNELS = [24, 40, 72, 100]
@@ -25,8 +26,9 @@ def scene(seed: int = 0) -> tuple[Tensor, Tensor, Memory, Features, list[Tensor]
     height, width = SIZES[-1]
     padding = torch.zeros(B, height, width, dtype=torch.bool)
     padding[1, :, 2:] = True
-    memory = Memory(draw(B, height * width, WIDTH), draw(B, height * width, WIDTH), padding.flatten(1), [SIZES[-1]])
-    features = Features([draw(B, WIDTH, height, width)], [padding], [draw(B, WIDTH, height, width)])
+    tokens, positions = (draw(B, height * width, WIDTH) for _ in range(2))
+    memory = Memory(tokens, positions, padding.flatten(1), [SIZES[-1]], [32])
+    features = Features([draw(B, WIDTH, height, width)], [padding], [draw(B, WIDTH, height, width)], [32])
     backbone = [draw(B, count, *size) for count, size in zip(CHANNELS, SIZES, strict=True)]
     return draw(B, Q, WIDTH), draw(B, Q, 4).sigmoid(), memory, features, backbone
 

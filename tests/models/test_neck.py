@@ -11,9 +11,10 @@ from torch import nn
 
 from detr.errors import UserError
 from detr.models.hybrid_encoder import HybridEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import LearnedPositionEmbedding, SinePositionEmbedding
-from detr.models.transformer import TopDownEncoder
+from detr.models.top_down import TopDownEncoder
 
 
 def test_learned_positions_too_small() -> None:
@@ -32,9 +33,9 @@ def test_d_model_must_fit_sine_positions() -> None:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Neck(channels=[4], d_model=48, position_embedding=nn.Identity(), normalization="group"),
-        lambda: TopDownEncoder(d_model=48, num_heads=4),
-        lambda: HybridEncoder(d_model=48, num_heads=4, normalization="group"),
+        lambda: Neck(channels=[4], strides=[32], d_model=48, position_embedding=nn.Identity(), normalization="group"),
+        lambda: TopDownEncoder(layer=LayerConfig(d_model=48, num_heads=4)),
+        lambda: HybridEncoder(layer=LayerConfig(d_model=48, num_heads=4), normalization="group"),
     ],
 )
 def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
@@ -44,7 +45,7 @@ def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
 
 def test_padding_is_brought_to_feature_size() -> None:
     """A feature is padding where its top left pixel is (nearest, as in the official code)."""
-    neck = Neck(channels=[4, 4], d_model=32, position_embedding=SinePositionEmbedding(d_model=32))
+    neck = Neck(channels=[4, 4], strides=[8, 32], d_model=32, position_embedding=SinePositionEmbedding(d_model=32))
     padding = random_images([(40, 33), (64, 64)])[1]
     features = neck([torch.randn(2, 4, 8, 8), torch.randn(2, 4, 2, 2)], padding)
     assert torch.equal(features.padding[0], padding[:, ::8, ::8])
@@ -53,7 +54,14 @@ def test_padding_is_brought_to_feature_size() -> None:
 
 def test_level_embedding_tells_levels_apart() -> None:
     sine = SinePositionEmbedding(d_model=32)
-    neck = Neck(channels=[4, 4], d_model=32, position_embedding=sine, normalization="group", level_embedding=True)
+    neck = Neck(
+        channels=[4, 4],
+        strides=[8, 32],
+        d_model=32,
+        position_embedding=sine,
+        normalization="group",
+        level_embedding=True,
+    )
     padding = torch.zeros(1, 16, 16, dtype=torch.bool)
     features = neck([torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)], padding)
     difference = features.positions[1] - features.positions[0]
@@ -67,12 +75,19 @@ def test_extra_levels_are_made_from_the_coarsest() -> None:
     torch.manual_seed(0)
     sine = SinePositionEmbedding(d_model=32)
     neck = Neck(
-        channels=[4, 6], d_model=32, position_embedding=sine, num_levels=3, extra_levels=2, normalization="group"
+        channels=[4, 6],
+        strides=[8, 16],
+        d_model=32,
+        position_embedding=sine,
+        num_levels=3,
+        extra_levels=2,
+        normalization="group",
     )
     levels = [torch.randn(2, 4, 12, 10), torch.randn(2, 6, 6, 5)]
     padding = random_images([(40, 60), (96, 80)])[1]
     features = neck(levels, padding)
     assert neck.backbone_levels == 1
+    assert features.strides == [16, 32, 64]
     assert [tuple(each.shape[-2:]) for each in features.maps] == [(6, 5), (3, 3), (2, 2)]
     assert [each.shape[-2:] for each in features.padding] == [each.shape[-2:] for each in features.maps]
     torch.testing.assert_close(features.maps[1], neck.extra[0](levels[-1]))
@@ -82,7 +97,13 @@ def test_extra_levels_are_made_from_the_coarsest() -> None:
 @pytest.mark.parametrize("numbers", [{"num_levels": 3}, {"num_levels": 2, "extra_levels": 2}, {"extra_levels": -1}])
 def test_numbers_of_levels_must_fit(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="_levels"):
-        Neck(channels=[4, 4], d_model=32, position_embedding=SinePositionEmbedding(d_model=32), **numbers)
+        Neck(
+            channels=[4, 4],
+            strides=[8, 32],
+            d_model=32,
+            position_embedding=SinePositionEmbedding(d_model=32),
+            **numbers,
+        )
 
 
 def test_centered_positions_are_the_middles_of_features() -> None:

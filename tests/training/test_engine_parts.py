@@ -17,11 +17,11 @@ from trainers import samples, trainer
 from detr.data.loader import collate
 from detr.errors import UserError
 from detr.models.detr import DETR
-from detr.structures import Batch, Classification, Losses, Normalizer
+from detr.structures import Batch, Classification, Losses
 from detr.training.average import averaged
 from detr.training.meter import Meter
-from detr.training.optim import MultiStep
 from detr.training.options import Options
+from detr.training.schedule import MultiStep
 from detr.training.trainer import add, grouped
 
 # Accumulation.
@@ -72,7 +72,7 @@ def test_a_step_is_clipped_adamw(tmp_path: Path) -> None:
     ours = trainer(mine, tmp_path, clip_norm=0.1)
     losses = ours.train_step([batch])
     other = trainer(theirs, tmp_path)
-    expected = other.criterion(theirs(batch.images, batch.padding), batch.targets, Normalizer(objects=3, images=2))
+    expected = other.criterion(theirs(batch.images, batch.padding), batch.targets, other.agree([batch]))
     expected.total.backward()
     assert nn.utils.clip_grad_norm_(theirs.parameters(), 0.1) > 0.1
     other.optimizer.step()

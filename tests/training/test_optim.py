@@ -1,4 +1,4 @@
-"""Parameter groups against the official split, schedules against torch's."""
+"""Parameter groups against the official split, and AdamW's steps over them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from builders import random_images, random_targets, tiny_detr
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
-from torch.optim import lr_scheduler
 
 from detr.losses.criterion import SetCriterion
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, GIoU
 from detr.models.backbone import ResNet
+from detr.models.box_coder import LogitBoxCoder
+from detr.models.decoder import TransformerDecoder
 from detr.models.detr import DETR
+from detr.models.encoder import TransformerEncoder
+from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
 from detr.models.queries import LearnedQueries
-from detr.models.transformer import TransformerDecoder, TransformerEncoder
 from detr.structures import Normalizer
-from detr.training.optim import Constant, Cosine, Moment, MultiStep, Schedule, Step, adamw, parameter_groups, train_mode
-
-
-def moment(epoch: int = 0, step: int = 0, progress: float = 0.0) -> Moment:
-    return Moment(epoch, step, progress)
-
-
-# Groups.
+from detr.training.optim import Setting, adamw, parameter_groups, train_mode
 
 
 def test_groups_of_detr_r50_are_the_official_ones() -> None:
@@ -40,9 +33,9 @@ def test_groups_of_detr_r50_are_the_official_ones() -> None:
     model = DETR(
         backbone=ResNet(name="resnet50", weights=None),
         neck=functools.partial(Neck, d_model=256, position_embedding=SinePositionEmbedding(d_model=256)),
-        encoder=TransformerEncoder(),
-        decoder=TransformerDecoder(),
-        queries=LearnedQueries,
+        encoder=TransformerEncoder(layer=LayerConfig()),
+        decoder=TransformerDecoder(layer=LayerConfig()),
+        queries=functools.partial(LearnedQueries, box_coder=LogitBoxCoder()),
         num_classes=91,
     )
     optimizer = adamw(model=model, lr=1e-4, lr_by_pattern={"backbone": 1e-5})
@@ -83,18 +76,20 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
 
 def test_the_first_pattern_that_is_found_counts() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
-    groups = parameter_groups(model, 1.0, {"weight": 2.0, "encoder": 3.0})
-    assert [rate for rate, _ in groups] == [1.0, 2.0, 3.0]
+    groups = parameter_groups(model, Setting(1.0, 0.1), {"weight": 2.0, "encoder": 3.0}, {})
+    assert list(groups) == [Setting(1.0, 0.1), Setting(2.0, 0.1), Setting(3.0, 0.1)]
     expected = [[model["decoder"].bias], [model["encoder"].weight, model["decoder"].weight], [model["encoder"].bias]]
-    assert [[id(p) for p in parameters] for _, parameters in groups] == [[id(p) for p in each] for each in expected]
+    assert [[id(p) for p in parameters] for parameters in groups.values()] == [
+        [id(p) for p in each] for each in expected
+    ]
 
 
 @pytest.mark.parametrize(
     ("lr", "patterns", "message"),
     [
-        (-1.0, {}, "lr must be at least 0"),
-        (math.nan, {}, "lr must be at least 0"),
-        (1.0, {"backbone": -1e-5}, r"lr_by_pattern\.backbone must be at least 0"),
+        (-1.0, {}, "lr: expected a number of at least 0, got -1"),
+        (math.nan, {}, "lr: expected a number of at least 0, got nan"),
+        (1.0, {"backbone": -1e-5}, r"lr_by_pattern\.backbone: expected a number of at least 0"),
         (1.0, {"bakcbone": 1e-5}, "bakcbone is found in no parameter's name; names start with backbone, neck"),
         (1.0, {"(": 1e-5}, "no regular expression"),
         (0.0, {"backbone": 0.0}, "every parameter is frozen"),
@@ -144,7 +139,7 @@ def test_layouts_agree(tmp_path: Path) -> None:
         predictions = model(*random_images([(64, 64), (48, 64)]))
         assert predictions.masks is not None
         masks = predictions.masks(torch.tensor([0, 1]), torch.tensor([3, 1]))
-        outputs = [predictions, predictions.groups["encoder"].predictions]
+        outputs = [predictions, predictions.groups["encoder"].outputs]
         sums = [each.logits.sum() + each.boxes.sum() for each in outputs]
         torch.stack([*sums, masks.square().sum()]).sum().backward()
     optimizer.step()
@@ -161,76 +156,26 @@ def test_layouts_agree(tmp_path: Path) -> None:
             assert value.stride() == parameter.stride()
 
 
-# Schedules.
+def test_weight_decay_by_pattern() -> None:
+    model = tiny_detr()
+    optimizer = adamw(model=model, lr=1e-3, weight_decay=0.1, weight_decay_by_pattern={r"norm|bias$": 0.0})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        spared = {"norm" in names[id(p)] or names[id(p)].endswith("bias") for p in group["params"]}
+        assert spared == {group["weight_decay"] == 0}
+    assert len(optimizer.param_groups) == 2
 
 
-def torch_factors(build: type[lr_scheduler.LRScheduler], positions: int, **options: object) -> list[float]:
-    """What torch's scheduler makes of a rate of 1, before each of so many epochs."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = build(optimizer, **options)  # type: ignore[arg-type]
-    factors = []
-    for _ in range(positions):
-        factors.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return factors
-
-
-@given(every=st.integers(1, 7), gamma=st.sampled_from([0.1, 0.5]))
-def test_step_is_torchs(every: int, gamma: float) -> None:
-    expected = torch_factors(lr_scheduler.StepLR, 20, step_size=every, gamma=gamma)
-    epochs, steps = Step(every=every, gamma=gamma), Step(every=every, gamma=gamma, unit="steps")
-    assert [epochs.factor(moment(epoch=i, step=99 * i)) for i in range(20)] == pytest.approx(expected)
-    assert [steps.factor(moment(step=i, epoch=i // 6)) for i in range(20)] == pytest.approx(expected)
-
-
-@given(milestones=st.lists(st.integers(1, 15), max_size=4))
-def test_multistep_is_torchs(milestones: list[int]) -> None:
-    expected = torch_factors(lr_scheduler.MultiStepLR, 20, milestones=milestones, gamma=0.3)
-    schedule = MultiStep(milestones=milestones, gamma=0.3)
-    assert [schedule.factor(moment(epoch=i)) for i in range(20)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("final", [0.0, 0.1])
-def test_cosine_is_torchs(final: float) -> None:
-    expected = torch_factors(lr_scheduler.CosineAnnealingLR, 21, T_max=20, eta_min=final)
-    schedule = Cosine(final=final)
-    assert [schedule.factor(moment(progress=i / 20)) for i in range(21)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("schedule", [Constant, functools.partial(MultiStep, milestones=[3], unit="steps"), Cosine])
-def test_warmup_rises_to_the_schedule(schedule: functools.partial[Schedule]) -> None:
-    """Linearly, never from 0; afterwards the schedule is what it is without."""
-    warm, plain = schedule(warmup_steps=4), schedule()
-    for step in range(12):
-        here = moment(step=step, progress=step / 12)
-        assert warm.factor(here) == pytest.approx(plain.factor(here) * min(1, (step + 1) / 5))
-
-
-def test_official_lr_drop() -> None:
-    """--lr_drop 200: the first 200 epochs at full rate; the checkpoint at the end of the 200th is kept."""
-    for schedule in (Step(every=200), MultiStep(milestones=[200])):
-        factors = [schedule.factor(moment(epoch=epoch)) for epoch in (0, 199, 200, 299)]
-        assert factors == pytest.approx([1, 1, 0.1, 0.1])
-        assert [epoch for epoch in range(1, 301) if schedule.drops_after(epoch)] == [200]
-
-
-def test_drops_after_epochs_only() -> None:
-    assert [epoch for epoch in range(1, 13) if Step(every=4).drops_after(epoch)] == [4, 8, 12]
-    assert [epoch for epoch in range(1, 13) if MultiStep(milestones=[3, 9]).drops_after(epoch)] == [3, 9]
-    for schedule in (Step(every=4, unit="steps"), MultiStep(milestones=[3], unit="steps"), Cosine(), Constant()):
-        assert not any(schedule.drops_after(epoch) for epoch in range(1, 13))
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: Step(every=0), "every must be at least 1"),
-        (lambda: MultiStep(milestones=[0]), "milestones must be 1 or more"),
-        (lambda: Cosine(final=2), "final must lie between 0 and 1"),
-        (lambda: Constant(warmup_steps=-1), "warmup_steps must be at least 0"),
-    ],
-)
-def test_senseless_schedules_are_refused(build: functools.partial[Schedule], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_layer_decay_slows_stages_of_the_backbone_down() -> None:
+    """The last stage by one factor, each before it by one more; everything else learns as it would."""
+    model = tiny_detr()
+    optimizer = adamw(model=model, lr=1.0, lr_by_pattern={"backbone": 0.5}, layer_decay=0.8)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        stage = name.removeprefix("backbone.body.").partition(".")[0]
+        expected = {"layer4": 0.5 * 0.8, "layer3": 0.5 * 0.8**2, "layer2": 0.5 * 0.8**3}.get(stage, 1.0)
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    with pytest.raises(ValueError, match="layer_decay: expected a number above 0 and at most 1, got 0"):
+        adamw(model=model, lr=1.0, layer_decay=0)

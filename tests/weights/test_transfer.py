@@ -134,7 +134,7 @@ def test_the_number_of_queries_may_change(queries, count: int) -> None:
     old = weights_of(tiny_detr(queries=queries, seed=1))  # 7
     new = tiny_detr(queries=queries, num_queries=count, seed=2)
     report, before, after = start(new, old, *OLD.names)
-    tables = [name for name in after if name.startswith("queries.")]
+    tables = [name for name in after if name.startswith("queries.") and "position" not in name]
     assert len(tables) == (1 if queries == "learned" else 2)
     for name in tables:
         kept = min(count, 7)

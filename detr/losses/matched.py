@@ -1,0 +1,69 @@
+"""What a loss term sees: outputs beside the objects that they answer for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from detr.structures import Matches, Normalizer, Predictions, Targets
+
+
+class Masks(NamedTuple):
+    """Masks of the last layer's M matched queries and of their objects, in the size of the padded images."""
+
+    logits: Tensor  # [M, H, W]
+    wanted: Tensor  # [M, H, W] 0 or 1
+
+
+@dataclass
+class Matched:
+    """The outputs of one group, the objects, who answers for which, and what losses are divided by.
+
+    The outputs that count are a group, too: the one without a name.
+    """
+
+    predictions: Predictions
+    targets: Targets
+    matches: Matches
+    normalizer: Normalizer
+    groups: Mapping[str, Matched]  # all of them by name, for terms that compare groups or layers with each other
+
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
+        predicted = self.predictions.boxes[self.matches.layer, self.matches.image, self.matches.query]
+        return predicted, self.targets.boxes[self.matches.target].to(predicted)
+
+    def labels(self) -> Tensor:
+        """[M] the class of each pair's object."""
+        return self.targets.labels[self.matches.target]
+
+    def labels_of_queries(self, elsewhere: int) -> Tensor:
+        """[L, B, Q] the class that is wanted of every query; `elsewhere` of those that answer for no object."""
+        labels = self.targets.labels.new_full(self.predictions.logits.shape[:-1], elsewhere)
+        labels[self.matches.layer, self.matches.image, self.matches.query] = self.labels()
+        return labels
+
+    def sum_by_layer(self, values: Tensor) -> Tensor:
+        """Values [M] of the pairs, summed to [L]."""
+        return values.new_zeros(len(self.predictions.logits)).index_add(0, self.matches.layer, values)
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Masks of what the last layer matched, brought to the size of the images (bilinear).
+
+        Raises:
+            ValueError: the model has no mask head, or the targets have no masks.
+        """
+        if self.predictions.masks is None or self.targets.masks is None:
+            missing = "a mask head" if self.predictions.masks is None else "masks in the targets"
+            raise ValueError(f"loss terms of masks need {missing}; choose mask_head=fpn, or mask_head=none")
+        matches = self.matches.of_last_layer()
+        logits = self.predictions.masks(matches.image, matches.query)
+        wanted = self.targets.masks[matches.target].to(logits)
+        scaled = F.interpolate(logits[:, None], size=wanted.shape[-2:], mode="bilinear", align_corners=False)
+        return Masks(scaled[:, 0], wanted)
