@@ -1,4 +1,4 @@
-"""Train a detector.
+"""Train a detector; `detr train` is the same.
 
 python train.py                                                    # the quickstart: embedded data, minutes on a CPU
 python train.py dataset=custom dataset.root=/path/to/data          # your own COCO-format data
@@ -9,17 +9,7 @@ python train.py resume=outputs/train/DATE/checkpoints/last.pt      # go on where
 python train.py --cfg job                                          # show the composed config
 """
 
-from omegaconf import DictConfig
-
-from detr.entry import entry_point
-
-
-@entry_point("train")
-def main(config: DictConfig) -> None:
-    from detr.run import train  # torch takes seconds, which --help, --cfg and a typo need not wait for
-
-    train(config)
-
+from detr.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,49 +1,134 @@
-"""The parts of a run that are built from the config and from each other, and what is checked of them together."""
+"""All parts of a run, built from its config and from each other, and what is checked of them together."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from detr import distributed
-from detr.config import build
+from detr.config import Config, build
 from detr.config.suggest import did_you_mean
-from detr.data.coco import CocoDetection
-from detr.data.loader import eval_loader
+from detr.data.dataset import DataSet, ImageSet, Split, check_capacity
+from detr.data.loader import eval_loader, train_loader
+from detr.environment import autocast, seed_everything, seed_torch
 from detr.errors import UserError
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.structures import Classes
-from detr.training.options import Options
-from detr.training.trainer import autocast
+from detr.tracking.logger import NullLogger
+from detr.training.options import TrainerOptions
+from detr.training.parts import Parts
+from detr.training.resuming import check_unchanged
+from detr.weights.checkpoint import Checkpoint, Recipe
+from detr.weights.sources import Weights, load, load_strictly
+from detr.weights.transfer import start_from
 
 log = logging.getLogger(__name__)
+
+Values = Mapping[str, Any]  # a config with every interpolation resolved
 
 ENOUGH_FROM_SCRATCH = 10_000  # images: with fewer, queries without anchors hardly learn where to look
 
 
-def training_data(plain: dict[str, Any], overfit_batches: int | None) -> tuple[CocoDetection, CocoDetection]:
-    """Training and validation split; both are the same unaugmented images with `trainer.overfit_batches`."""
-    data = build(plain["dataset"], "dataset")
-    transforms = {when: build(plain["augmentation"][when], f"augmentation.{when}") for when in ("train", "eval")}
+def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str = "") -> Parts:
+    """Build the parts of a training, in the order in which data flows through them.
+
+    Args:
+        config: checked.
+        checkpoint: that the training will go on from; the caller loads its weights.
+        source: where it was found.
+
+    Raises:
+        UserError: data, weights or parts are not what they should be, or do not fit each other.
+    """
+    values = config.values
+    options: TrainerOptions = build(values["trainer"])
+    device = distributed.own_device(options.device)
+    seed_everything(values["seed"])
+    with distributed.main_first():
+        train_set, val_set = training_data(values, options.overfit_batches)
+        recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint())
+        if checkpoint is not None and not values["resume_changed"]:
+            check_unchanged(checkpoint.recipe, recipe, source)
+        fresh = checkpoint is None and values["init_from"] is None
+        model = build_model(values, train_set.classes, pretrained=fresh)
+        check_capacity(train_set, model.queries.num_queries)
+        if checkpoint is not None:
+            origin = checkpoint.recipe.origin
+        elif values["init_from"] is not None:
+            origin = initialize(model, values["init_from"], train_set.classes)
+        else:
+            origin = {}
+            if options.overfit_batches is None:
+                warn_from_scratch(model, len(train_set))
+    if distributed.rank():
+        seed_torch(values["seed"], distributed.rank())  # dropout of its own
+    model = model.to(device)
+    criterion = build(values["loss"]).to(device)
+    loader = train_loader(
+        train_set,
+        batch_size=values["dataloader"]["batch_size"],
+        num_workers=values["dataloader"]["num_workers"],
+        seed=values["seed"],
+        share=(distributed.rank(), distributed.world_size()),
+        size_divisor=model.backbone.size_divisor,
+    )
+    validation = build_validation(values, val_set, model, options, criterion)
+    check_monitor(options.monitor, validation.metric_names)
+    return Parts(
+        options=options,
+        recipe=replace(recipe, origin=origin),
+        loader=loader,
+        model=model,
+        criterion=criterion,
+        optimizer=build(values["optimizer"], model=model),
+        schedule=build(values["scheduler"]),
+        validation=validation,
+        logger=build(values["logger"]) if distributed.is_main() else NullLogger(),
+    )
+
+
+def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple[DETR, Validation]:
+    """Build a detector with these weights, on its device, and what evaluates it on a split.
+
+    Raises:
+        UserError: weights, data or parts are not what they should be, or do not fit each other.
+    """
+    options: TrainerOptions = build(values["trainer"])
+    device = distributed.own_device(options.device)
+    with distributed.main_first():
+        data: DataSet = build(values["dataset"])
+        classes = classes_to_evaluate(weights, data, split)
+        dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
+    model = build_model(values, dataset.classes, pretrained=False)
+    load_strictly(model, weights)
+    model = model.to(device)
+    return model, build_validation(values, dataset, model, options, None)
+
+
+def training_data(values: Values, overfit_batches: int | None) -> tuple[ImageSet, ImageSet]:
+    """Build training and validation split; both are the same unaugmented images with `trainer.overfit_batches`."""
+    data: DataSet = build(values["dataset"])
+    augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
-        train_set = data.split("train", transform=transforms["train"], seed=plain["seed"])
-        val_set = data.split("val", transform=transforms["eval"])
+        train_set = data.split("train", transform=augmented, seed=values["seed"])
+        val_set = data.split("val", transform=plain)
         warn_shared(train_set, val_set)
         return train_set, val_set
-    images = overfit_batches * plain["dataloader"]["batch_size"] * distributed.world_size()
-    train_set = data.split("train", transform=transforms["eval"])
+    images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
+    train_set = data.split("train", transform=plain)
     subset = train_set.subset(range(min(images, len(train_set))))
     return subset, subset
 
 
-def warn_shared(train_set: CocoDetection, val_set: CocoDetection) -> None:
-    """Images that are in both splits make the validation look better than it is."""
+def warn_shared(train_set: ImageSet, val_set: ImageSet) -> None:
+    """Warn of images that are in both splits: they make the validation look better than it is."""
     shared = len(set(train_set.files) & set(val_set.files))
     if shared:
         log.warning(
@@ -52,57 +137,58 @@ def warn_shared(train_set: CocoDetection, val_set: CocoDetection) -> None:
         )
 
 
-def build_model(plain: dict[str, Any], classes: Classes, *, pretrained: bool) -> DETR:
-    """The detector. Without `pretrained` no backbone weights are fetched: a checkpoint brings them."""
-    node = plain["model"]
+def build_model(values: Values, classes: Classes, *, pretrained: bool) -> DETR:
+    """Build the detector. Without `pretrained` no backbone weights are fetched: a checkpoint brings them."""
+    node = values["model"]
     if not pretrained:
-        node = node | {"backbone": node["backbone"] | {"weights": None}}
-    return build(node, "model", num_classes=classes.num_classes)
+        node = node.changed(backbone=node["backbone"].changed(weights=None))
+    return build(node, num_classes=classes.num_classes)
 
 
-def check_model(plain: dict[str, Any]) -> None:
-    """UserError if the detector's parts do not fit each other: before anything is read, fetched or computed."""
+def check_model(values: Values) -> None:
+    """Raise UserError if the detector's parts do not fit each other: before anything is read, fetched or computed."""
     with torch.device("meta"):
-        build_model(plain, Classes.contiguous({0: ""}), pretrained=False)
+        build_model(values, Classes.contiguous({0: ""}), pretrained=False)
 
 
 def build_validation(
-    plain: dict[str, Any],
-    dataset: CocoDetection,
-    options: Options,
-    device: torch.device,
-    criterion: SetCriterion | None,
-    batch_size: int,
+    values: Values, dataset: ImageSet, model: DETR, options: TrainerOptions, criterion: SetCriterion | None
 ) -> Validation:
-    """Everything that evaluates one split."""
-    evaluator = build(plain["evaluator"], "evaluator", ground_truth=dataset.ground_truth(), classes=dataset.classes)
-    return Validation(
+    """Build what evaluates a model, which is on its device, on one split.
+
+    Raises:
+        UserError: masks are to be evaluated that the model does not find.
+    """
+    device = next(model.parameters()).device
+    validation = Validation(
         loader=eval_loader(
             dataset,
-            batch_size=batch_size,
-            num_workers=plain["dataloader"]["num_workers"],
+            batch_size=eval_batch_size(values["dataloader"], model),
+            num_workers=values["dataloader"]["num_workers"],
             share=(distributed.rank(), distributed.world_size()),
+            size_divisor=model.backbone.size_divisor,
         ),
-        evaluator=evaluator,
+        evaluator=build(values["evaluator"], ground_truth=dataset.ground_truth(), classes=dataset.classes),
         device=device,
         autocast=functools.partial(autocast, device, options.precision),
-        classification=plain["loss"]["classification"],
+        classification=model.classification,
         criterion=criterion,
     )
+    key = validation.evaluator.needs_masks
+    if key is not None and model.mask_head is None:
+        raise UserError(
+            f"{key}, but the detector finds no masks; choose mask_head=fpn, or evaluator=coco without masks"
+        )
+    return validation
 
 
-def eval_batch_size(dataloader: dict[str, Any], model: DETR, overrides: Sequence[str] = ()) -> int:
-    """Images of a batch in evaluations; 1 for DC5 unless told otherwise.
-
-    Where nothing but an evaluation is asked for, an override of dataloader.batch_size tells otherwise, too.
+def eval_batch_size(dataloader: Values, model: DETR) -> int:
+    """Return the images of a batch in evaluations: as many as in training, but 1 for DC5, unless told otherwise.
 
     The official DC5 models were trained with one image a process, that is without padding, and their authors
     evaluate them so (README of facebookresearch/detr): features at an image's edge depend on the padding behind it.
     """
-    keys = {each.lstrip("+").partition("=")[0] for each in overrides}
-    if "dataloader.batch_size" in keys and "dataloader.eval_batch_size" not in keys:
-        return dataloader["batch_size"]
-    if dataloader.get("eval_batch_size") is not None:
+    if dataloader["eval_batch_size"] is not None:
         return dataloader["eval_batch_size"]
     if model.backbone.dilated and dataloader["batch_size"] > 1:
         log.info("a DC5 model is evaluated one image at a time; dataloader.eval_batch_size=N changes that")
@@ -110,24 +196,15 @@ def eval_batch_size(dataloader: dict[str, Any], model: DETR, overrides: Sequence
     return dataloader["batch_size"]
 
 
-def check_masks(model: DETR, validation: Validation) -> None:
-    """UserError if masks are to be evaluated that the model will not find."""
-    key = validation.evaluator.needs_masks
-    if key is not None and model.mask_head is None:
-        raise UserError(
-            f"{key}, but the detector finds no masks; choose mask_head=fpn, or evaluator=coco without masks"
-        )
-
-
 def check_monitor(monitor: str, names: list[str]) -> None:
-    """UserError if no evaluation will have this metric. `names` is empty where nothing is evaluated."""
+    """Raise UserError if no evaluation will have this metric. `names` is empty where nothing is evaluated."""
     if names and monitor not in names:
         advice = did_you_mean(monitor, names) or f"; it may be {', '.join(each for each in names if '/' not in each)}"
         raise UserError(f"trainer.monitor: the validation has no metric {monitor}{advice}")
 
 
 def warn_from_scratch(model: DETR, images: int) -> None:
-    """Queries without anchors need many images to learn where to look; those with anchors are told, and need few."""
+    """Warn where queries without anchors are to learn from few images where to look; those with anchors are told."""
     if images < ENOUGH_FROM_SCRATCH and model.queries.reference != "anchor":
         log.warning(
             "training queries without anchors from scratch on %d images, which rarely succeeds on fewer than about %d: "
@@ -135,3 +212,37 @@ def warn_from_scratch(model: DETR, images: int) -> None:
             "images (experiment=small_data with its own transformer and queries)",
             *(images, ENOUGH_FROM_SCRATCH),
         )
+
+
+def initialize(model: DETR, source: str, classes: Classes) -> dict[str, Any]:
+    """Start from other weights, and return what became of them, for the run's record."""
+    transfer = start_from(model, load(source), classes)
+    for line in transfer.lines():
+        log.info(line)
+    return transfer.to_dict()
+
+
+def classes_to_evaluate(weights: Weights, data: DataSet, split: Split) -> Classes:
+    """Return what the rows of the class head stand for, in category ids of the data set.
+
+    Raises:
+        UserError: the data set's classes are not those of the weights.
+    """
+    ours = weights.classes
+    if ours is None:
+        return data.classes
+    known = dict(zip(ours.category_ids, ours.names, strict=True))
+    if weights.checkpoint is not None or data.categories(split).items() <= known.items():
+        return ours
+    if ours.names != data.classes.names:
+        raise UserError(
+            f"the classes of {weights.source} ({shortened(ours.names)}) are not those of the data set "
+            f"({shortened(data.classes.names)}); train with init_from={weights.source}"
+        )
+    return data.classes
+
+
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names, and how many there are."""
+    shown = ", ".join([name for name in names if name != Classes.HOLE][:count])
+    return f"{len(names)}: {shown}, …" if len(names) > count else shown

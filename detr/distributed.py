@@ -1,5 +1,7 @@
 """Who this process is among those of a job, and the little that they tell each other. The only file that asks.
 
+The first process owns a run: its folder, its W&B run, the console. It composes the config, and has the others follow.
+
 A job is what `torchrun` starts. Without it there is a single process, and everything here works all the same.
 Heavy modules are imported where they are needed: entry points ask before they know whether anything will be computed.
 """
@@ -9,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
+import functools
 import inspect
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from detr.errors import UserError
@@ -193,6 +197,73 @@ def from_main(value: T) -> T:
     box = [value]
     distributed.broadcast_object_list(box, src=0, group=_Job.waiting)
     return box[0]
+
+
+class Failed(BaseException):
+    """An exception that a launcher of many jobs must not take for the failure of one of them."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def leadership() -> Iterator[None]:
+    """Around everything that the first process does: it joins the others, and dismisses them in the end.
+
+    Raises:
+        Exception: what made a job fail that is `everybodys_end`.
+    """
+    start()
+    try:
+        yield
+    except Failed as failure:
+        raise failure.error from failure.error.__cause__
+    from_main(None)
+    stop()
+
+
+def led(task: Callable[[T], None]) -> Callable[[T], None]:
+    """Return the task, announced to the others first, so that all do it."""
+
+    @functools.wraps(task)
+    def lead(order: T) -> None:
+        if not started():
+            raise UserError(
+                "torchrun starts the processes already; a launcher that starts some of its own does not go with it: "
+                "leave out hydra/launcher=…, or torchrun"
+            )
+        from_main((order, os.getcwd()))
+        task(order)
+
+    return lead
+
+
+def everybodys_end(job: Callable[[T], None]) -> Callable[[T], None]:
+    """Return the job; with several processes its failure ends them all, also one of many: they are out of step."""
+
+    @functools.wraps(job)
+    def end(order: T) -> None:
+        try:
+            job(order)
+        except Exception as error:
+            if world_size() == 1:
+                raise
+            raise Failed(error) from error
+
+    return end
+
+
+def follow(task: Callable[[Any], None]) -> None:
+    """Do what the first process announces, until it has no more. Its folder, console and logs are its own."""
+    start()
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python shows warnings on stderr
+    while (announced := from_main(None)) is not None:
+        order, directory = announced
+        if directory != os.getcwd() and os.path.isdir(directory):
+            os.chdir(directory)  # hydra.job.chdir
+        task(order)
+    stop()
 
 
 @contextlib.contextmanager

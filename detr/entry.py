@@ -1,4 +1,4 @@
-"""Entry points: `hydra.main`, with a user's mistakes told in one line."""
+"""Entry points: Hydra's command line goes in, a checked `Config` comes out; a user's mistakes are told in one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import logging
 import os
 import re
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -24,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detr import distributed
-from detr.config import ranks
-from detr.config.check import check
-from detr.config.compose import CONF, VERSION_BASE
+from detr.config import Config, check
+from detr.config.compose import CONF, folder
 from detr.config.explain import CommandLine, explain
-from detr.config.suggest import closest, did_you_mean
+from detr.config.hydra_internals import parse_arguments, run
+from detr.config.suggest import closest
 from detr.errors import Interrupted, UserError
 from detr.sweeping.devices import enter_worker
 from detr.sweeping.plan import job_facts, write_state
@@ -42,24 +39,27 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 RUN_FOLDER = "run folder: "
 
+Task = Callable[[Config], None]
 
-def entry_point(config_name: str, *, deferred: bool = False) -> Callable[[Callable[..., None]], Callable[[], None]]:
-    """Decorate a script's main function: it is called with the composed and checked config, in a run's folder.
 
-    A mistake of the user's ends in one line on stderr and exit status 2; every other exception keeps its
-    traceback, and both are in the run's log. HYDRA_FULL_ERROR=1 shows every traceback.
+def entry_point(config_name: str, *, deferred: bool = False) -> Callable[[Task], Callable[..., None]]:
+    """Decorate a program's main function: it is called with the composed and checked config of each run.
+
+    The program itself takes the command line, by default `sys.argv`. A mistake of the user's ends in one line on
+    stderr and exit status 2; every other exception keeps its traceback, and both are in the run's log.
+    HYDRA_FULL_ERROR=1 shows every traceback.
 
     Args:
         config_name: the primary config in conf/.
-        deferred: keep back the overrides of keys that the primary config does not have, and pass them as a
-            second argument: for scripts whose real config is found in a checkpoint.
+        deferred: keep back the overrides of keys that the primary config does not have, as `Config.aside`: for
+            programs whose real config is found in a checkpoint.
     """
 
-    def decorate(task: Callable[..., None]) -> Callable[[], None]:
+    def decorate(task: Task) -> Callable[..., None]:
         @functools.wraps(task)
-        def main() -> None:
+        def main(arguments: Sequence[str] | None = None) -> None:
             with user_errors():
-                _run(task, config_name, deferred=deferred)
+                _run(task, config_name, sys.argv[1:] if arguments is None else arguments, deferred=deferred)
 
         return main
 
@@ -93,79 +93,56 @@ def user_errors() -> Iterator[None]:
             raise
         print(f"process {distributed.rank()} ends, since another one failed", file=sys.stderr)
         sys.exit(FAILED)
-
-
-def run_directory() -> Path:
-    """The folder of the run that is under way."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def run_facts() -> dict[str, Any]:
-    """How the run was asked for: `choices` (group → option) and `overrides`, both without Hydra's own.
-
-    A job of a sweep adds `sweep`: see `job_facts`.
-    """
-    hydra_config = HydraConfig.get()
-    chosen: Any = OmegaConf.to_container(hydra_config.runtime.choices)
-    choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
-    facts = {"choices": choices, "overrides": list(hydra_config.overrides.task)}
-    if hydra_config.mode == RunMode.MULTIRUN:
-        facts["sweep"] = job_facts(Path(hydra_config.sweep.dir), run_directory())
-    return facts
+    finally:
+        _flush()
 
 
 @dataclass
 class _Outcome:
     """What became of a single run; Hydra would announce a failure with a line of its own."""
 
-    error: UserError | None = field(default=None)
+    error: UserError | None = None
 
 
-def _run(task: Callable[..., None], config_name: str, *, deferred: bool) -> None:
-    args = _parse_arguments()
-    kept, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
-    command = CommandLine(args.config_name or config_name, list(kept), args.config_dir, args.multirun)
-    outcome = _Outcome()
-    own = functools.partial(task, overrides=aside) if deferred else task
+def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bool) -> None:
     if not distributed.is_main():
-        ranks.follow(own)
+        distributed.follow(task)
         return
-    job = ranks.ending(_job(ranks.leading(own), task, outcome))
+    args = parse_arguments(arguments)
+    args.config_dir = _config_dir(args.config_dir)
+    args.overrides, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
+    outcome = _Outcome()
+    job = distributed.everybodys_end(_job(task, aside, outcome))
     logging.raiseExceptions = False  # a log file on a full disk must not bury the one line that says so
-    with ranks.leadership():
+    with distributed.leadership():
         register()
         try:
-            with _arguments(args.overrides, kept), _hydra_reraises():
-                hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=config_name)(job)()
+            run(job, args, config_name)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            if _from_task(error):
-                raise
+            if any(note.startswith(RUN_FOLDER) for note in getattr(error, "__notes__", [])):
+                raise  # it is the task's own
+            command = CommandLine(args.config_name or config_name, args.overrides, args.config_dir, args.multirun)
             raise UserError(explain(error, command)) from error
-        except ranks.Failed as failure:
-            raise failure.error from failure.error.__cause__
         if outcome.error is not None:
             raise outcome.error
 
 
-def _job(
-    task: Callable[[DictConfig], None], named: Callable[..., None], outcome: _Outcome
-) -> Callable[[DictConfig], None]:
-    """The function that Hydra runs; it is named after the script's own, which names the run's folder and log."""
+def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfig], None]:
+    """The function that Hydra runs; it is named after the program's own, which names the run's folder and log."""
 
-    @functools.wraps(named)
-    def job(config: DictConfig) -> None:
+    @functools.wraps(task)
+    def job(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            _sweep_job(task, config)
+            _sweep_job(task, composed, aside)
             return
         try:
-            check(config)
-            task(config)
+            distributed.led(task)(_config(composed, aside))
         except UserError as error:
             _log(error, everywhere=False, traceback=error.__cause__ is not None)
             outcome.error = error
         except Exception as error:
             _log(error, everywhere=False, traceback=True)
-            error.add_note(f"{RUN_FOLDER}{run_directory()}")
+            error.add_note(f"{RUN_FOLDER}{_directory()}")
             raise
         except (KeyboardInterrupt, Interrupted) as interruption:
             log.warning(str(interruption) or "interrupted")
@@ -174,25 +151,45 @@ def _job(
     return job
 
 
+def _config(composed: DictConfig, aside: list[str]) -> Config:
+    """What crosses the door."""
+    values, stored = check(composed)
+    hydra = HydraConfig.get()
+    choices: Any = OmegaConf.to_container(hydra.runtime.choices)
+    return Config(
+        values=values,
+        stored=stored,
+        directory=_directory(),
+        choices={group: option for group, option in choices.items() if not group.startswith("hydra/")},
+        overrides=list(dict.fromkeys([*hydra.overrides.task, *aside])),
+        aside=aside,
+        sweep=job_facts(Path(hydra.sweep.dir), _directory()) if hydra.mode == RunMode.MULTIRUN else None,
+    )
+
+
+def _directory() -> Path:
+    """The folder of the run that is under way."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
 class JobFailedError(UserError):
     """A job of a sweep failed; its log has the traceback."""
 
 
-def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
+def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:
     """One job of a sweep. What becomes of it is noted in its folder, where the sweeper looks for it.
 
     Raises:
         JobFailedError: instead of any other exception, which might hold on to the tensors of the job through its
             traceback, or not fit through the pipe to the sweeper's process.
     """
-    folder = run_directory()
+    folder = _directory()
     failure = None
     write_state(folder, "running")
     if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
         enter_worker(Path(HydraConfig.get().sweep.dir) / ".workers")
     try:
-        check(config)
-        task(config)
+        distributed.led(task)(_config(composed, aside))
     except Exception as error:
         _log(error, everywhere=True, traceback=True)
         failure = _one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_one_line(error)}"
@@ -204,10 +201,6 @@ def _sweep_job(task: Callable[[DictConfig], None], config: DictConfig) -> None:
     write_state(folder, "failed" if failure else "finished", failure)
     if failure:
         raise JobFailedError(failure)
-
-
-def _from_task(error: BaseException) -> bool:
-    return any(note.startswith(RUN_FOLDER) for note in getattr(error, "__notes__", []))
 
 
 def _log(error: Exception, *, everywhere: bool, traceback: bool) -> None:
@@ -225,27 +218,21 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _parse_arguments() -> Namespace:
-    """Hydra's command line."""
-    parser = get_args_parser()
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-
-    def refuse(message: str) -> NoReturn:
-        wrong = message.removeprefix("unrecognized arguments: ").split()[0]
-        hint = did_you_mean(wrong, flags) if wrong.startswith("-") else "; flags go before or behind all overrides"
-        raise UserError(f"{message}{hint if wrong in sys.argv else ''}")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args()
+def _config_dir(typed: str | None) -> str | None:
+    """`--config-dir sweeps` outside of a checkout: the folder that was installed with the package."""
+    installed = typed is not None and not Path(typed).exists() and folder(typed).is_dir()
+    return str(folder(typed)) if typed is not None and installed else typed
 
 
 def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], list[str]]:
-    """Overrides of the primary config's own keys, and all others. Paths are everybody's.
+    """Overrides of the primary config's own keys and groups, and all others. Paths are everybody's.
 
     Raises:
         UserError: a key that looks like a misspelled one of the primary config's.
     """
-    own = {"hydra", "paths", *map(str, OmegaConf.load(CONF / f"{config_name}.yaml"))} - {"defaults"}
+    primary = OmegaConf.load(CONF / f"{config_name}.yaml")
+    groups = [str(group) for default in primary.defaults if isinstance(default, DictConfig) for group in default]
+    own = {"hydra", *groups, *map(str, primary)} - {"defaults"}
     kept, aside = [], []
     for override in overrides:
         root = re.split(r"[.=/@:]", override.lstrip("+~"), maxsplit=1)[0]
@@ -259,26 +246,9 @@ def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], l
     return kept, aside
 
 
-@contextmanager
-def _arguments(overrides: Sequence[str], kept: Sequence[str]) -> Iterator[None]:
-    """While Hydra reads the command line, only the overrides that are kept are on it."""
-    before = sys.argv
-    sys.argv = [arg for arg in before if arg not in overrides] + list(kept) if list(kept) != list(overrides) else before
+def _flush() -> None:
+    """What was printed last may have no reader any more (`| head`), which is no failure of the program's."""
     try:
-        yield
-    finally:
-        sys.argv = before
-
-
-@contextmanager
-def _hydra_reraises() -> Iterator[None]:
-    """Hydra raises what it would otherwise print."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

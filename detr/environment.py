@@ -1,7 +1,8 @@
-"""What a run happens in: the code's revision, the hardware, the seeds, the device."""
+"""What a run happens in: the code's revision, the hardware, the seeds, the device and its precision."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
@@ -13,6 +14,14 @@ import numpy as np
 import torch
 
 from detr.errors import UserError
+
+LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def revision() -> str | None:
+    """Return the commit of this code, as `git_sha`; None where the package was installed without its repository."""
+    root = Path(__file__).resolve().parents[1]
+    return git_sha(root) if (root / "pyproject.toml").exists() else None
 
 
 def git_sha(root: Path | str) -> str | None:
@@ -78,6 +87,13 @@ def resolve_device(name: str) -> torch.device:
             "choose one of these, or trainer.device=auto"
         )
     return device
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context of a forward pass: mixed precision for bf16 and fp16, nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, LOW_PRECISION[precision])
 
 
 def _is_available(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import signal
 class UserError(Exception):
     """A mistake of the user's: one line that says what is wrong, where, and how to mend it.
 
-    Entry points print it without a traceback and exit non-zero (`detr.config.user_errors`).
+    Entry points print it without a traceback and exit non-zero (`detr.entry.user_errors`).
     """
 
 

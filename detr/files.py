@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from detr.errors import UserError
+
+LOCK = ".lock"
 
 
 def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
@@ -80,6 +85,35 @@ def append_json_line(path: Path | str, row: Mapping[str, Any]) -> None:
             os.fsync(stream.fileno())
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def locked(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold a folder, by a lock on FOLDER/.lock that ends with the process, however it ends, and that no fork inherits.
+
+    Args:
+        folder: made if missing.
+        purpose: what it is held for, in messages.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    with stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(
+                    f"{folder}: another {purpose} is under way in this folder; wait for its end, or choose another one"
+                ) from None
+            # else this file system has no locks
+        yield
 
 
 def _permissions(path: Path) -> int:

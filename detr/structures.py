@@ -222,6 +222,11 @@ class Losses:
     terms: dict[str, Tensor]  # weighted, each [L]; of a group "name/term"; they add up to `total`
     metrics: dict[str, Tensor]  # not minimised, each [L]: class_error (percent), cardinality_error
 
+    def __add__(self, later: Losses) -> Losses:
+        """Add up the losses of two micro-batches; of metrics, the later one's are kept."""
+        terms = {name: value + later.terms[name] for name, value in self.terms.items()}
+        return Losses(self.total + later.total, terms, later.metrics)
+
 
 @dataclass
 class Detections:

@@ -94,7 +94,10 @@ def write_run(
     recorded = {
         "paths": {"output_root": str(folder.parent)},
         "dataset": {
+            "_target_": "detr.data.coco.CocoSplits",
             "root": str(data),
+            "categories": "contiguous",
+            "train": {"images": "${dataset.root}/images", "annotations": "${dataset.root}/val.json"},
             "val": {"images": "${dataset.root}/images", "annotations": "${dataset.root}/val.json"},
         },
         "optimizer": {"lr": 0.001, "lr_by_pattern": {"backbone": 0.0003}},

@@ -99,16 +99,17 @@ def script(tmp_path: Path) -> Path:
     path = tmp_path / "script.py"
     path.write_text(
         "import logging, time\n"
-        "from detr.entry import entry_point, run_directory, run_facts\n"
+        "from detr.entry import entry_point\n"
         "from detr.errors import UserError\n"
         "@entry_point('small')\n"
         "def main(config):\n"
-        "    print('started', run_directory(), run_facts(), flush=True)\n"
-        "    if config.name == 'mistake':\n"
+        "    print('started', config.directory, config.choices, config.overrides, flush=True)\n"
+        "    name = config.values['name']\n"
+        "    if name == 'mistake':\n"
         "        raise UserError('the file\\nis missing')\n"
-        "    if config.name == 'bug':\n"
+        "    if name == 'bug':\n"
         "        raise ValueError('broken')\n"
-        "    if config.name == 'sleep':\n"
+        "    if name == 'sleep':\n"
         "        time.sleep(60)\n"
         "main()\n"
     )
@@ -175,7 +176,7 @@ def test_interrupt(script: Path) -> None:
 def test_facts_of_the_run(script: Path) -> None:
     result = run(str(script), "-cd", "conf", "name=other", cwd=script.parent)
     assert result.returncode == 0, result.stderr
-    assert "{'choices': {}, 'overrides': ['name=other']}" in result.stdout
+    assert f"started {script.parent}/out/run {{}} ['name=other']" in result.stdout
 
 
 def test_overrides_that_belong_to_the_checkpoint_are_kept_back(tmp_path: Path) -> None:
@@ -183,8 +184,8 @@ def test_overrides_that_belong_to_the_checkpoint_are_kept_back(tmp_path: Path) -
     path.write_text(
         "from detr.entry import entry_point\n"
         "@entry_point('evaluate', deferred=True)\n"
-        "def main(config, overrides):\n"
-        "    print('GOT', config.checkpoint, config.split, overrides)\n"
+        "def main(config):\n"
+        "    print('GOT', config.values['checkpoint'], config.values['split'], config.aside)\n"
         "main()\n"
     )
     arguments = ["dataset.root=/y", "checkpoint=a.pt", "+x=1", "split=test", "paths.output_root=out", "dataset=custom"]

@@ -120,7 +120,7 @@ def test_a_mistake_is_told_once(shapes: list[str], tmp_path: Path) -> None:
     done = torchrun("train.py", *shapes, *arguments)
     assert done.returncode != 0
     (line,) = own_errors(done)
-    assert "lr must be at least 0" in line
+    assert "lr: expected a number of at least 0, got -1" in line
 
 
 FAILING = """

@@ -20,6 +20,7 @@ from training_steps import CASES, COUNTS, TWO_STAGE, images_of, my_share, steps
 from detr.data.loader import collate
 from detr.losses.matcher import HungarianMatcher
 from detr.models.denoising import ContrastiveDenoising
+from detr.structures import Group
 
 GLOBAL = [name for name, case in CASES.items() if case.get("normalization", "global") == "global"]
 
@@ -76,7 +77,7 @@ def test_normalized_by_process_each_loss_is_the_papers(together: dict[str, list[
     for rank, images in enumerate((images_of(0)[:2], images_of(0)[2:])):
         batch = collate(images)
         predictions = model(batch.images, batch.padding)
-        matches, _ = HungarianMatcher()(predictions, batch.targets)
+        matches = HungarianMatcher()({"": Group(predictions)}, batch.targets)[""]
         found = together["process"][rank]["losses"][0]
         for layer in range(len(predictions.logits)):
             mine = matches.layer == layer

@@ -10,7 +10,9 @@ import torch
 from builders import CLASSES, random_boxes
 
 from detr import distributed
+from detr.data.dataset import Fingerprint
 from detr.data.loader import EpochSampler, TrainLoader, eval_loader
+from detr.environment import autocast
 from detr.evaluation.coco import CocoEvaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
@@ -22,9 +24,11 @@ from detr.structures import Classes, Sample
 from detr.tracking.logger import NullLogger
 from detr.tracking.run_folder import RunFolder
 from detr.training.optim import adamw
-from detr.training.options import Options
+from detr.training.options import TrainerOptions
+from detr.training.parts import Parts
 from detr.training.schedule import Constant, Schedule
-from detr.training.trainer import Trainer, autocast
+from detr.training.trainer import Trainer
+from detr.weights.checkpoint import Recipe
 
 NOTHING = {"images": [], "annotations": [], "categories": []}
 
@@ -64,8 +68,10 @@ def trainer(
     share = (distributed.rank(), distributed.world_size())
     sigmoid = model.classification == "sigmoid"
     device = torch.device("cpu")
-    return Trainer(
-        options=Options(**options),
+    classes = Classes.contiguous({1: "a", 2: "b", 3: "c"})
+    parts = Parts(
+        options=TrainerOptions(**options),
+        recipe=Recipe({}, classes, Fingerprint(4, 4, "noise")),
         model=model,
         criterion=SetCriterion(
             matcher=HungarianMatcher(classification=model.classification),
@@ -80,14 +86,11 @@ def trainer(
         loader=TrainLoader(data, EpochSampler(4, 2, seed=0, share=share), num_workers=0),
         validation=Validation(
             loader=eval_loader(data, batch_size=2, num_workers=0),
-            evaluator=CocoEvaluator(
-                backend="pycocotools", ground_truth=NOTHING, classes=Classes.contiguous({1: "a", 2: "b", 3: "c"})
-            ),
+            evaluator=CocoEvaluator(backend="pycocotools", ground_truth=NOTHING, classes=classes),
             device=device,
             autocast=functools.partial(autocast, device, "fp32"),
             classification=model.classification,
         ),
         logger=NullLogger(),
-        folder=RunFolder(folder),
-        facts={},
     )
+    return Trainer(parts, folder=RunFolder(folder))

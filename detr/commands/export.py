@@ -4,13 +4,12 @@ detr export checkpoint=outputs/train/DATE/checkpoints/best.pt format=official   
 detr export checkpoint=PATH format=official output=FILE
 """
 
-from omegaconf import DictConfig
-
+from detr.config import Config
 from detr.entry import entry_point
 
 
 @entry_point("export")
-def main(config: DictConfig) -> None:
+def main(config: Config) -> None:
     from detr.weights.export import export  # torch takes seconds, which a typo need not wait for
 
-    export(config.checkpoint, config.format, config.output)
+    export(config.values["checkpoint"], config.values["format"], config.values["output"])

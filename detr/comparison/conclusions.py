@@ -13,7 +13,7 @@ from detr.comparison.metrics import number, unit, values
 from detr.comparison.settings import Setting
 from detr.comparison.statistics import LEVEL, Interval, paired, simultaneous, welch
 from detr.errors import UserError
-from detr.tracking.rows import LOSS
+from detr.evaluation.names import LOSS
 
 METHODS = {
     "paired": "paired by seed, Student's t",

@@ -11,7 +11,7 @@ import numpy as np
 from detr.comparison.metrics import is_fraction
 from detr.comparison.reading import Run
 from detr.comparison.settings import Setting
-from detr.tracking.rows import LOSS
+from detr.evaluation.names import LOSS
 
 Axis = Literal["epoch", "step"]
 MAX_POINTS = 300  # of a line: more than there are pixels to tell them apart

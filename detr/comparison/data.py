@@ -2,86 +2,99 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-from collections.abc import Iterable
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detr.comparison.reading import Run
-from detr.data.annotations import Annotations, read_annotations
 from detr.errors import UserError
 
 
 @dataclass(frozen=True)
-class ValidationData:
-    """The validation split of a run, as its config names it."""
+class Truth:
+    """The ground truth of a split: of I images."""
 
-    images: tuple[str, ...]  # folders
-    annotations: tuple[str, ...]  # files that boxes are evaluated against; empty where the config names none
-    recipe: str  # what else decides which images there are
-    content: str | None  # hash of the annotation files; None where they are gone
+    coco: dict[str, Any]  # as the data set gives it to evaluators
+    files: list[str]  # [I] in the order of `images`
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """Each image's id, height and width."""
+        return self.coco["images"]
+
+    @cached_property
+    def categories(self) -> dict[int, str]:
+        """Id → name, in the order of the ids."""
+        return {each["id"]: each["name"] for each in sorted(self.coco["categories"], key=lambda each: each["id"])}
+
+    @cached_property
+    def objects(self) -> dict[int, list[dict[str, Any]]]:
+        """Image id → its annotations, without crowds."""
+        found = defaultdict(list)
+        for annotation in self.coco["annotations"]:
+            if not annotation["iscrowd"]:
+                found[annotation["image_id"]].append(annotation)
+        return found
+
+
+@dataclass(frozen=True)
+class ValidationData:
+    """The validation split of a run, as its folder tells it."""
+
+    section: str  # `dataset` of the config, as JSON
+    fingerprint: str | None  # what the run noted of the images and their annotations, as JSON; None: nothing
+    cwd: Path  # where relative paths start
 
     def same(self, other: ValidationData) -> bool:
-        """By content where both are still there, else by name."""
-        if self.recipe != other.recipe:
-            return False
-        if self.content is not None and other.content is not None:
-            return self.content == other.content
-        return self.annotations == other.annotations
+        """Return whether two runs had the same split: by what they noted of it, else by the config."""
+        if self.fingerprint is not None and other.fingerprint is not None:
+            return self.fingerprint == other.fingerprint
+        return self.section == other.section
 
     def __str__(self) -> str:
-        return ", ".join(self.annotations) or "unknown"
+        return str(json.loads(self.section).get("root", "the data set"))
 
-    def read(self) -> Annotations:
-        """The ground truth.
+    def read(self) -> Truth:
+        """Build the data set again, and return the ground truth of its validation split.
 
         Raises:
-            UserError: the files are gone or broken, or the config does not name them.
+            UserError: the files are gone or broken, or are not what they were.
         """
-        if not self.annotations:
-            raise UserError("the config names no annotations of boxes for the validation split")
-        there = all(Path(folder).is_dir() for folder in self.images)  # only pictures need them
-        folders = self.images if there else [str(Path(file).parent) for file in self.annotations]
-        return read_annotations(folders, self.annotations)
+        from detr.config import build  # with the torch that a table need not wait for
+
+        section = json.loads(self.section)
+        if not (self.cwd / section.get("root", ".")).is_dir():
+            raise UserError(f"{self.cwd / section['root']} is gone")
+        try:
+            with contextlib.chdir(self.cwd) if self.cwd.is_dir() else contextlib.nullcontext():
+                split = build(section).split("val", transform=None)
+        except OSError as error:
+            raise UserError(f"{self.cwd}: {error.strerror or error}") from error
+        if self.fingerprint not in (None, as_json(vars(split.fingerprint()))):
+            raise UserError(f"{self} has other images or annotations by now")
+        return Truth(split.ground_truth(), [str(self.cwd / file) for file in split.files])
 
 
 def validation_data(run: Run) -> ValidationData:
-    """The validation split of a run. Paths start where the run was started.
+    """Return the validation split of a run.
 
     Raises:
-        UserError: the recorded config has no validation split.
+        UserError: the recorded config has no data set.
     """
-    dataset: Any = run.recorded.section("dataset")
-    split = dataset.get("val") if isinstance(dataset, dict) else None
-    if not split:
-        raise UserError(f"{run.folder}: its config has no dataset.val")
-    overfit = run.trainer.get("overfit_batches")
-    if overfit:  # then batches of the training split are evaluated
-        split = dataset["train"]
-    # A panoptic split's boxes are those of its instances; those made from segments are not on the disk.
-    annotations = split.get("instances") if "segments" in split else split["annotations"]
-    named = annotations or split["annotations"]
-    cwd = run.recorded.cwd
-    files = _absolute(named, cwd)
-    return ValidationData(
-        images=_absolute(split["images"], cwd),
-        annotations=files if annotations else (),
-        recipe=json.dumps([dataset.get("counts"), overfit, dataset.get("categories")], sort_keys=True),
-        content=_hash(files),
-    )
+    section: Any = run.recorded.section("dataset")
+    if not isinstance(section, dict):
+        raise UserError(f"{run.folder}: its config has no dataset")
+    noted = run.facts.get("data", {}).get("val")
+    return ValidationData(as_json(section), None if noted is None else as_json(noted), run.recorded.cwd)
 
 
-def _absolute(paths: str | list[str], cwd: Path) -> tuple[str, ...]:
-    return tuple(str(cwd / path) for path in ([paths] if isinstance(paths, str) else paths))
-
-
-def _hash(files: Iterable[str]) -> str | None:
-    digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(Path(file).read_bytes())
-    except OSError:
-        return None
-    return digest.hexdigest()
+def as_json(value: Any) -> str:
+    """Return a text that is the same for equal values."""
+    return json.dumps(value, sort_keys=True)

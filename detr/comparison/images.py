@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from detr.comparison.data import ValidationData
+from detr.comparison.data import Truth, ValidationData
 from detr.comparison.reading import Run
 from detr.comparison.resampling import THRESHOLDS, Matched, average_precision, draw, match
 from detr.comparison.statistics import Interval, percentiles
-from detr.data.annotations import Annotations
 from detr.errors import UserError
 from detr.tracking.rows import metric
 
@@ -26,7 +25,7 @@ AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.js
 class PerImage:
     """The predictions of a run's best epoch, matched."""
 
-    truth: Annotations
+    truth: Truth
     results: list[dict[str, Any]]  # as in predictions.json
     matched: list[Matched]
 
@@ -35,11 +34,11 @@ class PerImage:
 def _per_image(predictions: Path, data: ValidationData) -> PerImage:
     truth = _truth(data)
     results = _predictions(predictions)
-    images, categories = set(truth.image_ids.tolist()), set(truth.categories)
+    images, categories = {image["id"] for image in truth.images}, set(truth.categories)
     if not all(row["image_id"] in images for row in results):
         raise UserError(f"{predictions} has images that {data} does not have")
     results = [row for row in results if row["category_id"] in categories]  # as the evaluation does
-    return PerImage(truth, results, match(truth, results))
+    return PerImage(truth, results, match(truth.coco, results))
 
 
 def per_image(run: Run, data: ValidationData) -> PerImage:
@@ -80,7 +79,7 @@ def over_images(baseline: PerImage, other: PerImage, name: str, level: float) ->
 
 
 @functools.lru_cache(maxsize=4)
-def _truth(data: ValidationData) -> Annotations:
+def _truth(data: ValidationData) -> Truth:
     return data.read()
 
 

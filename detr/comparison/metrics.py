@@ -8,7 +8,8 @@ import numpy as np
 
 from detr.comparison.reading import Run
 from detr.comparison.statistics import spread
-from detr.tracking.rows import LOSS, Row, metric
+from detr.evaluation.names import LOSS
+from detr.tracking.rows import Row, metric
 
 # What tables show, in this order, of whatever the runs have; classes apart.
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")

@@ -7,19 +7,21 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
+from detr.comparison.data import Truth
 from detr.comparison.images import PerImage, per_image
 from detr.comparison.metrics import values
 from detr.comparison.reading import Run
 from detr.comparison.settings import Setting
-from detr.data.annotations import Annotations
 from detr.data.images import read_image
-from detr.drawing.boxes import DRAWN_SCORE, Boxes, Corners, draw_boxes
+from detr.drawing.boxes import DRAWN_SCORE, draw_boxes
 from detr.errors import UserError
+from detr.evaluation.examples import Boxes, Corners
 
 MAX_IMAGES = 8
 MAX_SETTINGS = 4  # in a row; more would be too small to see
@@ -98,7 +100,7 @@ def look(letter: str, predictions: PerImage, truth: Sequence[Boxes], classes: Ma
     for row in sorted(predictions.results, key=lambda row: -row["score"]):
         by_image[row["image_id"]].append(row)
     drawn = []
-    for image_id, objects in zip(predictions.truth.image_ids.tolist(), truth, strict=True):
+    for image_id, objects in zip((image["id"] for image in predictions.truth.images), truth, strict=True):
         # Beside what is sure enough the best ones, as many as there are objects: a young network is sure of nothing.
         rows = [
             row
@@ -136,13 +138,12 @@ def order(seen: Sequence[Seen], truth: Sequence[Boxes]) -> list[int]:
 
 
 def _redrawn(predictions: Mapping[str, PerImage]) -> list[list[Panel]]:
-    annotations = next(iter(predictions.values())).truth
-    annotations = annotations.keep(~annotations.crowd)
-    classes = {category: index for index, category in enumerate(sorted(annotations.categories))}
-    truth = [_true(annotations, index, classes) for index in range(len(annotations))]
+    split = next(iter(predictions.values())).truth
+    classes = {category: index for index, category in enumerate(split.categories)}
+    truth = [_true(split.objects[image["id"]], classes) for image in split.images]
     seen = [look(letter, each, truth, classes) for letter, each in predictions.items()]
-    names = [annotations.categories[category] for category in classes]
-    return [_row(annotations, index, truth[index], seen, names) for index in order(seen, truth)[:MAX_IMAGES]]
+    names = list(split.categories.values())
+    return [_row(split, index, truth[index], seen, names) for index in order(seen, truth)[:MAX_IMAGES]]
 
 
 def _median(setting: Setting, metric: str) -> Run:
@@ -150,10 +151,8 @@ def _median(setting: Setting, metric: str) -> Run:
     return measured[(len(measured) - 1) // 2] if measured else setting.runs[0]
 
 
-def _true(annotations: Annotations, index: int, classes: Mapping[int, int]) -> Boxes:
-    rows = annotations.objects(index)
-    labels = [classes[category] for category in annotations.category_ids[rows].tolist()]
-    return Boxes([_corners(box) for box in annotations.boxes[rows].tolist()], labels)
+def _true(objects: Sequence[dict[str, Any]], classes: Mapping[int, int]) -> Boxes:
+    return Boxes([_corners(each["bbox"]) for each in objects], [classes[each["category_id"]] for each in objects])
 
 
 def _corners(box: Sequence[float]) -> Corners:
@@ -161,10 +160,9 @@ def _corners(box: Sequence[float]) -> Corners:
     return left, top, left + width, top + height
 
 
-def _row(annotations: Annotations, index: int, truth: Boxes, seen: Sequence[Seen], names: Sequence[str]) -> list[Panel]:
-    file = str(annotations.files[index])
-    height, width = annotations.sizes[index].tolist()
-    image, label, count = read_image(file, size=(height, width)), file.rpartition("/")[2], len(truth.labels)
+def _row(split: Truth, index: int, truth: Boxes, seen: Sequence[Seen], names: Sequence[str]) -> list[Panel]:
+    file, size = split.files[index], (split.images[index]["height"], split.images[index]["width"])
+    image, label, count = read_image(file, size=size), file.rpartition("/")[2], len(truth.labels)
     panels = [_panel(image, truth, names, f"ground truth, {label}")]
     return panels + [
         _panel(image, each.drawn[index], names, f"{each.letter}: {each.words(index, count)}") for each in seen

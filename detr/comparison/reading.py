@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 from detr.config.recorded import CONFIG, Recorded, recorded
 from detr.errors import UserError
-from detr.tracking.rows import Row, best_row
-
-METRICS = "metrics.jsonl"
+from detr.tracking.rows import METRICS, Row, best_row, read_rows
 
 State = Literal["finished", "unfinished", "failed"]
 
@@ -84,13 +82,16 @@ class Run:
 
     @property
     def state(self) -> State:
-        """Finished if one of its limits was reached, or `trainer.patience` ran out."""
+        """Finished if all its steps were done, or `trainer.patience` ran out."""
         if self._progress() >= 1 or self._poor() >= (self.trainer.get("patience") or math.inf):
             return "finished"
         return "failed" if self.error else "unfinished"
 
     def _progress(self) -> float:
-        done = {"max_epochs": self.epochs, "max_steps": self.steps, "max_minutes": self.minutes or 0}
+        planned = self.facts.get("steps")
+        if planned:
+            return self.steps / planned
+        done = {"max_epochs": self.epochs, "max_steps": self.steps}
         return max((value / self.trainer[key] for key, value in done.items() if self.trainer.get(key)), default=1.0)
 
     def _poor(self) -> int:
@@ -167,26 +168,11 @@ def _by_number(folder: Path) -> list[tuple[int, str]]:
 
 
 def _rows(folder: Path) -> list[Row]:
-    path = folder / METRICS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    rows = read_rows(folder / METRICS)
+    if not rows:
         error = last_error(folder)
         ended = f"; it ended with: {error}" if error else ""
-        raise UserError(f"{folder}: no {METRICS}: the run did not get to the end of an epoch{ended}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: cannot be read ({problem})") from problem
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("}") and number == len(lines):
-            break  # being written, or cut off when the run was killed
-        try:
-            row = json.loads(line)
-            rows.append(row | {"epoch": int(row["epoch"]), "step": int(row["step"])})
-        except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{path}: line {number} is no row of an epoch ({problem!r})") from problem
-    if not rows:
-        raise UserError(f"{folder}: no metrics: {METRICS} is empty")
+        raise UserError(f"{folder}: no rows in {METRICS}: the run did not get to the end of an epoch{ended}")
     return rows
 
 

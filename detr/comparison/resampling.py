@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.data.annotations import Annotations
 from detr.evaluation.backends import GroundTruth
 
 MAX_WEIGHTS = 20_000_000  # of resamples × detections in memory at a time
@@ -33,20 +32,20 @@ class Matched:
     objects: NDArray[np.int64]  # [I] ground truth to be found in each image
 
 
-def match(annotations: Annotations, results: Sequence[dict[str, Any]]) -> list[Matched]:
+def match(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Matched]:
     """Match boxes to the ground truth as COCO does, category by category; images are numbered by their id's rank.
 
     Args:
-        annotations: of a split, all of whose images were looked at.
+        truth: a COCO dictionary of a split, all of whose images were looked at.
         results: in COCO's results format, as in predictions.json; of its images and categories.
     """
-    found = GroundTruth(annotations.to_coco(), "hotcoco").matches(
+    found = GroundTruth(truth, "hotcoco").matches(
         [row["image_id"] for row in results],
         [row["category_id"] for row in results],
         np.array([row["bbox"] for row in results], dtype=np.float64).reshape(-1, 4),
         np.array([row["score"] for row in results], dtype=np.float64),
     )
-    return [_sorted(each, len(annotations)) for each in found]
+    return [_sorted(each, len(truth["images"])) for each in found]
 
 
 def average_precision(matched: Sequence[Matched], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Hydra's door: composing, checking and building configurations. Only the entry points know Hydra besides this package.
+"""Hydra's door: composing, checking and building configurations. Nothing behind it knows Hydra.
 
 It imports neither torch nor the parts that configurations name until one of them is checked or built, so that
 `--help`, `--cfg job` and a typo are answered at once.
@@ -7,14 +7,7 @@ It imports neither torch nor the parts that configurations name until one of the
 from detr.config.build import build
 from detr.config.check import check
 from detr.config.compose import compose
-from detr.config.containers import resolved, unresolved
+from detr.config.containers import Config, resolved, unresolved
 from detr.config.override import override
 
-__all__ = [
-    "build",
-    "check",
-    "compose",
-    "override",
-    "resolved",
-    "unresolved",
-]
+__all__ = ["Config", "build", "check", "compose", "override", "resolved", "unresolved"]

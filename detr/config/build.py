@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
-from detr.config.containers import Section, resolved
 from detr.errors import UserError
+
+DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # keys that Hydra reads itself
 
 # Libraries refuse arguments with assertions, too (nn.MultiheadAttention does).
 _REFUSALS = (ValueError, TypeError, AssertionError, InstantiationException)
 
 
 def build(node: Mapping[str, Any] | None, where: str = "", /, **facts: Any) -> Any:
-    """Instantiate a node and the nodes inside it. Constructors get plain dicts and lists.
+    """Build what a node describes, and the nodes inside it. Constructors get plain dicts and lists.
 
     Args:
         node: with `_target_`, from `resolved(config)`; None builds None.
@@ -29,53 +27,48 @@ def build(node: Mapping[str, Any] | None, where: str = "", /, **facts: Any) -> A
     Raises:
         UserError: the constructor, or one of a nested node, refused its arguments.
     """
-    if node is None:
-        return None
-    if isinstance(node, DictConfig):
-        node = resolved(node)
-    where = where or getattr(node, "path", "")
-    try:
-        return instantiate(dict(node), _partial_=True, _convert_="all")(**facts)
-    except Exception as error:
-        cause = _root(error)
-        if isinstance(cause, UserError):
-            raise cause from cause.__cause__
-        if isinstance(cause, _REFUSALS):
-            place = _place(node, _inner_key(error), where)
-            message = " ".join(line for line in str(cause).splitlines() if not line.startswith("full_key:"))
-            raise UserError(f"{place}: {message}" if place else message) from error
-        raise
+    return None if node is None else _factory(node, where or getattr(node, "path", ""))(**facts)
 
 
-def _root(error: BaseException) -> BaseException:
-    """What the constructor itself raised, without Hydra's wrapping."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+class Factory:
+    """A constructor with some of its arguments: what a nested node with `_partial_: true` becomes.
+
+    Args:
+        constructor: to be called.
+        key: of the node in the config, which messages begin with.
+    """
+
+    def __init__(self, constructor: Callable[..., Any], key: str) -> None:
+        self.constructor, self.key = constructor, key
+
+    def __call__(self, *arguments: Any, **facts: Any) -> Any:
+        """Build with these further arguments. Raises UserError where the constructor refuses them."""
+        try:
+            return self.constructor(*arguments, **facts)
+        except _REFUSALS as error:
+            message = " ".join(str(error).split())
+            raise UserError(f"{self.key}: {message}" if self.key else message) from error
 
 
-def _inner_key(error: BaseException) -> str:
-    """The key below the node in whose constructor the error arose: "" for the node itself."""
-    if isinstance(error, InstantiationException):
-        match = re.search(r"^full_key: (.*)$", str(error), re.MULTILINE)
-        return match[1] if match else ""
-    return _partial_key(error.__traceback__)
+def _factory(node: Mapping[str, Any], key: str) -> Factory:
+    """Hydra finds the target; the nodes inside are built here, one by one, so that each refusal has its own key."""
+    inside = {name: value for name, value in node.items() if name not in DIRECTIVES}
+    if node.get("_recursive_", True):
+        inside = {name: _built(value, f"{key}.{name}") for name, value in inside.items()}
+    target = {"_target_": node["_target_"], "_partial_": True}
+    constructor = Factory(instantiate, key)(target)
+    positional = _built(node.get("_args_", []), f"{key}._args_")
+    return Factory(lambda *more, **facts: constructor(*positional, *more, **{**inside, **facts}), key)
 
 
-def _partial_key(traceback: TracebackType | None) -> str:
-    """The key of a nested `_partial_` node that was called by a constructor (Hydra ≥ 1.3.8 notes it)."""
-    key = ""
-    while traceback is not None:
-        key = getattr(traceback.tb_frame.f_locals.get("self"), "_hydra_full_key", "") or key
-        traceback = traceback.tb_next
-    return key
-
-
-def _place(node: Any, key: str, where: str) -> str:
-    """The key that the user knows: of the section that a nested key refers to, if that is known."""
-    inner = node
-    for name in key.split(".") if key else ():
-        inner = inner.get(name) if isinstance(inner, dict) else None
-    if key and isinstance(inner, Section):
-        return inner.path
-    return ".".join(part for part in (where, key) if part)
+def _built(value: Any, key: str) -> Any:
+    """A value with the nodes inside it built; `key`: where it stands, unless the user finds it elsewhere."""
+    if isinstance(value, list):
+        return [_built(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    key = getattr(value, "path", "") or key
+    if "_target_" not in value:
+        return {name: _built(item, f"{key}.{name}") for name, item in value.items()}
+    factory = _factory(value, key)
+    return factory if value.get("_partial_") else factory()

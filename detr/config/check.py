@@ -11,12 +11,11 @@ from annotated_types import Ge
 from omegaconf import DictConfig
 
 from detr.config.annotations import parameters, problem
-from detr.config.containers import resolved, unresolved
+from detr.config.build import DIRECTIVES
+from detr.config.containers import Section, resolved, unresolved
 from detr.config.references import Path, dotted, leaves, origin, own_keys, references
 from detr.config.suggest import closest, did_you_mean
 from detr.errors import UserError
-
-DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 SCHEMA: dict[str, Any] = {
     "name": str | None,
@@ -33,20 +32,25 @@ SCHEMA: dict[str, Any] = {
     "dataloader.batch_size": Annotated[int, Ge(1)],
     "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
     "dataloader.num_workers": Annotated[int, Ge(0)],
+    "run": str,
 }
 """Keys that the entry points read themselves. All others are arguments of a constructor, or referred to by one."""
 
 
-def check(config: DictConfig) -> None:
+def check(config: DictConfig) -> tuple[Section, dict[str, Any]]:
     """Compare the config with the constructors that its `_target_` nodes name.
+
+    Returns:
+        The config as `resolved` and as `unresolved` give it.
 
     Raises:
         UserError: a target that does not exist, an argument it does not take, a value of the wrong type, a
             missing value, a broken interpolation, a key that nothing reads. The message names the key that the
             user should change: where a value is a reference, the key at its end.
     """
-    values = resolved(config)
-    _Check(unresolved(config)).walk(values, (), owned=False)
+    values, stored = resolved(config), unresolved(config)
+    _Check(stored).walk(values, (), owned=False)
+    return values, stored
 
 
 class _Check:
@@ -92,7 +96,7 @@ class _Check:
         if name not in arguments:
             advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments)}"
             drop = f"where an experiment sets it, ~{dotted(path)} takes it away"
-            raise UserError(f"{dotted(path)}: {target} takes no {name}{advice}; {drop}")
+            raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):
             self.value(path, value, arguments[name].annotation)
 

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.core.utils import setup_globals
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from detr.config.containers import unresolved
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-VERSION_BASE = "1.3"
+# Hydra 1.3 behaves as older versions did unless it is told not to; 1.4 warns of being told.
+BEHAVIOUR: dict[str, Any] = {"version_base": None} if hydra.__version__.startswith("1.3") else {}
+
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "conf").is_dir()  # from a wheel, where the folders of configs are in the package
+
+
+def folder(name: str) -> Path:
+    """Return where `conf` or `sweeps` lies: beside the package, or in it where it was installed from a wheel."""
+    return (PACKAGE if INSTALLED else PACKAGE.parent) / name
+
+
+CONF = folder("conf")
 
 
 def compose(overrides: Sequence[str] = (), config_name: str | None = "train") -> DictConfig:
-    """A primary config with overrides applied, as a run would get it.
+    """Compose a primary config with overrides, as a run would get it.
 
     Unlike `hydra.compose` it may be called inside of a run, and `${hydra:…}` is filled in. Without a
     `config_name` there is nothing but what the overrides add (`+backbone=resnet50`).
@@ -32,11 +39,24 @@ def compose(overrides: Sequence[str] = (), config_name: str | None = "train") ->
     Raises:
         hydra.errors.HydraException: what Hydra cannot compose; `detr.config.explain` puts it into one line.
     """
-    return without_hydra(load(config_loader(), config_name, overrides))
+    return without_hydra(load(config_name, overrides))
+
+
+def load(config_name: str | None, overrides: Sequence[str], directory: str | None = None) -> DictConfig:
+    """Compose a config with Hydra's own node.
+
+    Args:
+        config_name: the primary config.
+        overrides: as on the command line.
+        directory: a further folder of configs (`--config-dir`).
+    """
+    further = [f"hydra.searchpath=[file://{CONF}]"] if directory else []
+    with _hydra(directory or str(CONF)):
+        return hydra.compose(config_name, [*overrides, *further], return_hydra_config=True)
 
 
 def without_hydra(loaded: DictConfig) -> DictConfig:
-    """The config of a run, `${hydra:…}` filled in; `loaded` has Hydra's own node besides."""
+    """Return the config of a run, `${hydra:…}` filled in; `loaded` has Hydra's own node besides."""
     with hydra_config(loaded):
         plain = unresolved(OmegaConf.masked_copy(loaded, [str(key) for key in loaded if key != "hydra"]))
     config = OmegaConf.create(plain)
@@ -44,53 +64,35 @@ def without_hydra(loaded: DictConfig) -> DictConfig:
     return config
 
 
-def config_loader(directory: str | None = None) -> ConfigLoaderImpl:
-    """Hydra's view of conf/ and, before it, of a further folder of configs (`--config-dir`)."""
-    version.setbase(VERSION_BASE)
-    setup_globals()
-    search_path = create_config_search_path(str(CONF))
-    if directory is not None:
-        search_path.prepend(
-            "command-line", f"file://{os.path.abspath(directory)}", anchor=SearchPathQuery(provider="schema")
-        )
-    return ConfigLoaderImpl(config_search_path=search_path)
-
-
-def load(loader: ConfigLoaderImpl, config_name: str | None, overrides: Sequence[str]) -> DictConfig:
-    """The composed config, Hydra's own node included."""
-    # Hydra asks the running job for its name unless the name is given.
-    job = [] if any(override.startswith("hydra.job.name=") for override in overrides) else ["hydra.job.name=train"]
-    return loader.load_configuration(config_name, [*overrides, *job], run_mode=RunMode.RUN)
-
-
 def groups(*directories: Path | str) -> dict[str, list[str]]:
-    """Every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options."""
+    """Return every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options."""
     found: dict[str, set[str]] = {}
-    for folder in (CONF, *map(Path, directories)):
-        for file in folder.rglob("*.yaml"):
-            if file.parent != folder:
-                found.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+    for parent in (CONF, *map(Path, directories)):
+        for file in parent.rglob("*.yaml"):
+            if file.parent != parent:
+                found.setdefault(file.parent.relative_to(parent).as_posix(), set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
-def hydra_groups(loader: ConfigLoaderImpl, parent: str = "hydra") -> dict[str, list[str]]:
-    """Hydra's own groups, which plugins add to: `hydra/launcher`, `hydra/sweeper`, ….
+def hydra_groups(parent: str = "hydra") -> dict[str, list[str]]:
+    """Return Hydra's own groups, which plugins add to: `hydra/launcher`, `hydra/sweeper`, ….
 
     Asking Hydra takes half a second, for it copies all that it knows for every group.
     """
-    found = {}
-    for name in loader.list_groups(parent):
-        group = f"{parent}/{name}"
-        options = loader.get_group_options(group, ObjectType.CONFIG)
-        if options:
-            found[group] = options
-        found |= hydra_groups(loader, group)
-    return found
+    found: dict[str, list[str]] = {}
+    with _hydra(str(CONF)):
+        loader = GlobalHydra.instance().config_loader()
+        for name in loader.get_group_options(parent, ObjectType.GROUP):
+            group = f"{parent}/{name}"
+            found[group] = loader.get_group_options(group, ObjectType.CONFIG)
+    for group in list(found):
+        found |= hydra_groups(group)
+    return {group: options for group, options in found.items() if options}
 
 
 @contextmanager
 def hydra_config(loaded: DictConfig) -> Iterator[None]:
-    """What `${hydra:…}` sees is this config instead of the running job's."""
+    """Let `${hydra:…}` see this config instead of the running job's."""
     instance = HydraConfig.instance()
     before = instance.cfg
     instance.set_config(loaded)
@@ -98,3 +100,18 @@ def hydra_config(loaded: DictConfig) -> Iterator[None]:
         yield
     finally:
         instance.cfg = before
+
+
+@contextmanager
+def _hydra(directory: str) -> Iterator[None]:
+    """Set up Hydra's compose API, whether a run is under way or not."""
+    current = GlobalHydra.instance()
+    running = current.hydra
+    current.clear()
+    try:
+        with hydra.initialize_config_dir(str(Path(directory).absolute()), job_name="train", **BEHAVIOUR):
+            yield
+    finally:
+        current.clear()
+        if running is not None:
+            current.initialize(running)

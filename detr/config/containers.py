@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -12,19 +14,33 @@ from detr.config.suggest import did_you_mean
 from detr.errors import UserError
 
 
+@dataclass(frozen=True)
+class Config:
+    """What crosses the door: a checked config, and how the run was asked for."""
+
+    values: Section  # plain containers, every interpolation replaced by its value
+    stored: dict[str, Any]  # the same for checkpoints: interpolations within it stay
+    directory: FilePath  # of the run
+    choices: dict[str, str] = field(default_factory=dict)  # group → option
+    overrides: list[str] = field(default_factory=list)  # of the command line
+    aside: list[str] = field(default_factory=list)  # of keys that the config does not have
+    sweep: dict[str, Any] | None = None  # of a job: the sweep's `name`, and what `differs`
+
+
 class Section(dict[str, Any]):
     """A dict that knows under which key the user finds it: `backbone`, also where `model` refers to it."""
 
     path: str = ""
 
-    def __or__(self, other: Any) -> Section:  # type: ignore[override]
-        changed = Section({**self, **other})
-        changed.path = self.path
-        return changed
+    def changed(self, **values: Any) -> Section:
+        """The same with other values."""
+        section = Section({**self, **values})
+        section.path = self.path
+        return section
 
 
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts and lists, every interpolation replaced by its value.
+def resolved(config: DictConfig) -> Section:
+    """Return the config as plain dicts and lists, every interpolation replaced by its value.
 
     Raises:
         UserError: a value is missing (`???`), or an interpolation leads nowhere.
@@ -40,7 +56,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def unresolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts and lists for a checkpoint: interpolations within it stay, all others are resolved.
+    """Return the config as plain dicts and lists for a checkpoint: interpolations within it stay, others are resolved.
 
     So `${dataset.root}/images` follows a new root on another machine, while `${hydra:…}`, `${now:…}` and
     `${oc.env:…}` are what they were in this run.
@@ -53,7 +69,7 @@ def unresolved(config: DictConfig) -> dict[str, Any]:
 
 
 def interpolation_problem(error: OmegaConfBaseException, raw: dict[str, Any]) -> str:
-    """One line about an interpolation that cannot be resolved; `raw` is the unresolved config."""
+    """Say in one line what is wrong with an interpolation that cannot be resolved; `raw`: the unresolved config."""
     key = getattr(error, "full_key", None) or "the config"
     message = (str(error).splitlines() or [type(error).__name__])[0]
     if "Missing mandatory value: " in message:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detr.config.compose import config_loader, groups, hydra_groups, load
+from detr.config.compose import CONF, groups, hydra_groups, load
 from detr.config.references import contains, own_keys
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
@@ -111,41 +111,41 @@ def in_one_line(error: BaseException) -> str:
 
 def _find_culprit(command: CommandLine) -> None:
     """Raises UserError about the first override that cannot be; returns if there is none."""
-    loader = config_loader(command.directory)
-    _check_primary(loader, command)
+    _check_primary(command)
     parsed = parse_overrides(command.overrides)
     all_groups = groups(*[command.directory] if command.directory else [])
     if any(override.key_or_group.startswith("hydra/") for override in parsed):
-        all_groups |= hydra_groups(loader)
+        all_groups |= hydra_groups()
     for override in parsed:
         if override.is_sweep_override() and not command.multirun:
             raise UserError(f"{override.input_line}: to try several values add --multirun; a list is written key=[a,b]")
     choices = [each for each in parsed if each.key_or_group in all_groups and not each.is_delete()]
     for override in choices:
         check_choice(override, all_groups)
-    _check_added_choices(loader, command, [each for each in choices if each.is_add()])
+    _check_added_choices(command, [each for each in choices if each.is_add()])
     chosen = [each.input_line or "" for each in choices if not each.is_sweep_override()]
-    tree: Any = OmegaConf.to_container(load(loader, command.config_name, chosen), resolve=False)
+    tree: Any = OmegaConf.to_container(load(command.config_name, chosen, command.directory), resolve=False)
     for override in parsed:
         if override.key_or_group not in all_groups:
             check_key(override, tree, all_groups)
 
 
-def _check_added_choices(loader: ConfigLoaderImpl, command: CommandLine, added: list[Override]) -> None:
+def _check_added_choices(command: CommandLine, added: list[Override]) -> None:
     """A group that has an option already takes another one without a plus."""
     if not added:
         return
-    known: Any = OmegaConf.to_container(load(loader, command.config_name, []).hydra.runtime.choices)
+    loaded = load(command.config_name, [], command.directory)
+    known: Any = OmegaConf.to_container(loaded.hydra.runtime.choices)
     for override in added:
         group, text = override.key_or_group, override.input_line or ""
         if group in known:
             raise UserError(f"{text}: {group} is chosen already; without plus: {text.lstrip('+')}")
 
 
-def _check_primary(loader: ConfigLoaderImpl, command: CommandLine) -> None:
-    names = loader.get_group_options("")
-    if command.config_name.removesuffix(".yaml") not in names and "/" not in command.config_name:
-        known = [name for name in names if not name.startswith("_")]
+def _check_primary(command: CommandLine) -> None:
+    folders = [CONF, Path(command.directory or CONF)]
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    if command.config_name.removesuffix(".yaml") not in known and "/" not in command.config_name:
         hint = did_you_mean(command.config_name, known) or f"; there are {', '.join(known)}"
         raise UserError(f"--config-name {command.config_name}: there is no such config{hint}")
 

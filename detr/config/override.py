@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from detr.config.compose import compose, groups
 from detr.config.explain import check_choice, check_key, in_one_line, parse_overrides
@@ -16,7 +16,7 @@ from detr.errors import UserError
 
 
 def override(stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Apply overrides to a config that was stored with `unresolved`.
+    """Apply overrides to a config that was stored with `unresolved`, and return the result.
 
     `key=value`, `+key=value` and `~key` do what they do on train.py's command line. A group's choice
     (`dataset=custom`) puts the option as it is in conf/ in the place of the stored node, and `experiment=…`
@@ -33,48 +33,55 @@ def override(stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     choices = [each for each in parsed if each.key_or_group in all_groups and not each.is_delete()]
     for each in choices:
         check_choice(each, all_groups)
-    config = OmegaConf.create(_with_choices(stored, choices))
+    config = _with_choices(stored, choices)
     OmegaConf.set_struct(config, True)
     for each in parsed:
         if each not in choices:
-            _apply(each, config, all_groups)
+            check_key(each, _plain(config), all_groups)
+            _apply(each, config)
     return config
 
 
-def _with_choices(stored: dict[str, Any], choices: list[Override]) -> dict[str, Any]:
-    """The stored config with the nodes of chosen options in their places."""
+def _with_choices(stored: dict[str, Any], choices: list[Override]) -> DictConfig:
+    """The stored config with the nodes of chosen options in their places, and whatever else these options set."""
+    config = OmegaConf.create(stored)
     if not choices:
-        return stored
+        return config
     texts = {each.key_or_group: f"{each.key_or_group}={_name(each.value())}" for each in choices}
     try:
         if "experiment" in texts:
-            return _plain(compose(list(texts.values())))
+            return compose(list(texts.values()))
         # An option may bring nested groups, which other choices then change instead of adding them.
         tops = {group for group in texts if not any(group.startswith(f"{other}/") for other in texts)}
-        fresh = _plain(compose([f"+{text}" if group in tops else text for group, text in texts.items()], None))
+        fresh = compose([f"+{text}" if group in tops else text for group, text in texts.items()], None)
     except HydraException as error:
         raise UserError(in_one_line(error)) from error
-    config = dict(stored)
     for group in tops:
-        config = _replaced(config, group.split("/"), fresh)
-    return config
+        _delete(config, group.replace("/", "."))
+    merged = OmegaConf.merge(config, _plain(fresh))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _replaced(stored: dict[str, Any], path: list[str], fresh: dict[str, Any]) -> dict[str, Any]:
-    """A copy of `stored` whose node at `path` is that of `fresh`."""
-    name, rest = path[0], path[1:]
-    inner = stored.get(name)
-    value = _replaced(inner if isinstance(inner, dict) else {}, rest, fresh[name]) if rest else fresh[name]
-    return {**stored, name: value}
-
-
-def _apply(each: Override, config: DictConfig, all_groups: dict[str, list[str]]) -> None:
-    """One `key=value` in place."""
-    check_key(each, _plain(config), all_groups)
+def _apply(each: Override, config: DictConfig) -> None:
+    """One `key=value` in place; a mapping is merged with what is there."""
+    key = each.key_or_group
     try:
-        ConfigLoaderImpl._apply_overrides_to_config([each], config)
-    except HydraException as error:
+        with open_dict(config):
+            if each.is_delete():
+                _delete(config, key)
+            else:
+                OmegaConf.update(config, key, each.value(), merge=True)
+    except OmegaConfBaseException as error:
         raise UserError(f"{each.input_line}: {in_one_line(error)}") from error
+
+
+def _delete(config: DictConfig, key: str) -> None:
+    """Take away a key, if it is there."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if isinstance(node, DictConfig):
+        node.pop(name, None)
 
 
 def _name(value: Any) -> str:

@@ -34,6 +34,18 @@ def references(tree: Any) -> set[Path]:
     return found
 
 
+def reached(tree: Any, start: Path) -> list[Path]:
+    """Return the paths of all that the node at `start` is made of: itself, and what it refers to, one after another."""
+    found = [start]
+    for path in found:
+        inside = ((each, value) for each, value in leaves(tree) if each[: len(path)] == path)
+        for each, value in inside:
+            for match in _REFERENCE.findall(value) if isinstance(value, str) else ():
+                if (reference := origin(tree, _absolute(match, each))) not in found:
+                    found.append(reference)
+    return found
+
+
 def is_reference(value: Any) -> bool:
     """Whether the value is one reference and nothing else: `${transformer.d_model}`."""
     return isinstance(value, str) and _REFERENCE.fullmatch(value.strip()) is not None

@@ -1,31 +1,19 @@
-"""COCO-format data sets: the splits of one data set, and one split as a torch Dataset of samples."""
+"""COCO-format data sets: the splits of one data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import pil_to_tensor
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
-from detr.data.annotations import Annotations, check_images_exist, read_annotations, read_categories
-from detr.data.images import read_image
+from detr.data.annotations import check_images_exist
+from detr.data.coco_reader import read_annotations, read_categories
+from detr.data.dataset import AnnotatedImages, Split, Transform
 from detr.errors import UserError
-from detr.structures import Classes, Sample
+from detr.structures import Classes
 
 MAX_IDENTITY_CLASSES = 10_000  # beyond it the ids are numbers of something, not an enumeration of classes
-
-Target = dict[str, Any]  # "boxes": BoundingBoxes [n, 4] xyxy in pixels, "labels": Tensor [n], maybe "masks": Mask
-Transform = Callable[[Image.Image, Target], tuple[Image.Image, Target]]
-Split = Literal["train", "val", "test"]
 
 
 class SplitFiles(TypedDict):
@@ -33,109 +21,6 @@ class SplitFiles(TypedDict):
 
     images: str | list[str]
     annotations: str | list[str]
-
-
-class CocoDetection(Dataset[Sample]):
-    """Images with boxes, and masks where they were read, from COCO-format annotations.
-
-    `dataset[index]` or `dataset[epoch, index]` -> `Sample`. The augmentation is a pure function of
-    (seed, epoch, index): neither the number of workers nor resuming changes it, and torch's global
-    generator is left as it was.
-
-    Training targets: crowds are dropped, boxes clipped to the image, images without objects kept
-    (datasets/coco.py of facebookresearch/detr).
-    """
-
-    def __init__(
-        self,
-        annotations: Annotations,
-        classes: Classes,
-        *,
-        transform: Transform,
-        seed: int = 0,
-        keep_crowds: bool = False,
-    ) -> None:
-        """Raises UserError if an annotation's category is none of `classes`."""
-        self.classes = classes
-        self.transform = transform
-        self.seed = seed
-        self._annotations = annotations
-        self._targets = annotations if keep_crowds else annotations.keep(~annotations.crowd)
-        self._boxes = self._targets.corners()
-        self._labels = _class_indices(annotations, self._targets.category_ids, classes)
-
-    def __len__(self) -> int:
-        return len(self._annotations)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Raises UserError if the image file is broken or not of the size that the JSON says."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        file = str(self._annotations.files[index])
-        height, width = self._annotations.sizes[index].tolist()
-        image = read_image(file, size=(height, width))
-        image, target = self._augment(image, self._target(index, (height, width)), epoch, index)
-        return Sample(
-            image=pil_to_tensor(image),
-            labels=target["labels"],
-            boxes=_normalized(target["boxes"], image),
-            image_id=int(self._annotations.image_ids[index]),
-            original_size=(height, width),
-            file=file,
-            masks=_as_bool(target.get("masks")),
-        )
-
-    @property
-    def files(self) -> list[str]:
-        """[I] paths of the images (a new list: ask once)."""
-        return self._annotations.files.tolist()
-
-    @property
-    def image_ids(self) -> list[int]:
-        """[I] ids of the images (a new list: ask once); of merged files, clashing ids are renumbered."""
-        return self._annotations.image_ids.tolist()
-
-    @property
-    def objects_per_image(self) -> NDArray[np.int64]:
-        """[I] how many objects an image trains with: without crowds and boxes without area."""
-        return np.diff(self._targets.offsets)
-
-    @property
-    def annotated(self) -> bool:
-        """False where the JSON lists images only (COCO's test sets): nothing to evaluate against."""
-        return self._annotations.annotated
-
-    def ground_truth(self) -> dict[str, Any]:
-        """A COCO dictionary for evaluators: boxes as in the file, crowds (regions to ignore) included.
-
-        Boxes without area are left out: no detection could match them. Annotations are numbered anew.
-        """
-        return self._annotations.to_coco()
-
-    def subset(self, indices: Sequence[int]) -> CocoDetection:
-        """These images only; augmentation counts them anew."""
-        chosen = self._annotations.subset(indices)
-        return CocoDetection(chosen, self.classes, transform=self.transform, seed=self.seed)
-
-    def _target(self, index: int, size: tuple[int, int]) -> Target:
-        rows = self._targets.objects(index)
-        boxes = torch.from_numpy(self._boxes[rows])
-        target: Target = {
-            "boxes": BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size),
-            "labels": torch.from_numpy(self._labels[rows]),
-        }
-        if self._targets.segmentations is not None:
-            masks = self._targets.segmentations.masks(rows, size)
-            target["masks"] = Mask(torch.from_numpy(masks.view(np.uint8)))  # bool cannot be resized
-        return target
-
-    def _augment(self, image: Image.Image, target: Target, epoch: int, index: int) -> tuple[Image.Image, Target]:
-        entropy = [self.seed % 2**64, epoch, index]
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would also reseed CUDA, whose state fork_rng does not restore here.
-            torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-            return self.transform(image, target)
 
 
 class CocoSplits:
@@ -160,7 +45,7 @@ class CocoSplits:
         masks: bool = False,
     ) -> None:
         self.root = root
-        self.categories = categories
+        self._mapping = categories
         self.masks = masks
         self._splits: dict[str, SplitFiles | None] = {"train": train, "val": val, "test": test}
         self._classes: Classes | None = None
@@ -170,12 +55,16 @@ class CocoSplits:
         """From the categories of the training annotations, read when first asked for."""
         if self._classes is None:
             files = _paths(self._files("train")["annotations"])
-            self._classes = self._classes_from(read_categories(files), files)
+            self._classes = self._classes_from(self.categories("train"), files)
         return self._classes
+
+    def categories(self, name: Split) -> dict[int, str]:
+        """Category id → name, as the annotations of a split list them."""
+        return read_categories(_paths(self._files(name)["annotations"]))
 
     def split(
         self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None
-    ) -> CocoDetection:
+    ) -> AnnotatedImages:
         """One split, validated. With `classes` (of a checkpoint), the training annotations are not read.
 
         Raises:
@@ -189,7 +78,7 @@ class CocoSplits:
         check_images_exist(annotations.files.tolist(), ", ".join(paths))
         if classes is None:
             classes = self._learned_classes(name, annotations.categories)
-        return CocoDetection(annotations, classes, transform=transform, seed=seed)
+        return AnnotatedImages(annotations, classes, transform=transform, seed=seed)
 
     def _learned_classes(self, name: Split, categories: dict[int, str]) -> Classes:
         """Those of the training split, whose categories were just read if it is `name`."""
@@ -207,7 +96,7 @@ class CocoSplits:
     def _classes_from(self, categories: dict[int, str], files: Sequence[str]) -> Classes:
         if not categories:
             raise UserError(f"{', '.join(files)}: no categories; a detector needs at least one")
-        if self.categories == "contiguous":
+        if self._mapping == "contiguous":
             return Classes.contiguous(categories)
         if min(categories) < 0 or max(categories) >= MAX_IDENTITY_CLASSES:
             raise UserError(
@@ -217,45 +106,5 @@ class CocoSplits:
         return Classes.identity(categories)
 
 
-def check_capacity(dataset: CocoDetection, num_queries: int) -> None:
-    """UserError if an image has more objects than the model has queries: some could never be matched."""
-    counts = dataset.objects_per_image
-    fullest = int(counts.argmax())
-    if counts[fullest] > num_queries:
-        raise UserError(
-            f"{dataset.files[fullest]} has {counts[fullest]} objects, but the model has {num_queries} queries; "
-            f"set queries.num_queries to at least {counts[fullest]}, "
-            "and for a detector with sigmoids evaluator.detections_per_image, too"
-        )
-
-
 def _paths(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
-
-
-def _class_indices(annotations: Annotations, category_ids: NDArray[np.int64], classes: Classes) -> NDArray[np.int64]:
-    """[n] class of each object. Every annotation must be of a known category, crowds too, under its known name."""
-    for category_id in np.unique(annotations.category_ids).tolist():
-        name = annotations.categories[category_id]
-        index = classes.index_of.get(category_id)
-        if index is None or classes.names[index] != name:
-            position = int(np.flatnonzero(annotations.category_ids == category_id)[0])
-            known = "unknown to the model" if index is None else f'"{classes.names[index]}" to the model'
-            raise UserError(
-                f"annotation {annotations.annotation_ids[position]} of image "
-                f"{annotations.files[annotations.image_index[position]]} has category {category_id} "
-                f'("{name}"), which is {known}; use the categories of the training data'
-            )
-    return np.array([classes.index_of[category_id] for category_id in category_ids.tolist()], dtype=np.int64)
-
-
-def _as_bool(masks: Mask | None) -> Tensor | None:
-    """[n, H, W] plain and boolean."""
-    return None if masks is None else masks.as_subclass(Tensor).bool()
-
-
-def _normalized(boxes: Tensor, image: Image.Image) -> Tensor:
-    """[n, 4] xyxy in pixels -> cxcywh in [0, 1]."""
-    width, height = image.size
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return box_convert(torch.as_tensor(boxes).as_subclass(Tensor), "xyxy", "cxcywh") / scale

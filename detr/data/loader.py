@@ -1,30 +1,36 @@
-"""Batches: padding, the order of an epoch, and workers whose mistakes arrive as one line."""
+"""Batches: padding, and the order of an epoch."""
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from detr.data.coco import CocoDetection
+from detr.data.dataset import ImageSet
+from detr.data.workers import CollateOrReport, Reporting, shield, shielding
 from detr.errors import UserError
 from detr.structures import Batch, Sample, Targets
-from detr.training.interruption import shield
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[int, int]  # (epoch, index)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad images with zeros at the bottom and right to the largest height and width, and concatenate objects."""
+def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
+    """Pad images with zeros at the bottom and right to the largest height and width, and concatenate objects.
+
+    Args:
+        samples: of the batch.
+        size_divisor: height and width become multiples of it.
+    """
     sizes = torch.tensor([sample.image.shape[-2:] for sample in samples])
-    height, width = sizes.amax(dim=0).tolist()
+    height, width = (-(-side // size_divisor) * size_divisor for side in sizes.amax(dim=0).tolist())
     images = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
     padding = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, (sample, (h, w)) in enumerate(zip(samples, sizes.tolist(), strict=True)):
@@ -132,21 +138,33 @@ class Loader:
     """Batches of a data set, in the order of its sampler. Workers change nothing but the speed.
 
     Worker processes live as long as the loader and compute with one thread each (PyTorch's default for them).
+
+    Args:
+        dataset: the images.
+        sampler: which of them make a batch.
+        num_workers: processes that read ahead; 0: none.
+        size_divisor: of the batches' height and width, as the backbone wants it.
+
+    Raises:
+        UserError: a negative number of workers.
     """
 
-    def __init__(self, dataset: CocoDetection, sampler: EpochSampler | _InOrder, num_workers: int) -> None:
+    def __init__(
+        self, dataset: ImageSet, sampler: EpochSampler | _InOrder, num_workers: int, *, size_divisor: int = 1
+    ) -> None:
         if num_workers < 0:
-            raise UserError(f"dataloader.num_workers is {num_workers}; zero or a positive number is due")
+            raise UserError(f"dataloader.num_workers: expected at least 0, got {num_workers}")
         self.dataset = dataset
         self.sampler = sampler
         self.num_workers = num_workers
+        self.size_divisor = size_divisor
         self._batches = self._start()
 
     def _start(self) -> DataLoader[Sample | UserError]:
         return DataLoader(
-            _Reporting(self.dataset),
+            Reporting(self.dataset),
             batch_sampler=self.sampler,
-            collate_fn=_collate_or_report,
+            collate_fn=CollateOrReport(functools.partial(collate, size_divisor=self.size_divisor)),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             # Its own, since each pass draws a seed from it: the model's dropout must not depend on the passes so far.
@@ -165,7 +183,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises UserError if an image cannot be loaded, from whichever process."""
         mistake = None
-        for batch in self._batches:
+        with shielding():
+            batches = iter(self._batches)
+        for batch in batches:
             if isinstance(batch, UserError):
                 mistake = str(batch)  # raised anew: an exception among this frame's variables would be a cycle
                 break
@@ -173,6 +193,7 @@ class Loader:
         if mistake is not None:
             # Workers are stopped at once when nothing refers to them; left to the garbage collector, together with
             # the traceback, each takes five seconds to notice.
+            del batches
             self._batches = self._start()
             raise UserError(mistake)
 
@@ -197,6 +218,18 @@ class TrainLoader(Loader):
         self.sampler.set_epoch(epoch, first_batch)
 
 
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yield lists of `size` batches; the last may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
 class EvalLoader(Loader):
     """Every image exactly once, in order, over all processes together."""
 
@@ -210,12 +243,23 @@ class EvalLoader(Loader):
 
 
 def train_loader(
-    dataset: CocoDetection, *, batch_size: int, num_workers: int, seed: int, share: tuple[int, int] = (0, 1)
+    dataset: ImageSet,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+    size_divisor: int = 1,
 ) -> TrainLoader:
-    """Shuffled, augmented batches; a batch larger than the data set becomes a smaller one with a warning.
+    """Build the loader of shuffled, augmented batches; one larger than the data set becomes smaller with a warning.
 
     Args:
-        share: (rank, processes); batch_size is of one process.
+        dataset: the training split.
+        batch_size: of one process.
+        num_workers: processes that read ahead.
+        seed: of the order.
+        share: (rank, processes).
+        size_divisor: of the batches' height and width.
 
     Raises:
         UserError: fewer images than processes.
@@ -234,41 +278,22 @@ def train_loader(
             *(batch_size, f" in each of {processes} processes" if processes > 1 else "", len(dataset), fitting),
         )
         batch_size = fitting
-    return TrainLoader(dataset, EpochSampler(len(dataset), batch_size, seed, share), num_workers)
+    sampler = EpochSampler(len(dataset), batch_size, seed, share)
+    return TrainLoader(dataset, sampler, num_workers, size_divisor=size_divisor)
 
 
 def eval_loader(
-    dataset: CocoDetection, *, batch_size: int, num_workers: int, share: tuple[int, int] = (0, 1)
+    dataset: ImageSet, *, batch_size: int, num_workers: int, share: tuple[int, int] = (0, 1), size_divisor: int = 1
 ) -> EvalLoader:
-    """Every image exactly once, in order; the last batch may be smaller."""
-    _check_batch_size(batch_size)
-    return EvalLoader(dataset, _InOrder(len(dataset), batch_size, share), num_workers)
+    """Build the loader of every image exactly once, in order; the last batch may be smaller.
 
-
-class _Reporting(Dataset[Sample | UserError]):
-    """Returns a UserError instead of raising it.
-
-    DataLoader raises an exception of a worker anew with the worker's traceback as its message; the user would
-    no longer get one line.
+    Arguments as for `train_loader`.
     """
-
-    def __init__(self, dataset: CocoDetection) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Key) -> Sample | UserError:
-        try:
-            return self.dataset[key]
-        except UserError as error:
-            return UserError(*error.args)
-
-
-def _collate_or_report(samples: list[Sample | UserError]) -> Batch | UserError:
-    loaded = [sample for sample in samples if isinstance(sample, Sample)]
-    if len(loaded) == len(samples):
-        return collate(loaded)
-    return next(sample for sample in samples if isinstance(sample, UserError))
+    _check_batch_size(batch_size)
+    sampler = _InOrder(len(dataset), batch_size, share)
+    return EvalLoader(dataset, sampler, num_workers, size_divisor=size_divisor)
 
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise UserError(f"dataloader.batch_size is {batch_size}; at least 1 is due")
+        raise UserError(f"dataloader.batch_size: expected at least 1, got {batch_size}")

@@ -4,93 +4,20 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-from torch import Tensor
 
-from detr.structures import Detections, PanopticSegments
+from detr.evaluation.examples import Boxes, Corners, Example
 
 Color = tuple[int, int, int]
-Corners = tuple[float, float, float, float]
 
 DRAWN_SCORE = 0.5  # predictions below are not drawn
-KEPT_SCORE = 0.05  # predictions below never help a reader
 OPACITY = 0.45  # of masks
 MIN_SIDE = 448  # pixels of the longer side; smaller images are scaled up before anything is drawn on them
 PAPER: Color = (255, 255, 255)
 INK: Color = (30, 30, 30)
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """n boxes of one image, in plain numbers, and maybe their masks."""
-
-    corners: list[Corners]  # [n] xyxy in pixels
-    labels: list[int]  # [n] class index
-    scores: list[float] | None = None  # [n]; None: ground truth
-    masks: NDArray[np.bool_] | None = None  # [n, height, width] of the image's size
-
-    @classmethod
-    def of(cls, detections: Detections) -> Self:
-        return cls.from_tensors(detections.boxes, detections.labels, detections.scores, detections.masks)
-
-    @classmethod
-    def from_tensors(
-        cls, boxes: Tensor, labels: Tensor, scores: Tensor | None = None, masks: Tensor | None = None
-    ) -> Self:
-        """Boxes [n, 4] xyxy in pixels, labels [n], scores [n], masks [n, height, width]."""
-        return cls(
-            corners=[(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()],
-            labels=labels.tolist(),
-            scores=None if scores is None else scores.tolist(),
-            masks=None if masks is None else masks.cpu().numpy(),
-        )
-
-    def above(self, score: float) -> Boxes:
-        """Those with at least this score; all where there are no scores."""
-        if self.scores is None:
-            return self
-        keep = [index for index, value in enumerate(self.scores) if value >= score]
-        return Boxes(
-            corners=[self.corners[index] for index in keep],
-            labels=[self.labels[index] for index in keep],
-            scores=[self.scores[index] for index in keep],
-            masks=None if self.masks is None else self.masks[keep],
-        )
-
-
-@dataclass(frozen=True)
-class Segments:
-    """n panoptic segments of one image."""
-
-    ids: NDArray[np.integer]  # [height, width] 0 void, i + 1 segment i
-    labels: list[int]  # [n] class index
-
-    @classmethod
-    def of(cls, segments: PanopticSegments) -> Self:
-        return cls(segments.ids.numpy(), segments.labels.tolist())
-
-    @classmethod
-    def from_masks(cls, masks: Tensor, labels: Tensor) -> Self:
-        """Masks [n, height, width], of which the last wins where they overlap, and labels [n]."""
-        numbers = np.arange(1, len(masks) + 1)[:, None, None]
-        return cls((masks.cpu().numpy() * numbers).max(axis=0, initial=0), labels.tolist())
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image, what is in it and what was found."""
-
-    image: Image.Image
-    truth: Boxes
-    predicted: Boxes
-    names: Sequence[str]  # of all classes; index = label
-    caption: str = ""  # e.g. the file's name
-    segments: tuple[Segments, Segments] | None = None  # true and predicted, of a panoptic evaluation
 
 
 def class_color(label: int) -> Color:
@@ -150,25 +77,6 @@ def join_captioned(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
         draw.text((left + gap, head // 2), _shorten(caption, font, picture.width - 2 * gap), INK, font, anchor="lm")
         sheet.paste(picture, (left, head))
         left += picture.width + gap
-    return sheet
-
-
-def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in a grid, row by row, each in a cell of the largest one's size.
-
-    Raises:
-        ValueError: no picture, or no column.
-    """
-    if not images or columns < 1:
-        raise ValueError(f"cannot lay out {len(images)} pictures in {columns} columns")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    cell_width, cell_height = max(image.width for image in images), max(image.height for image in images)
-    gap = max(6, cell_width // 60)
-    sheet = Image.new("RGB", (columns * (cell_width + gap) + gap, rows * (cell_height + gap) + gap), PAPER)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        sheet.paste(image, (gap + column * (cell_width + gap), gap + row * (cell_height + gap)))
     return sheet
 
 

@@ -12,14 +12,13 @@ from PIL import Image, ImageDraw
 from detr.drawing.boxes import (
     MIN_SIDE,
     Color,
-    Example,
-    Segments,
     class_color,
     join_captioned,
     label_font,
     readable_on,
     side_by_side,
 )
+from detr.evaluation.examples import Example, Segments
 
 OPACITY = 0.55  # of the tint
 LABELLED = 0.004  # part of the picture; smaller segments have no name written on them

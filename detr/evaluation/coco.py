@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +12,13 @@ from numpy.typing import NDArray
 from detr.data.segmentations import RLE, encode
 from detr.errors import UserError
 from detr.evaluation.backends import Backend, Curves, GroundTruth
+from detr.evaluation.evaluator import Evaluator, Findings
 from detr.evaluation.mask_matching import mask_matching
+from detr.evaluation.metrics import AREAS, MAX_DETECTIONS, Evaluation, unique_names
+from detr.evaluation.names import UNDEFINED
+from detr.evaluation.postprocess import postprocess
 from detr.evaluation.results import Results
-from detr.files import write_with
-from detr.structures import Classes, Detections
-
-if TYPE_CHECKING:
-    from detr.evaluation.panoptic_quality import PanopticEvaluation
-
-AREAS = ("all", "small", "medium", "large")  # by COCO: below 32², from 32² to 96², above 96² pixels
-MAX_DETECTIONS = (1, 10, 100)  # of one class in one image, the best ones
-
-UNDEFINED = -1.0  # COCO's own mark: no ground truth of that class or size. NaN would not be JSON.
+from detr.structures import Batch, Classes, Classification, Detections, Predictions
 
 # Name → (array, IoU threshold or all, area, cap), as COCOeval.summarize of cocodataset/cocoapi lists them.
 METRICS: dict[str, tuple[str, float | None, str, int]] = {
@@ -44,61 +37,6 @@ METRICS: dict[str, tuple[str, float | None, str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The outcome. T IoU thresholds, R recalls, K classes, A areas, M caps on detections (see `Curves`)."""
-
-    metrics: dict[str, float]  # AP, AP50, … ARl; -1 where there is no ground truth of that size
-    per_class: dict[str, float]  # name → AP, in the order of the category ids; -1 where the class does not occur
-    precision: np.ndarray  # [T, R, K, A, M] float32
-    recall: np.ndarray  # [T, K, A, M] float32
-    scores: np.ndarray  # [T, R, K, A, M] float32
-    iou_thresholds: np.ndarray  # [T]
-    recall_thresholds: np.ndarray  # [R]
-    category_ids: tuple[int, ...]  # [K]
-    segm: Evaluation | None = None  # the same of masks, where they are evaluated
-    panoptic: PanopticEvaluation | None = None  # of segments, where they are evaluated
-
-    def to_dict(self) -> dict[str, Any]:
-        """For metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
-        content: dict[str, Any] = self.metrics | {"per_class": self.per_class}
-        if self.segm is not None:
-            content["segm"] = self.segm.to_dict()
-        if self.panoptic is not None:
-            content |= self.panoptic.metrics | {"PQ_per_class": self.panoptic.per_class}
-        return content
-
-    def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
-        numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
-        segm = {} if self.segm is None else self.segm.named()
-        panoptic = {} if self.panoptic is None else self.panoptic.named()
-        return numbers | {f"segm/{name}": value for name, value in segm.items()} | panoptic
-
-    def save_precision_recall(self, path: Path | str) -> None:
-        """Write the arrays, and the names of their axes, as a compressed .npz: enough to plot any curve later.
-
-        Those of masks are called segm_precision, segm_recall and segm_scores.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        content: dict[str, Any] = {
-            "precision": self.precision,
-            "recall": self.recall,
-            "scores": self.scores,
-            "iou_thresholds": self.iou_thresholds,
-            "recall_thresholds": self.recall_thresholds,
-            "category_ids": np.array(self.category_ids, dtype=np.int64),
-            "classes": np.array(list(self.per_class), dtype=str),
-            "areas": np.array(AREAS),
-            "max_detections": np.array(MAX_DETECTIONS),
-        }
-        if self.segm is not None:
-            content |= {f"segm_{name}": getattr(self.segm, name) for name in ("precision", "recall", "scores")}
-        write_with(path, lambda stream: np.savez_compressed(stream, **content))
-
-
 class Converted(NamedTuple):
     """The n detections of one image that are of a known category."""
 
@@ -109,7 +47,7 @@ class Converted(NamedTuple):
     rles: list[RLE] | None  # [n] masks, where they are evaluated
 
 
-class CocoEvaluator:
+class CocoEvaluator(Evaluator):
     """Average precision and recall of the images that were shown to it.
 
     Images of the ground truth that never came by (as with `trainer.overfit_batches`) are left out. The ground truth
@@ -150,27 +88,35 @@ class CocoEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
         self._results = Results()
         self._matching = mask_matching(self._ground_truth) if self.masks else None
 
     @property
-    def needs_masks(self) -> str | None:
-        """The override that asks for a detector with masks, if any."""
+    def needs_masks(self) -> str | None:  # type: ignore[override]
         return "evaluator.masks=true" if self.masks else None
 
     @property
-    def metric_names(self) -> list[str]:
-        """What `Evaluation.named` will have."""
+    def metric_names(self) -> list[str]:  # type: ignore[override]
         names = [*METRICS, *(f"AP/{name}" for name in self._names.values())]
         return names + [f"segm/{name}" for name in names] if self.masks else names
+
+    def find(self, predictions: Predictions, batch: Batch, classification: Classification) -> Findings:
+        detections = postprocess(
+            predictions if self.masks else replace(predictions, masks=None),
+            batch.original_sizes,
+            classification=classification,
+            max_detections=self.detections_per_image,
+            sizes=batch.sizes,
+            padded_size=batch.images.shape[-2:],
+        )
+        return Findings(self.convert(batch.image_ids, detections), detections)
 
     def update(self, image_ids: list[int], detections: list[Detections]) -> None:
         """Take the detections of some images; those of a label that is no category of the ground truth are dropped.
 
         Raises:
             ValueError: an image is not in the ground truth, or came before.
-            UserError: masks are due, and the detections have none.
+            UserError: masks are expected, and the detections have none.
         """
         self.take(self.convert(image_ids, detections))
 
@@ -178,9 +124,8 @@ class CocoEvaluator:
         """The detections of some images as `take` wants them: compact, and fit to be sent to another process."""
         return [self._converted(image_id, each) for image_id, each in zip(image_ids, detections, strict=True)]
 
-    def take(self, converted: list[Converted]) -> None:
-        """Add what `convert` made, here or in another process."""
-        for each in converted:
+    def take(self, found: list[Converted]) -> None:
+        for each in found:
             if not self._ground_truth.knows_image(each.image_id):
                 raise ValueError(f"image {each.image_id} is not in the ground truth")
             self._results.add(*each)
@@ -188,15 +133,9 @@ class CocoEvaluator:
                 self._matching.add(each.image_id, each.categories, each.boxes, each.scores, each.rles)
 
     def results(self) -> Results:
-        """All detections since the last reset, in COCO's results format, in the order of the updates."""
         return self._results
 
     def compute(self) -> Evaluation:
-        """Evaluate everything since the last reset.
-
-        Raises:
-            ValueError: no image came by.
-        """
         found = self._results
         if not found.boxes:
             raise ValueError("nothing to evaluate: no image came by since the last reset")
@@ -259,10 +198,3 @@ def _mean(values: np.ndarray) -> float:
     """Over what is defined."""
     defined = values[values > UNDEFINED]
     return float(defined.mean()) if defined.size else UNDEFINED
-
-
-def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
-    """Category id → name, sorted by id; a name that several categories share gets the id behind it."""
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    occurrences = Counter(names.values())
-    return {i: name if occurrences[name] == 1 else f"{name} ({i})" for i, name in sorted(names.items())}

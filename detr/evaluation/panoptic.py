@@ -10,9 +10,12 @@ from typing_extensions import TypedDict  # pydantic cannot check typing's before
 
 from detr.errors import UserError
 from detr.evaluation.backends import Backend
-from detr.evaluation.coco import CocoEvaluator, Evaluation
+from detr.evaluation.coco import CocoEvaluator, Converted
+from detr.evaluation.evaluator import Findings
+from detr.evaluation.metrics import Evaluation
 from detr.evaluation.panoptic_quality import PanopticQuality
 from detr.evaluation.segments import panoptic_segments
+from detr.evaluation.submission import Submission
 from detr.structures import Batch, Classes, Classification, PanopticSegments, Predictions
 
 
@@ -38,7 +41,7 @@ class PanopticEvaluator(CocoEvaluator):
     ) -> None:
         """
         Args:
-            ground_truth: COCO JSON with the panoptic one under "panoptic", as `PanopticDetection.ground_truth` has it.
+            ground_truth: COCO JSON with the panoptic one under "panoptic", as `PanopticImages.ground_truth` has it.
             min_score: of segments; scores of a sigmoid are lower than those of a softmax.
             backend, classes, masks, detections_per_image: as for `CocoEvaluator`.
 
@@ -65,17 +68,30 @@ class PanopticEvaluator(CocoEvaluator):
         self.quality.reset()
 
     @property
-    def needs_masks(self) -> str:
+    def needs_masks(self) -> str:  # type: ignore[override]
         return "evaluator=panoptic"
 
     @property
-    def metric_names(self) -> list[str]:
+    def metric_names(self) -> list[str]:  # type: ignore[override]
         return super().metric_names + self.quality.metric_names
+
+    @property
+    def submission(self) -> Submission:  # type: ignore[override]
+        return self.quality.submission
+
+    def find(self, predictions: Predictions, batch: Batch, classification: Classification) -> Findings:
+        findings = super().find(predictions, batch, classification)
+        segments = self.segments(predictions, batch, classification)
+        return Findings(list(zip(findings.found, segments, strict=True)), findings.detections, segments)
+
+    def take(self, found: list[tuple[Converted, PanopticSegments]]) -> None:  # type: ignore[override]
+        super().take([converted for converted, _ in found])
+        self.quality.update([converted.image_id for converted, _ in found], [segments for _, segments in found])
 
     def segments(
         self, predictions: Predictions, batch: Batch, classification: Classification
     ) -> list[PanopticSegments]:
-        """Those of a batch, for `quality.update`, here or in another process. The predictions must have masks."""
+        """Those of each image of a batch. The predictions must have masks."""
         return panoptic_segments(
             predictions,
             batch,

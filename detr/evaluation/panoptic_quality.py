@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from hotcoco.panoptic import PanopticEval
 from torch import Tensor
 
-from detr.evaluation.coco import UNDEFINED, unique_names
+from detr.evaluation.metrics import PanopticEvaluation, unique_names
+from detr.evaluation.names import UNDEFINED
 from detr.evaluation.submission import Submission
 from detr.structures import Classes, PanopticSegments
 
@@ -26,18 +26,6 @@ METRICS = {
 }
 
 
-@dataclass(frozen=True)
-class PanopticEvaluation:
-    """The outcome, in percent; -1 where there is neither ground truth nor prediction."""
-
-    metrics: dict[str, float]  # PQ, SQ, RQ, PQ_things, … RQ_stuff
-    per_class: dict[str, float]  # name → PQ, in the order of the category ids
-
-    def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as PQ, PQ_things, PQ/CLASS."""
-        return self.metrics | {f"PQ/{name}": value for name, value in self.per_class.items()}
-
-
 class PanopticQuality:
     """Panoptic quality of the images that were shown to it.
 
@@ -47,7 +35,7 @@ class PanopticQuality:
     def __init__(self, *, ground_truth: Mapping[str, Any], classes: Classes) -> None:
         """
         Args:
-            ground_truth: of the split, as `PanopticDetection.panoptic_ground_truth` gives it.
+            ground_truth: of the split, as `PanopticImages.panoptic_ground_truth` gives it.
             classes: the way from class indices to category ids, and which classes are things.
         """
         self._ground_truth = ground_truth

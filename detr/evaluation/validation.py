@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,20 +14,19 @@ from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.images import read_image
 from detr.data.loader import EvalLoader
-from detr.drawing.boxes import KEPT_SCORE, Boxes, Example, Segments
-from detr.evaluation.coco import CocoEvaluator, Converted, Evaluation
-from detr.evaluation.panoptic import PanopticEvaluator
-from detr.evaluation.postprocess import postprocess
+from detr.evaluation.evaluator import Evaluator, Findings
+from detr.evaluation.examples import KEPT_SCORE, Boxes, Example, Segments
+from detr.evaluation.metrics import Evaluation
 from detr.evaluation.results import Results
 from detr.evaluation.submission import Submission
 from detr.losses.criterion import SetCriterion
-from detr.structures import Batch, Classification, Detections, Normalizer, PanopticSegments, Predictions
+from detr.structures import Batch, Classification, Predictions
 
 Autocast = Callable[[], Any]  # gives the context that the model computes in
 
 
 @dataclass
-class Report:
+class Outcome:
     """What a pass over a split found."""
 
     results: Results  # COCO results format
@@ -47,13 +46,12 @@ class Report:
 class _Part:
     """What a pass keeps of one batch: compact, since it may be sent to another process."""
 
-    converted: list[Converted]
-    segments: list[PanopticSegments] | None
+    found: list[Any]  # of each image, for the evaluator
     examples: list[Example]
     loss: float | None  # times the number of images
 
     def __len__(self) -> int:
-        return len(self.converted)
+        return len(self.found)
 
 
 class Validation:
@@ -76,7 +74,7 @@ class Validation:
         self,
         *,
         loader: EvalLoader,
-        evaluator: CocoEvaluator,
+        evaluator: Evaluator,
         device: torch.device,
         autocast: Autocast,
         classification: Classification,
@@ -93,13 +91,13 @@ class Validation:
 
     @property
     def metric_names(self) -> list[str]:
-        """What `Report.metrics` will have."""
+        """What `Outcome.metrics` will have."""
         if not self.loader.dataset.annotated:
             return []
         return self.evaluator.metric_names + (["loss"] if self.criterion is not None else [])
 
     @torch.inference_mode()
-    def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Report | None:
+    def __call__(self, model: nn.Module, advance: Callable[[int], None] = lambda images: None) -> Outcome | None:
         """
         Args:
             model: is put into evaluation mode.
@@ -111,68 +109,54 @@ class Validation:
         """
         model.eval()
         self.evaluator.reset()
-        report = Report(results=self.evaluator.results(), loss=None if self.criterion is None else 0.0)
+        outcome = Outcome(results=self.evaluator.results(), loss=None if self.criterion is None else 0.0)
         images = 0
         for index, batch in enumerate(self.loader.rounds()):
             mine = None if batch is None else self._part(model, batch, self.loader.sampler.starts[index])
             parts = [each for each in distributed.gather(mine) if each is not None]
             for part in parts:
-                self._take(part, report)
+                self._take(part, outcome)
             images += sum(map(len, parts))
             advance(sum(map(len, parts)))
         if not distributed.is_main():
             return None
-        if report.loss is not None:
-            report.loss /= images
+        if outcome.loss is not None:
+            outcome.loss /= images
         if self.loader.dataset.annotated:
-            report.evaluation = self.evaluator.compute()
-        if isinstance(self.evaluator, PanopticEvaluator):
-            report.submission = self.evaluator.quality.submission
-        return report
+            outcome.evaluation = self.evaluator.compute()
+        outcome.submission = self.evaluator.submission
+        return outcome
 
     def _part(self, model: nn.Module, cpu_batch: Batch, start: int) -> _Part:
         """What is found on one batch, which begins with image `start` of the split."""
         batch = cpu_batch.to(self.device, non_blocking=True)
         with self.autocast():
             predictions = model(batch.images, batch.padding)
-        detections = postprocess(
-            predictions if self.evaluator.masks else replace(predictions, masks=None),
-            batch.original_sizes,
-            classification=self.classification,
-            max_detections=self.evaluator.detections_per_image,
-            sizes=batch.sizes,
-            padded_size=batch.images.shape[-2:],
-        )
-        segments = None
-        if isinstance(self.evaluator, PanopticEvaluator):
-            segments = self.evaluator.segments(predictions, batch, self.classification)
+        findings = self.evaluator.find(predictions, batch, self.classification)
         return _Part(
-            converted=self.evaluator.convert(batch.image_ids, detections),
-            segments=segments,
-            examples=self._examples(cpu_batch, detections, segments, self.num_examples - start),
+            found=findings.found,
+            examples=self._examples(cpu_batch, findings, self.num_examples - start),
             loss=self._loss(predictions, batch),
         )
 
     def _loss(self, predictions: Predictions, batch: Batch) -> float | None:
         if self.criterion is None:
             return None
-        normalizer = Normalizer(objects=max(1, len(batch.targets)), images=len(batch))
+        normalizer = self.criterion.normalizer(
+            objects=len(batch.targets), images=len(batch), micro_batches=1, processes=1
+        )
         return self.criterion(predictions, batch.targets, normalizer).total.item() * len(batch)
 
-    def _take(self, part: _Part, report: Report) -> None:
+    def _take(self, part: _Part, outcome: Outcome) -> None:
         """Add one batch, of whichever process."""
-        self.evaluator.take(part.converted)
-        if part.segments is not None and isinstance(self.evaluator, PanopticEvaluator):
-            self.evaluator.quality.update([each.image_id for each in part.converted], part.segments)
-        report.examples += part.examples
-        if part.loss is not None and report.loss is not None:
-            report.loss += part.loss
+        self.evaluator.take(part.found)
+        outcome.examples += part.examples
+        if part.loss is not None and outcome.loss is not None:
+            outcome.loss += part.loss
 
-    def _examples(
-        self, batch: Batch, detections: list[Detections], segments: list[PanopticSegments] | None, count: int
-    ) -> list[Example]:
+    def _examples(self, batch: Batch, findings: Findings, count: int) -> list[Example]:
         """The first `count` images of a batch, none if it is negative, read anew in their original size."""
-        names = self.loader.dataset.classes.names
+        names, segments = self.loader.dataset.classes.names, findings.segments
         examples = []
         for index in range(min(count, len(batch))):
             height, width = batch.original_sizes[index].tolist()
@@ -184,7 +168,7 @@ class Validation:
                 Example(
                     image=read_image(batch.files[index], size=(height, width)),
                     truth=Boxes.from_tensors(corners, batch.targets.labels[mine], masks=masks),
-                    predicted=Boxes.of(detections[index]).above(KEPT_SCORE),
+                    predicted=Boxes.of(findings.detections[index]).above(KEPT_SCORE),
                     names=names,
                     caption=batch.files[index].rpartition("/")[2],
                     segments=None if segments is None or true is None else (true, Segments.of(segments[index])),

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -23,7 +22,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from detr import distributed
+from detr.config.hydra_internals import register_sweeper
 from detr.errors import UserError
+from detr.files import locked
 from detr.sweeping.jobs import JobComposer
 from detr.sweeping.plan import Job, Plan, write_state
 from detr.sweeping.search import Direction, Search, Space, as_overrides
@@ -31,17 +32,11 @@ from detr.sweeping.space import combinations, corners, space_of
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "hydra_plugins.detr"  # Hydra takes plugins from hydra_plugins only
-
 
 def register() -> None:
     """Make the sweepers known to Hydra: the grid in the place of its own, Optuna's as conf/hydra/sweeper has it."""
-    plugins = Plugins.instance()
-    for sweeper in (GridSweeper, OptunaSweeper):
-        plugins.register(sweeper)
-        plugins.class_name_to_class[f"{NAMESPACE}.{sweeper.__name__}"] = sweeper
-    grid = {"_target_": f"{NAMESPACE}.{GridSweeper.__name__}", "params": None, "max_batch_size": None}
-    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=grid, provider="detr")
+    register_sweeper(GridSweeper, params=None, max_batch_size=None)
+    register_sweeper(OptunaSweeper)
 
 
 class _Sweeper(Sweeper):
@@ -71,10 +66,11 @@ class _Sweeper(Sweeper):
         self.plan = Plan.read(self.folder) or Plan(self.folder, f"{self.jobs.config_name} {self.folder.name}")
         self.plan.keys = list(dict.fromkeys([*self.plan.keys, *swept]))
         self.prepare(overrides)
-        try:
-            self.run()
-        finally:
-            failed = self.report()
+        with locked(self.folder, "sweep"):
+            try:
+                self.run()
+            finally:
+                failed = self.report()
         if failed:
             raise UserError(failed)
 

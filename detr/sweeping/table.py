@@ -17,6 +17,7 @@ import yaml
 
 from detr.files import write_atomically
 from detr.sweeping.plan import Job, Plan
+from detr.tracking.console import Terminal
 from detr.tracking.rows import best_row, metric
 from detr.tracking.run_folder import RunFolder
 
@@ -104,7 +105,7 @@ def show(plan: Plan, table: Sequence[Row]) -> None:
         shape.add_column(name, overflow="fold")
     for values in cells:
         shape.add_row(*(shown(name, value) for name, value in zip(header, values, strict=True)))
-    console = rich.console.Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Terminal(width=None if sys.stdout.isatty() else WIDTH)
     console.print(shape)
     for reason in reasons(plan, table):
         console.print(reason, soft_wrap=True, highlight=False, markup=False)

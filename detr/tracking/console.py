@@ -15,6 +15,13 @@ SUMMARY = ("AP", "AP50", "segm/AP", "segm/AP50", "PQ")  # of an epoch's line
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # of the table; metrics files have all
 
 
+class Terminal(rich.console.Console):
+    """Prints; goes on in silence when nobody reads any more (`| head`), where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Bar:
     """One bar; silent where the output is no terminal."""
 
@@ -34,7 +41,7 @@ class Console:
     """The terminal; `quiet` is for processes that leave it to another."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.rich = rich.console.Console(quiet=quiet)
+        self.rich = Terminal(quiet=quiet)
 
     @contextmanager
     def epoch(self, epoch: int, batches: int, done: float) -> Iterator[Bar]:

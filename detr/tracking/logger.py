@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from PIL import Image
 
-from detr.drawing.boxes import KEPT_SCORE, Boxes, Example, Segments
 from detr.errors import Interrupted, UserError
+from detr.evaluation.examples import KEPT_SCORE, Boxes, Example, Segments
+from detr.tracking.record import RunRecord
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["offline", "online", "disabled"]
 JobType = Literal["train", "eval"]
@@ -38,7 +42,7 @@ class Logger(ABC):
         directory: Path,
         config: Mapping[str, Any],
         run_name: str,
-        info: Mapping[str, Any],
+        record: RunRecord,
         run_id: str | None = None,
         job_type: JobType = "train",
     ) -> None:
@@ -48,9 +52,7 @@ class Logger(ABC):
             directory: the run's folder; the logger's files go to a folder of their own inside.
             config: the resolved config in plain containers, complete.
             run_name: of the experiment; the run is called by it and what was overridden.
-            info: what else to keep, plain: `choices` (group → option) and `overrides` (a list) are read
-                for name and tags, and of a job `sweep`, its `name` and what `differs`; revision, parameter count,
-                hardware and the like are stored beside them.
+            record: what else to keep; name, group and tags of the run come from it.
             run_id: of the run that is resumed, as its checkpoint says.
             job_type: what kind of run this is.
 
@@ -103,20 +105,18 @@ class Logger(ABC):
         """Where the run's own files lie; `wandb sync DIRECTORY` uploads an offline run."""
         return None
 
-    @property
-    def url(self) -> str | None:
-        """The run's page, if it is online."""
-        return None
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, Interrupted):
-            self.preempt()
-        self.finish(exit_code=0 if kind is None else 1)
+        try:
+            if isinstance(error, Interrupted):
+                self.preempt()
+            self.finish(exit_code=0 if kind is None else 1)
+        except Exception as problem:  # what was trained is on the disk, and what went wrong before counts more
+            log.warning("the logger did not end the run: %s", " ".join(str(problem).split()))
 
 
 class NullLogger(Logger):
@@ -128,7 +128,7 @@ class NullLogger(Logger):
         directory: Path,
         config: Mapping[str, Any],
         run_name: str,
-        info: Mapping[str, Any],
+        record: RunRecord,
         run_id: str | None = None,
         job_type: JobType = "train",
     ) -> None:
@@ -206,14 +206,14 @@ class WandbLogger(Logger):
         directory: Path,
         config: Mapping[str, Any],
         run_name: str,
-        info: Mapping[str, Any],
+        record: RunRecord,
         run_id: str | None = None,
         job_type: JobType = "train",
     ) -> None:
         import wandb  # takes a second, and only this class needs it
 
         directory.mkdir(parents=True, exist_ok=True)
-        sweep = info.get("sweep", {})
+        sweep = record.sweep or {}
         try:
             self._run = wandb.init(
                 project=self._project,
@@ -221,11 +221,11 @@ class WandbLogger(Logger):
                 dir=directory,
                 id=run_id,
                 resume="allow" if self._mode == "online" and run_id else None,
-                name=self._name or describe(run_name, sweep.get("differs", info.get("overrides", []))),
+                name=self._name or describe(run_name, sweep.get("differs", record.overrides)),
                 group=self._group or sweep.get("name", run_name),
-                tags=_tags(self._tags, info.get("choices", {})),
+                tags=_tags(self._tags, record.choices),
                 job_type=job_type,
-                config={**config, "info": dict(info)},
+                config={**config, "info": record.to_dict()},
                 reinit="finish_previous",
                 settings=wandb.Settings(silent=True, console="off"),
             )
@@ -281,10 +281,6 @@ class WandbLogger(Logger):
     @property
     def directory(self) -> Path | None:
         return self._directory
-
-    @property
-    def url(self) -> str | None:
-        return self._run.url if self._run is not None and self._mode == "online" else None
 
     def _define_axes(self) -> None:
         for axis, names in {"step": ["train/*"], "epoch": ["val/*", "train_epoch/*"]}.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -14,10 +15,12 @@ from typing import Any
 from PIL import Image
 
 from detr.errors import UserError
-from detr.evaluation.coco import Evaluation
+from detr.evaluation.metrics import Evaluation
 from detr.evaluation.submission import Submission
-from detr.files import append_json_line, write_atomically, write_json, write_json_list, write_with
-from detr.weights.checkpoint import load_checkpoint, newest_first, save_checkpoint
+from detr.files import append_json_line, locked, write_atomically, write_json, write_json_list, write_with
+from detr.tracking.record import RunRecord
+from detr.tracking.rows import METRICS, Row, read_rows
+from detr.weights.checkpoint import Checkpoint, load_checkpoint, newest_first, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -31,31 +34,43 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = self.path / METRICS
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         self.best = self.checkpoints / "best.pt"
 
-    def claim(self) -> None:
-        """For a new run.
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which no other process trains here. Raises UserError if one does."""
+        return locked(self.path, "training")
+
+    def prepare(self, resume: str | None, *, fresh: bool) -> None:
+        """Make sure that the rows in the folder will be those of one run.
+
+        Args:
+            resume: as it was asked for.
+            fresh: there is no checkpoint to go on from.
 
         Raises:
-            UserError: a run has reported here already, which would be mixed with this one.
+            UserError: another run has reported here already.
         """
+        if resume is None:
+            self._claim()
+        elif fresh:
+            self.keep_rows(0)
+
+    def _claim(self) -> None:
         if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
             raise UserError(
                 f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
             )
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json: the code's revision, the hardware and the like, for whoever compares runs."""
-        write_json(self.path / "run.json", facts, indent=2)
+    def describe(self, record: RunRecord) -> None:
+        """Write run.json: the code's revision, the hardware and the like, for whoever compares or repeats runs."""
+        write_json(self.path / "run.json", record.to_dict(), indent=2)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One dictionary an epoch."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
+    def rows(self) -> list[Row]:
+        """Return one dictionary an epoch."""
+        return read_rows(self.metrics)
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add an epoch's row; a value that is not finite becomes null, since JSON has no NaN."""
@@ -73,8 +88,8 @@ class RunFolder:
         Args:
             best: metrics of the best epoch up to where the run is resumed. Results of a later epoch stay behind.
         """
-        names = ["metrics.jsonl"]
-        if other.best.exists() and load_checkpoint(other.best)["trainer"]["progress"]["best"] == best:
+        names = [METRICS]
+        if other.best.exists() and (load_checkpoint(other.best).trainer or {})["progress"]["best"] == best:
             names += ["checkpoints/best.pt", "predictions.json", "panoptic.json", "panoptic"]
         for name in names:
             source, target = other.path / name, self.path / name
@@ -84,13 +99,13 @@ class RunFolder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)  # the time, too: it is no newer checkpoint than those of this run
 
-    def save(self, name: str, checkpoint: dict[str, Any]) -> Path:
-        """Write checkpoints/NAME.pt."""
+    def save(self, name: str, checkpoint: Checkpoint, **more: Any) -> Path:
+        """Write checkpoints/NAME.pt, with what else goes into it, and return its path."""
         path = self.checkpoints / f"{name}.pt"
-        save_checkpoint(path, checkpoint)
+        save_checkpoint(path, checkpoint, **more)
         return path
 
-    def save_step(self, step: int, checkpoint: dict[str, Any], *, keep: int) -> None:
+    def save_step(self, step: int, checkpoint: Checkpoint, *, keep: int) -> None:
         """Write checkpoints/step_N.pt, and remove all but the newest `keep` of its kind."""
         path = self.save(f"step_{step:08d}", checkpoint)
         log.info("checkpoint of step %d: %s", step, path)

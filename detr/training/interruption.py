@@ -59,24 +59,6 @@ class Requests:
             log.warning("stopping after this step; Ctrl-C again stops at once")
 
 
-def shield(worker: int) -> None:
-    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent alone may end it.
-
-    The parent does so by SIGTERM, so that it counts who sent one.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_told(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
 @contextmanager
 def requeueing(wanted: bool) -> Iterator[None]:
     """Around a whole run, logger included, since Slurm may end the job at once: have it start again if it was stopped.

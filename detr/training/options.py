@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainerOptions:
     """How to train; `conf/trainer/default.yaml` says what each means."""
 
     max_epochs: int | None = 300
@@ -34,9 +34,9 @@ class Options:
             raise ValueError("the run has no end; give max_epochs, max_steps or max_minutes")
         for name, value in asdict(self).items():
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise ValueError(f"{name} must be above 0, not {value}")
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
         if self.ema_decay is not None and self.ema_decay >= 1:
-            raise ValueError(f"ema_decay must be below 1, not {self.ema_decay}")
+            raise ValueError(f"ema_decay: expected a number below 1, got {self.ema_decay}")
 
 
 @dataclass
@@ -50,3 +50,5 @@ class Progress:
     seconds: float = 0.0  # of training, evaluation not counted; by the first process's clock
     best: dict[str, float] | None = None  # metrics of the best evaluation, with its epoch
     poor: int = 0  # evaluations since then
+    planned: int | None = None  # optimizer steps that fit into trainer.max_minutes, as found before the first
+    budget: float | None = None  # the minutes that they were planned for

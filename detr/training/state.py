@@ -4,101 +4,116 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from detr import distributed
+from detr.data.loader import TrainLoader
 from detr.environment import seed_torch
 from detr.errors import UserError
+from detr.models.detr import DETR
 from detr.training.meter import Meter
 from detr.training.options import Progress
-from detr.weights.checkpoint import load_weights
-
-if TYPE_CHECKING:
-    from detr.training.trainer import Trainer
+from detr.weights.checkpoint import Checkpoint, Recipe, load_weights
 
 log = logging.getLogger(__name__)
 
 
-def own_state(trainer: Trainer) -> dict[str, Any]:
+class Training(Protocol):
+    """What of a training goes into a checkpoint and comes back."""
+
+    recipe: Recipe
+    model: DETR
+    ema: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: TrainLoader
+    progress: Progress
+    meter: Meter
+    device: torch.device
+
+
+def own_state(training: Training) -> dict[str, Any]:
     """What differs from process to process."""
-    cuda = trainer.device.type == "cuda"
+    cuda = training.device.type == "cuda"
     return {
         "random_state": torch.get_rng_state(),
-        "cuda_random_state": torch.cuda.get_rng_state(trainer.device) if cuda else None,
-        "meter": trainer.meter.state(),
+        "cuda_random_state": torch.cuda.get_rng_state(training.device) if cuda else None,
+        "meter": training.meter.state(),
     }
 
 
-def capture(trainer: Trainer, states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The checkpoint; `states` has every process's own."""
-    ema = trainer.ema
-    return trainer.facts | {
-        "model": trainer.model.state_dict(),
-        "ema": None if ema is None else ema.module.state_dict(),
-        "wandb_id": trainer.logger.run_id,
-        "trainer": {
-            "progress": asdict(trainer.progress),
-            "optimizer": trainer.optimizer.state_dict(),
-            "scaler": trainer.scaler.state_dict(),
+def capture(training: Training, states: list[dict[str, Any]], wandb_id: str | None) -> Checkpoint:
+    """Return the checkpoint; `states` has every process's own."""
+    ema = training.ema
+    return Checkpoint(
+        training.recipe,
+        model=training.model.state_dict(),
+        ema=None if ema is None else ema.module.state_dict(),
+        trainer={
+            "progress": asdict(training.progress),
+            "optimizer": training.optimizer.state_dict(),
+            "scaler": training.scaler.state_dict(),
             "ema_updates": None if ema is None else ema.n_averaged,
-            "images_per_batch": trainer.loader.images_per_batch,
-            "batches_per_epoch": trainer.loader.batches_per_epoch,
+            "images_per_batch": training.loader.images_per_batch,
+            "batches_per_epoch": training.loader.batches_per_epoch,
             "processes": states,
         },
-    }
+        wandb_id=wandb_id,
+    )
 
 
-def restore(trainer: Trainer, checkpoint: dict[str, Any], source: str) -> None:
+def restore(training: Training, checkpoint: Checkpoint, source: str) -> None:
     """Go on from a checkpoint.
 
     Raises:
         UserError: it is of another model or another optimizer.
     """
-    state = checkpoint["trainer"]
-    if "processes" not in state:
-        raise UserError(f"{source} was written by an earlier version; start from its weights with init_from={source}")
-    load_weights(trainer.model, checkpoint["model"], source)
-    if (trainer.ema is None) != (checkpoint["ema"] is None):
-        raise UserError(f"{source} was trained {'with' if trainer.ema is None else 'without'} trainer.ema_decay")
-    if trainer.ema is not None:
-        load_weights(trainer.ema.module, checkpoint["ema"], source)
-        trainer.ema.n_averaged.copy_(state["ema_updates"])
+    state = checkpoint.trainer
+    assert state is not None
+    load_weights(training.model, checkpoint.model, source)
+    if (training.ema is None) != (checkpoint.ema is None):
+        raise UserError(f"{source} was trained {'with' if training.ema is None else 'without'} trainer.ema_decay")
+    if training.ema is not None:
+        assert checkpoint.ema is not None
+        load_weights(training.ema.module, checkpoint.ema, source)
+        training.ema.n_averaged.copy_(state["ema_updates"])
     try:
-        trainer.optimizer.load_state_dict(state["optimizer"])
+        training.optimizer.load_state_dict(state["optimizer"])
     except ValueError as error:
         raise UserError(f"{source} was trained with other parameter groups; use the optimizer it had") from error
     if state["scaler"]:  # else it was trained without one, in another precision
-        trainer.scaler.load_state_dict(state["scaler"])
-    trainer.progress = Progress(**state["progress"])
-    _find_place(trainer, trainer.progress, state, source)
-    _restore_own(trainer, state["processes"], source)
+        training.scaler.load_state_dict(state["scaler"])
+    training.progress = Progress(**state["progress"])
+    _find_place(training, training.progress, state, source)
+    _restore_own(training, state["processes"], source)
 
 
-def _restore_own(trainer: Trainer, states: list[dict[str, Any]], source: str) -> None:
+def _restore_own(training: Training, states: list[dict[str, Any]], source: str) -> None:
     """This process's own state; with another number of processes, random numbers start anew."""
     if len(states) != distributed.world_size():
         log.warning(
             "%s was written by %d process(es), and goes on with %d: random numbers start anew",
             *(source, len(states), distributed.world_size()),
         )
-        trainer.meter = Meter.restored([each["meter"] for each in states], trainer.device)
-        seed_torch(torch.initial_seed(), trainer.progress.step, distributed.rank())
+        training.meter = Meter.restored([each["meter"] for each in states], training.device)
+        seed_torch(torch.initial_seed(), training.progress.step, distributed.rank())
         return
     own = states[distributed.rank()]
-    trainer.meter = Meter.restored([own["meter"]], trainer.device)
+    training.meter = Meter.restored([own["meter"]], training.device)
     torch.set_rng_state(own["random_state"])
-    if own["cuda_random_state"] is not None and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(own["cuda_random_state"], trainer.device)
+    if own["cuda_random_state"] is not None and training.device.type == "cuda":
+        torch.cuda.set_rng_state(own["cuda_random_state"], training.device)
 
 
-def _find_place(trainer: Trainer, progress: Progress, state: dict[str, Any], source: str) -> None:
+def _find_place(training: Training, progress: Progress, state: dict[str, Any], source: str) -> None:
     """How many batches of the unfinished epoch are done, where batches have another size than they had."""
-    before, now = state["images_per_batch"], trainer.loader.images_per_batch
+    before, now = state["images_per_batch"], training.loader.images_per_batch
     if before == now or not progress.batches:
         return
-    whole = trainer.loader.batches_per_epoch
+    whole = training.loader.batches_per_epoch
     if progress.batches == state["batches_per_epoch"]:
         progress.batches = whole
         return

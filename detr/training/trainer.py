@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import itertools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detr import distributed
-from detr.data.loader import TrainLoader
+from detr.data.loader import grouped
 from detr.drawing.segments import comparison
+from detr.environment import autocast
 from detr.errors import Interrupted, UserError
-from detr.evaluation.validation import Report, Validation
-from detr.losses.criterion import SetCriterion
+from detr.evaluation.names import LOSS
+from detr.evaluation.validation import Outcome
 from detr.losses.matcher import NonFiniteError
 from detr.structures import Batch, Losses, Normalizer
 from detr.tracking.console import Bar, Console
-from detr.tracking.logger import Logger
-from detr.tracking.rows import LOSS
+from detr.tracking.logger import NullLogger
 from detr.tracking.run_folder import RunFolder
 from detr.training.average import averaged
+from detr.training.budget import OVERTIME, random_states_kept, seconds_per_step
 from detr.training.interruption import Requests
 from detr.training.meter import Meter
 from detr.training.optim import train_mode
-from detr.training.options import Options, Progress
-from detr.training.schedule import Moment, Schedule
+from detr.training.options import Progress
+from detr.training.parts import Parts
+from detr.training.schedule import Moment
 from detr.training.state import capture, own_state, restore
-from detr.weights.checkpoint import NON_FINITE
+from detr.weights.checkpoint import NON_FINITE, Checkpoint
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -47,53 +48,65 @@ class Trainer:
     clock, a signal or a metric is decided by the first, which alone writes to the folder.
 
     Args:
-        options: limits, precision, clipping and the like.
-        model: on its device.
-        criterion: the losses.
-        optimizer: over the model's trainable parameters, with the full learning rates.
-        schedule: what the learning rates are multiplied with.
-        loader: of the training split.
-        validation: of the validation split.
-        logger: started.
+        parts: what trains, on what, and who is told; `fit` wants the logger started.
         folder: of the run.
-        facts: what else belongs into every checkpoint: config, classes.
     """
 
-    def __init__(
-        self,
-        *,
-        options: Options,
-        model: nn.Module,
-        criterion: SetCriterion,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        loader: TrainLoader,
-        validation: Validation,
-        logger: Logger,
-        folder: RunFolder,
-        facts: dict[str, Any],
-    ) -> None:
-        self.options = options
-        self.model = model
-        self.criterion = criterion
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.loader = loader
-        self.validation = validation
-        self.logger = logger
+    def __init__(self, parts: Parts, *, folder: RunFolder) -> None:
+        self.parts = parts
+        self.options = parts.options
+        self.model = parts.model
+        self.criterion = parts.criterion
+        self.optimizer = parts.optimizer
+        self.schedule = parts.schedule
+        self.loader = parts.loader
+        self.validation = parts.validation
+        self.logger = parts.logger
         self.folder = folder
-        self.facts = facts
+        self.recipe = parts.recipe
         self.progress = Progress()
         self.meter = Meter()
         self.requests = Requests()
         self.started: float | None = None  # on the monotonic clock, as if the training had never paused
         self.saved = 0.0  # seconds of training at the last checkpoint
         self.console = Console(quiet=not distributed.is_main())
-        self.device = next(model.parameters()).device
-        self.parallel = distributed.parallel(model)
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.ema = averaged(model, options.ema_decay) if options.ema_decay else None
+        self.device = next(self.model.parameters()).device
+        self.parallel = distributed.parallel(self.model)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
+        self.ema = averaged(self.model, self.options.ema_decay) if self.options.ema_decay else None
+
+    def plan(self) -> None:
+        """Fix how many steps the run has, if that is what fits into `max_minutes`; called before `fit`.
+
+        The steps of a run that is resumed are those that it had, unless it has been given other minutes. Where
+        `max_steps` is given it decides, which repeats a run of so many steps exactly.
+        """
+        minutes, progress = self.options.max_minutes, self.progress
+        if minutes is None or self.options.max_steps is not None:
+            progress.planned = progress.budget = None
+        elif progress.budget != minutes:
+            pace = progress.seconds / progress.step if progress.step else self.rehearse(60 * minutes)
+            progress.planned, progress.budget = max(1, int(60 * minutes / pace)), minutes
+            log.info(
+                "%d steps fit into %g minutes, %.3g s each; trainer.max_steps=%d repeats this run exactly",
+                *(progress.planned, minutes, pace, progress.planned),
+            )
+
+    def rehearse(self, budget: float) -> float:
+        """Seconds of a step, from some that a copy does: this model, its optimizer and every random state stay."""
+        with random_states_kept(self.device):
+            model, optimizer = copy.deepcopy((self.model, self.optimizer))
+            parts = replace(self.parts, model=model, optimizer=optimizer, logger=NullLogger())
+            understudy = Trainer(parts, folder=self.folder)
+            train_mode(model)
+            return seconds_per_step(understudy.train_step, understudy.steps_of_epochs(), budget, self.device)
+
+    def steps_of_epochs(self) -> Iterator[list[Batch]]:
+        """What each step gets, epoch after epoch from the first."""
+        for epoch in itertools.count():
+            self.loader.set_epoch(epoch)
+            yield from grouped(self.loader, self.options.accumulate)
 
     def fit(self) -> Progress:
         """Train until a limit is reached.
@@ -105,17 +118,44 @@ class Trainer:
             try:
                 while not self.done:
                     means = self.train_epoch()
-                    report = self.evaluate() if self.evaluation_due else None
-                    self.end_epoch(means, report)
+                    outcome = self.evaluate() if self.evaluation_due else None
+                    self.end_epoch(means, outcome)
             except Interrupted:
                 self.save_step()
                 raise
         return self.progress
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run, by whichever limit is nearest."""
+        epochs = self.options.max_epochs
+        limits = [self.max_steps, None if epochs is None else epochs * self.steps_per_epoch]
+        return min(limit for limit in limits if limit is not None)
+
+    @property
+    def max_steps(self) -> int | None:
+        """The limit in steps, given or planned."""
+        return self.options.max_steps or self.progress.planned
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.loader.batches_per_epoch // self.options.accumulate)
+
+    @property
     def finished(self) -> bool:
         """Whether any limit is reached, or `monitor` was no better for too long."""
-        return self.moment().progress >= 1 or self.progress.poor >= (self.options.patience or float("inf"))
+        return self.at_limit or self.progress.poor >= (self.options.patience or float("inf"))
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether no further step is to be done."""
+        return self.moment().progress >= 1 or self.overtime
+
+    @property
+    def overtime(self) -> bool:
+        """Whether the run takes much longer than `max_minutes`."""
+        minutes = self.options.max_minutes
+        return minutes is not None and self.progress.seconds >= OVERTIME * 60 * minutes
 
     @property
     def done(self) -> bool:
@@ -143,7 +183,7 @@ class Trainer:
     @property
     def drop_ahead(self) -> bool:
         """Whether, between two epochs, the learning rate will be lower at the end of the next one than of the last."""
-        steps = -(-self.loader.batches_per_epoch // self.options.accumulate)
+        steps = self.steps_per_epoch
         last, next_last = (
             self._moment(self.progress.epoch + epochs - 1 / steps, self.progress.step + epochs * steps - 1)
             for epochs in (0, 1)
@@ -152,12 +192,8 @@ class Trainer:
 
     def _moment(self, epochs: float, step: int) -> Moment:
         """After so many epochs, the last one maybe in part, and steps."""
-        limits = [
-            (epochs, self.options.max_epochs),
-            (step, self.options.max_steps),
-            (self.progress.seconds / 60, self.options.max_minutes),
-        ]
-        part = max(done / limit for done, limit in limits if limit is not None)
+        limits = [(epochs, self.options.max_epochs), (step, self.max_steps)]
+        part = max((done / limit for done, limit in limits if limit is not None), default=0.0)
         return Moment(int(epochs), step, min(1.0, part))
 
     def train_epoch(self) -> dict[str, float]:
@@ -178,8 +214,14 @@ class Trainer:
                 bar.advance(len(micro_batches))
                 if self.checkpoint_due:
                     self.save_step()
-                if self.moment().progress >= 1:
+                if self.at_limit:
                     break
+        if self.overtime and self.moment().progress < 1:
+            log.warning(
+                "stopping in step %d of %d after %.2f times trainer.max_minutes: steps take longer than before "
+                "the first, and the schedule has not come to its end",
+                *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.options.max_minutes or 1)),
+            )
         self.progress.seconds = distributed.from_main(self.seconds())
         self.started = None
         means = self.finite(distributed.mean(self.meter.means()))
@@ -207,7 +249,7 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return functools.reduce(add, losses)
+        return functools.reduce(Losses.__add__, losses)
 
     def agree(self, micro_batches: list[Batch]) -> Normalizer:
         """All that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
@@ -236,11 +278,11 @@ class Trainer:
         model = self.model if self.parallel is None else self.parallel
         with contextlib.nullcontext() if last or self.parallel is None else self.parallel.no_sync():
             try:
-                with self.autocast():
+                with autocast(self.device, self.options.precision):
                     predictions = model(batch.images, batch.padding, batch.targets)
                 losses = self.criterion(predictions, batch.targets, normalizer)
             except NonFiniteError as error:
-                raise self.report(error, batch, normalizer, random_state) from error
+                raise self.failed(error, batch, normalizer, random_state) from error
             self.scaler.scale(losses.total).backward()
         return replace(losses, total=losses.total.detach(), terms={k: v.detach() for k, v in losses.terms.items()})
 
@@ -264,22 +306,18 @@ class Trainer:
             )
         return means
 
-    def report(self, error: NonFiniteError, batch: Batch, normalizer: Normalizer, random_state: Tensor) -> UserError:
+    def failed(self, error: NonFiniteError, batch: Batch, normalizer: Normalizer, random_state: Tensor) -> UserError:
         """Save the step that went wrong, and say so."""
         step = {"batch": asdict(batch), "normalizer": asdict(normalizer), "random_state": random_state}
-        path = self.folder.save(NON_FINITE, capture(self, [own_state(self)]) | {"step": step})
+        path = self.folder.save(NON_FINITE, capture(self, [own_state(self)], self.logger.run_id), step=step)
         images = batch.files if error.images is None else [batch.files[index] for index in error.images]
         return UserError(
             f"{error} in step {self.progress.step + 1}, images {', '.join(images)}; batch, weights and random state "
             f"are in {path}; try a lower optimizer.lr, or trainer.precision=fp32"
         )
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """The context of the forward pass."""
-        return autocast(self.device, self.options.precision)
-
-    def evaluate(self) -> Report | None:
-        """The model, or its moving average, on the validation split; the first process gets the report.
+    def evaluate(self) -> Outcome | None:
+        """The model, or its moving average, on the validation split; the first process gets the outcome.
 
         Raises:
             Interrupted: a signal asked for the end; the evaluation will be repeated.
@@ -294,32 +332,32 @@ class Trainer:
 
             return self.validation(model, advance)
 
-    def end_epoch(self, means: dict[str, float], report: Report | None) -> None:
+    def end_epoch(self, means: dict[str, float], outcome: Outcome | None) -> None:
         """Write the row, the checkpoints and, of the best epoch, the predictions."""
         epoch = self.progress.epoch + 1  # one that a limit cut short counts
-        better = distributed.is_main() and self.write_row(epoch, means, report)
+        better = distributed.is_main() and self.write_row(epoch, means, outcome)
         progress = self.progress = distributed.from_main(self.progress)
         if progress.batches == self.loader.batches_per_epoch:
             progress.epoch, progress.batches = epoch, 0
         progress.reported = progress.step
         self.save(epoch, better)
 
-    def write_row(self, epoch: int, means: dict[str, float], report: Report | None) -> bool:
+    def write_row(self, epoch: int, means: dict[str, float], outcome: Outcome | None) -> bool:
         """Everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
         progress = self.progress
         row = {f"train/{name}": value for name, value in means.items()}
         row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
         better = False
-        if report is not None and report.evaluation is not None:
-            row |= {f"val/{name}": value for name, value in report.metrics.items()}
-            self.folder.save_evaluation(epoch, report.evaluation)
-            self.logger.log_images(report.examples, epoch)
+        if outcome is not None and outcome.evaluation is not None:
+            row |= {f"val/{name}": value for name, value in outcome.metrics.items()}
+            self.folder.save_evaluation(epoch, outcome.evaluation)
+            self.logger.log_images(outcome.examples, epoch)
             better = self.is_better(row)
             progress.poor = 0 if better else progress.poor + 1
             if better:
                 progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
                 progress.best["epoch"] = epoch
-                self.folder.save_best(report.results, map(comparison, report.examples), report.submission)
+                self.folder.save_best(outcome.results, map(comparison, outcome.examples), outcome.submission)
                 self.logger.log_best(progress.best)
         self.logger.log_epoch(row, epoch, progress.step)
         self.folder.append({"epoch": epoch, "step": progress.step, **row})
@@ -351,12 +389,12 @@ class Trainer:
         if distributed.is_main():
             self.folder.save_step(self.progress.step, checkpoint, keep=self.options.keep_last)
 
-    def checkpoint(self) -> dict[str, Any]:
+    def checkpoint(self) -> Checkpoint:
         """Everything needed to go on as if nothing had happened, and to rebuild the detector; for the first process."""
         self.saved = self.progress.seconds
-        return capture(self, distributed.gather(own_state(self)))
+        return capture(self, distributed.gather(own_state(self)), self.logger.run_id)
 
-    def resume(self, checkpoint: dict[str, Any], source: str) -> None:
+    def resume(self, checkpoint: Checkpoint, source: str) -> None:
         """Go on from a checkpoint.
 
         Raises:
@@ -364,28 +402,3 @@ class Trainer:
         """
         restore(self, checkpoint, source)
         self.saved = self.progress.seconds
-
-
-def add(first: Losses, second: Losses) -> Losses:
-    """Losses add up over micro-batches; of metrics, the later micro-batch's are kept."""
-    terms = {name: value + second.terms[name] for name, value in first.terms.items()}
-    return Losses(first.total + second.total, terms, second.metrics)
-
-
-def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Lists of `size` batches; the last may be shorter."""
-    group: list[Batch] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision for bf16 and fp16, nothing for fp32."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, DTYPES[precision])

@@ -1,7 +1,8 @@
 """Checkpoints: writing, reading and fitting them into a model.
 
-A checkpoint is a dictionary of plain containers and tensors: `model` (and `ema` where there is one), `config`
-(unresolved) and `classes`, which is everything needed to rebuild the detector, and the trainer's state to resume.
+In its file a checkpoint is a dictionary of plain containers and tensors: `model` (and `ema` where there is one),
+`config` (unresolved) and `classes`, which is everything needed to rebuild the detector, `data`, which tells the
+training images from others, `origin`, and `trainer`, from which a training goes on.
 """
 
 from __future__ import annotations
@@ -11,50 +12,105 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detr.data.dataset import Fingerprint
 from detr.errors import UserError
 from detr.files import write_with
+from detr.structures import Classes
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the dictionary; raised when an older reader would misread it
+FORMAT = 2  # of the dictionary; raised when an older reader would misread it
 NON_FINITE = "non_finite"  # name of the file about a step that cannot be gone on from
 SHOWN = 3  # how many names of a kind a report of differences gives
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write all of it or nothing. Raises UserError where the folder cannot be written."""
-    write_with(path, lambda stream: torch.save({"format": FORMAT, **content}, stream))
+@dataclass(frozen=True)
+class Recipe:
+    """What it takes to build a detector again, and what tells its training from others."""
+
+    config: dict[str, Any]  # plain; interpolations within it stay
+    classes: Classes
+    data: Fingerprint  # of the training images
+    origin: dict[str, Any] = field(default_factory=dict)  # what became of the weights that `init_from` named
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run keeps of a moment."""
+
+    recipe: Recipe
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None = None  # the moving average, where there is one
+    trainer: dict[str, Any] | None = None  # what a training goes on from: see detr/training/state.py
+    wandb_id: str | None = None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated: the moving average where there is one, as in the evaluations during training."""
+        return self.model if self.ema is None else self.ema
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        return {
+            "format": FORMAT,
+            "config": self.recipe.config,
+            "classes": self.recipe.classes.to_dict(),
+            "data": asdict(self.recipe.data),
+            "origin": self.recipe.origin,
+            "model": self.model,
+            "ema": self.ema,
+            "trainer": self.trainer,
+            "wandb_id": self.wandb_id,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], source: str) -> Checkpoint | None:
+        """Return what a file holds; None: something else than a checkpoint of this project.
+
+        Raises:
+            UserError: it is one that this version cannot read.
+        """
+        if not {"format", "model", "config", "classes"} <= content.keys() or "transformer" not in content["config"]:
+            return None
+        if content["format"] < FORMAT:
+            raise UserError(f"{source} was written by an earlier version of detr, whose weights have other names")
+        if content["format"] > FORMAT:
+            raise UserError(f"{source} was written by a newer version of detr; update to read it")
+        recipe = Recipe(
+            config=content["config"],
+            classes=Classes.from_dict(content["classes"]),
+            data=Fingerprint(**content["data"]),
+            origin=content["origin"],
+        )
+        return cls(recipe, **{name: content[name] for name in ("model", "ema", "trainer", "wandb_id")})
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, **more: Any) -> None:
+    """Write all of it or nothing; `more`: what else goes into the file.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_with(path, lambda stream: torch.save(checkpoint.to_dict() | more, stream))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours, without running any code that it might hold.
 
     Raises:
         UserError: not there, unreadable, truncated, or not a checkpoint of this project.
     """
-    content = read_pickle(Path(path))
-    if not is_checkpoint(content):
+    checkpoint = Checkpoint.from_dict(read_pickle(Path(path)), str(path))
+    if checkpoint is None:
         raise UserError(f"{path} is no checkpoint of this project: it lacks model, config or classes")
-    return content
-
-
-def is_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether a file's content is a checkpoint of this project.
-
-    Raises:
-        UserError: it is one that this version cannot read.
-    """
-    if not {"format", "model", "config", "classes"} <= content.keys() or "transformer" not in content["config"]:
-        return False
-    if content["format"] > FORMAT:
-        raise UserError("the checkpoint was written by a newer version of detr; update to read it")
-    return True
+    return checkpoint
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -81,7 +137,7 @@ def newest_first(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
-def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def newest_intact(folder: Path) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint of a run that can be gone on from, None if there is none. A warning names those that are
     unreadable, or have weights that are not finite.
 
@@ -91,15 +147,15 @@ def newest_intact(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         if path.stem == NON_FINITE:
             continue
         try:
-            content = load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
         except UserError as error:
             log.warning("%s; trying an older checkpoint", error)
             continue
-        if not all(is_finite(content[key]) for key in ("model", "ema") if content.get(key) is not None):
+        if not (is_finite(checkpoint.model) and is_finite(checkpoint.ema or {})):
             log.warning("%s has weights that are not finite; trying an older checkpoint", path)
             continue
-        if "trainer" in content:
-            return path, content
+        if checkpoint.trainer is not None:
+            return path, checkpoint
     return None
 
 
@@ -142,11 +198,6 @@ def load_weights(
                 f"{source}: {name_in_file(name)} has values that are not finite; take an earlier checkpoint"
             )
     model.load_state_dict(weights)
-
-
-def weights_to_evaluate(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The moving average where there is one, as in the evaluations during training."""
-    return checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
 
 
 def _shorten(kind: str, names: list[str]) -> str:

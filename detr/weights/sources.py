@@ -19,7 +19,7 @@ from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.weights import hugging_face, official
-from detr.weights.checkpoint import is_checkpoint, load_weights, read_pickle, weights_to_evaluate
+from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.zoo import ZOO, fetch, is_address
 
 HEADS = 8  # of all published models
@@ -32,7 +32,7 @@ class Weights:
     tensors: dict[str, Tensor]  # under our names
     source: str  # as the user gave it
     classes: Classes | None = None  # None: the source does not tell
-    checkpoint: dict[str, Any] | None = None  # everything in a checkpoint of ours; None: not one of ours
+    checkpoint: Checkpoint | None = None  # None: not one of ours
     experiment: str | None = None  # of a zoo name
     num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
     name_in_file: Callable[[str], str] = str  # our name → the file's
@@ -89,13 +89,14 @@ def load(source: str) -> Weights:
 
 def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
     content = read_pickle(path)
-    if is_checkpoint(content):
+    checkpoint = Checkpoint.from_dict(content, source)
+    if checkpoint is not None:
         return Weights(
-            tensors=weights_to_evaluate(content),
+            tensors=checkpoint.weights,
             source=source,
-            classes=Classes.from_dict(content["classes"]),
-            checkpoint=content,
-            num_heads=_integer(content["config"]["transformer"], "num_heads"),
+            classes=checkpoint.recipe.classes,
+            checkpoint=checkpoint,
+            num_heads=_integer(checkpoint.recipe.config["transformer"], "num_heads"),
         )
     state = content.get("model", content)
     if not _is_state_dict(state) or not official.is_official(state):

@@ -22,7 +22,7 @@ SHOWN = 12  # class names in a report
 
 
 @dataclass
-class Report:
+class Transfer:
     """What became of the weights."""
 
     source: str
@@ -50,7 +50,7 @@ class Report:
         }
 
 
-def start_from(model: DETR, weights: Weights, classes: Classes) -> Report:
+def start_from(model: DETR, weights: Weights, classes: Classes) -> Transfer:
     """Load weights into a model for other classes, queries or positions than they were trained for.
 
     Rows of the class head are carried over by class name; where the source has no names, they are taken as they
@@ -64,31 +64,33 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Report:
         UserError: weights of another architecture.
     """
     fresh = model.state_dict()
-    report = Report(weights.source)
-    tensors = _without_what_is_gone(weights.tensors, fresh, report)
-    tensors |= _with_what_is_new(tensors, fresh, report)
+    transfer = Transfer(weights.source)
+    tensors = _without_what_is_gone(weights.tensors, fresh, transfer)
+    tensors |= _with_what_is_new(tensors, fresh, transfer)
     given = replace(weights, tensors=tensors)
-    tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, report)
-    tensors |= _adapted_tables(tensors, fresh, report)
-    tensors |= _fresh_embeddings(tensors, fresh, report)
+    tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, transfer)
+    tensors |= _adapted_tables(tensors, fresh, transfer)
+    tensors |= _fresh_embeddings(tensors, fresh, transfer)
     load_strictly(model, replace(weights, tensors=tensors))
-    report.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
-    return report
+    transfer.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
+    return transfer
 
 
-def _without_what_is_gone(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _without_what_is_gone(
+    tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer
+) -> dict[str, Tensor]:
     gone = [name for name in tensors if name not in fresh and name.startswith(OPTIONAL)]
-    report.skipped += [f"{part}, which the model has not" for part in _parts(gone)]
+    transfer.skipped += [f"{part}, which the model has not" for part in _parts(gone)]
     return {name: tensor for name, tensor in tensors.items() if name not in gone}
 
 
-def _with_what_is_new(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _with_what_is_new(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:
     new = [name for name in fresh if name not in tensors and name.startswith(OPTIONAL)]
-    report.initialized += [f"{part}, which the weights have not" for part in _parts(new)]
+    transfer.initialized += [f"{part}, which the weights have not" for part in _parts(new)]
     return {name: fresh[name] for name in new}
 
 
-def _adapted_tables(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _adapted_tables(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:
     """Tables with another number of rows: the first ones of theirs, further ones as the model had them."""
     adapted = {}
     for name, tensor in tensors.items():
@@ -98,21 +100,21 @@ def _adapted_tables(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report
         rows = min(len(own), len(tensor))
         adapted[name] = own.clone()
         adapted[name][:rows] = tensor[:rows]
-        report.adapted.append(f"{name}: the first {rows} of {len(tensor)} rows")
+        transfer.adapted.append(f"{name}: the first {rows} of {len(tensor)} rows")
         if rows < len(own):
-            report.initialized.append(f"{name}: {len(own) - rows} further rows")
+            transfer.initialized.append(f"{name}: {len(own) - rows} further rows")
     return adapted
 
 
-def _fresh_embeddings(tensors: dict[str, Tensor], fresh: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+def _fresh_embeddings(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:
     """What denoising queries know of the classes, if there are as many others: as the model had it."""
     names = [name for name in tensors if name.startswith("denoising.") and tensors[name].shape != fresh[name].shape]
-    report.initialized += [f"{name}, which is for other classes" for name in names]
+    transfer.initialized += [f"{name}, which is for other classes" for name in names]
     return {name: fresh[name] for name in names}
 
 
 def _adapted_class_heads(
-    weights: Weights, fresh: dict[str, Tensor], softmax: bool, classes: Classes, report: Report
+    weights: Weights, fresh: dict[str, Tensor], softmax: bool, classes: Classes, transfer: Transfer
 ) -> dict[str, Tensor]:
     """Class heads with their rows where the model's classes are, and the rest as the model had it."""
     heads = [name for name in fresh if CLASS_HEAD.fullmatch(name) and name in weights.tensors]
@@ -120,7 +122,7 @@ def _adapted_class_heads(
     heads = [
         name for name in heads if len(weights.tensors[name]) == weights.num_logits
     ]  # not of no class in particular
-    rows = _rows(weights, softmax, classes, report) if heads else None
+    rows = _rows(weights, softmax, classes, transfer) if heads else None
     if rows is None:
         return {}
     adapted = {}
@@ -131,37 +133,37 @@ def _adapted_class_heads(
     return adapted
 
 
-def _rows(weights: Weights, softmax: bool, classes: Classes, report: Report) -> list[tuple[int, int]] | None:
+def _rows(weights: Weights, softmax: bool, classes: Classes, transfer: Transfer) -> list[tuple[int, int]] | None:
     """Pairs of a row of theirs and a row of ours; None: all rows stay where they are."""
     logits, num_classes = weights.num_logits, classes.num_classes
     theirs = weights.classes
     if theirs is None:
         if logits == num_classes + softmax:
-            report.adapted.append("class_head: the weights name no classes; row by row, as they are")
+            transfer.adapted.append("class_head: the weights name no classes; row by row, as they are")
             return None
-        report.initialized.append(f"class_head: the weights name no classes; rows of all {num_classes} classes")
+        transfer.initialized.append(f"class_head: the weights name no classes; rows of all {num_classes} classes")
         return [(-1, -1)] if softmax else []
     if logits != theirs.num_classes + softmax:  # softmax's and sigmoid's logits do not mean the same
-        report.initialized.append(f"class_head, which is for {'sigmoid' if softmax else 'softmax'} in the weights")
+        transfer.initialized.append(f"class_head, which is for {'sigmoid' if softmax else 'softmax'} in the weights")
         return []
     if theirs.names == classes.names:
         return None
-    return _rows_by_name(theirs, classes, softmax, report)
+    return _rows_by_name(theirs, classes, softmax, transfer)
 
 
-def _rows_by_name(theirs: Classes, ours: Classes, softmax: bool, report: Report) -> list[tuple[int, int]]:
+def _rows_by_name(theirs: Classes, ours: Classes, softmax: bool, transfer: Transfer) -> list[tuple[int, int]]:
     """Case does not count; no-object is the last row."""
     known = {name.casefold(): row for row, name in reversed(list(enumerate(theirs.names))) if name != Classes.HOLE}
     found = {row: known[name.casefold()] for row, name in enumerate(ours.names) if name.casefold() in known}
     wanted = [row for row, name in enumerate(ours.names) if name != Classes.HOLE]
     if found:
         names = _listed(ours.names[row] for row in found)
-        report.adapted.append(f"class_head: rows of {len(found)} of {len(wanted)} classes by name ({names})")
+        transfer.adapted.append(f"class_head: rows of {len(found)} of {len(wanted)} classes by name ({names})")
     if softmax:
-        report.adapted.append("class_head: the row of no-object")
+        transfer.adapted.append("class_head: the row of no-object")
     if new := [row for row in wanted if row not in found]:
         names = _listed(ours.names[row] for row in new)
-        report.initialized.append(f"class_head: rows of {len(new)} of {len(wanted)} classes ({names})")
+        transfer.initialized.append(f"class_head: rows of {len(new)} of {len(wanted)} classes ({names})")
     return [(row_there, row) for row, row_there in found.items()] + ([(-1, -1)] if softmax else [])
 
 

@@ -77,7 +77,7 @@ def test_runs_without_metrics_are_named_and_skipped(tmp_path: Path) -> None:
     done = compare(str(tmp_path / "good"), str(tmp_path / "bad"))
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"skipped: {tmp_path / 'bad'}: no metrics.jsonl")
+    assert line.startswith(f"skipped: {tmp_path / 'bad'}: no rows in metrics.jsonl")
     assert "one run: 50.0 AP" in done.stdout
 
 

@@ -135,10 +135,16 @@ def test_images_are_not_resampled_from_files_that_do_not_fit(tmp_path: Path) -> 
     assert "predictions.json is missing" in compared([good, without]).conclusions[0].reason
     assert "cannot be resampled" in compared([good, fine], "loss").conclusions[0].reason
     assert "of the best epoch" in compared([good, fine], last=True).conclusions[0].reason
-    shutil.rmtree(data)  # the same paths in the configs: the same data
-    gone = make_run(tmp_path / "gone", [0.9], **other)
-    moved = make_run(tmp_path / "moved", [0.8], data=data, config={"optimizer": {"lr": 0.1}})
-    assert "no such annotation file" in compared([gone, moved]).conclusions[0].reason
+    nowhere = tmp_path / "nowhere"  # the same paths in the configs: the same data
+    gone = make_run(tmp_path / "gone", [0.9], data=nowhere, config=HIGHER)
+    moved = make_run(tmp_path / "moved", [0.8], data=nowhere, config={"optimizer": {"lr": 0.1}})
+    assert f"{nowhere} is gone" in compared([gone, moved]).conclusions[0].reason
+    noted = {"data": {"val": {"images": 12, "objects": 18, "digest": "of other annotations"}}}
+    changed = [
+        make_run(tmp_path / name, [0.9], data=data, right=4, facts=noted, config=config)
+        for name, config in (("one", {}), ("two", HIGHER))
+    ]
+    assert "has other images or annotations by now" in compared(changed).conclusions[0].reason
 
 
 def test_other_data_are_not_compared(tmp_path: Path) -> None:
@@ -151,13 +157,15 @@ def test_other_data_are_not_compared(tmp_path: Path) -> None:
     (conclusion,) = comparison.conclusions
     assert conclusion.verdict == "unknown"
     assert conclusion.sentence() == (
-        f"A and B: validated on different data ({one}/val.json and {two}/val.json), so no differences are given"
+        f"A and B: validated on different data ({one} and {two}), so no differences are given"
     )
     assert comparison.difference(comparison.settings[1], "AP") is None
     copied = tmp_path / "copy"
     shutil.copytree(one, copied)
-    moved = setting(tmp_path / "c", {0: 0.6, 1: 0.7}, data=copied)
-    assert compared(runs[:2] + moved).conclusions[0].interval is not None  # the same content elsewhere
+    same = {"data": {"val": {"images": 12, "objects": 18, "digest": "x"}}}
+    here = setting(tmp_path / "c", {0: 0.4, 1: 0.5}, data=one, facts=same)
+    there = setting(tmp_path / "d", {0: 0.6, 1: 0.7}, data=copied, facts=same)
+    assert compared(here + there).conclusions[0].interval is not None  # the same content elsewhere
 
 
 def test_a_reader_is_warned(tmp_path: Path) -> None:

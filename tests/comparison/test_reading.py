@@ -32,7 +32,6 @@ def test_a_loss_is_best_when_low(tmp_path: Path) -> None:
         ({}, "", "finished"),
         ({"max_epochs": 9}, "", "unfinished"),
         ({"max_epochs": 9, "max_steps": 30}, "", "finished"),
-        ({"max_epochs": 9, "max_minutes": 1.5}, "", "finished"),
         ({"max_epochs": 9, "patience": 2}, "", "finished"),
         ({"max_epochs": 9, "patience": 3}, "", "unfinished"),
         ({"max_epochs": 9}, "2026-01-02 10:00:00,000 ERROR detr.entry: no memory\n", "failed"),
@@ -42,6 +41,13 @@ def test_a_loss_is_best_when_low(tmp_path: Path) -> None:
 def test_what_became_of_a_run(trainer: dict[str, object], log: str, state: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", [0.3, 0.1, 0.2], trainer=trainer)
     (folder / "train.log").write_text("2026-01-02 10:00:00,000 INFO detr.training.trainer: epoch 1\n" + log)
+    assert read_run(folder).state == state
+
+
+@pytest.mark.parametrize(("steps", "state"), [(30, "finished"), (31, "unfinished")])
+def test_a_run_is_finished_when_its_recorded_steps_are_done(steps: int, state: str, tmp_path: Path) -> None:
+    """Those that fitted a budget of time are in no config."""
+    folder = write_run(tmp_path / "a", [0.3, 0.1, 0.2], trainer={"max_minutes": 1.5}, facts={"steps": steps})
     assert read_run(folder).state == state
 
 

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr.comparison.resampling import average_precision, draw, match
-from detr.data.annotations import Annotations, read_annotations
+from detr.data.annotations import Annotations
+from detr.data.coco_reader import read_annotations
 
 IMAGES, CATEGORIES = 25, (3, 7, 20)  # ids with gaps; the last category is rare
 
@@ -87,7 +88,7 @@ def brute_force(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[fl
 def test_weights_are_repeated_images(seed: int, tmp_path: Path) -> None:
     annotations, results = scene(tmp_path, seed)
     weights = np.concatenate([np.ones((1, IMAGES), dtype=np.int64), draw(IMAGES, 5, seed)])
-    found = average_precision(match(annotations, results), weights)
+    found = average_precision(match(annotations.to_coco(), results), weights)
     for index, row in enumerate(weights):
         expected = brute_force(*repeated(annotations, results, row))
         assert [found[name][index] for name in ("AP", "AP50", "AP75")] == pytest.approx(expected, abs=1e-6)
@@ -96,7 +97,7 @@ def test_weights_are_repeated_images(seed: int, tmp_path: Path) -> None:
 
 def test_chunks_do_not_change_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     annotations, results = scene(tmp_path, 0)
-    matched, weights = match(annotations, results), draw(IMAGES, 7)
+    matched, weights = match(annotations.to_coco(), results), draw(IMAGES, 7)
     whole = average_precision(matched, weights)
     monkeypatch.setattr("detr.comparison.resampling.MAX_WEIGHTS", 1)
     for name, values in average_precision(matched, weights).items():
@@ -105,7 +106,7 @@ def test_chunks_do_not_change_anything(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_resample_without_objects_has_no_precision(tmp_path: Path) -> None:
     annotations, results = scene(tmp_path, 0)
-    matched = match(annotations, results)
+    matched = match(annotations.to_coco(), results)
     empty = np.flatnonzero(sum(each.objects for each in matched) == 0)
     weights = np.zeros((1, IMAGES), dtype=np.int64)
     weights[0, empty[0]] = IMAGES
@@ -114,7 +115,7 @@ def test_a_resample_without_objects_has_no_precision(tmp_path: Path) -> None:
 
 def test_nothing_detected_is_zero(tmp_path: Path) -> None:
     annotations, _ = scene(tmp_path, 0)
-    assert average_precision(match(annotations, []), draw(IMAGES, 3))["AP"].tolist() == [0, 0, 0]
+    assert average_precision(match(annotations.to_coco(), []), draw(IMAGES, 3))["AP"].tolist() == [0, 0, 0]
 
 
 def test_as_many_images_are_drawn_as_there_are() -> None:

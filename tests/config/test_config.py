@@ -82,7 +82,7 @@ def part(**arguments: Any) -> dict[str, Any]:
         ({"path": 7}, "part.path: expected a string, got 7; in quotes it is a string: 'part.path=\"7\"'"),
         ({"flag": "yes"}, "part.flag: expected true or false, got 'yes'"),
         ({"factory": 3}, "part.factory: expected a part, with _target_, got 3"),
-        ({"sise": 3}, f"part.sise: {PART} takes no sise; did you mean part.size?"),
+        ({"sise": 3}, f"part.sise: {PART} does not take sise; did you mean part.size?"),
         ({"inner": part(size="abc")}, "part.inner.size: expected an integer, got 'abc'"),
         ({"size": "???"}, "part.size: a value is missing; give it with part.size=…"),
         ({"size": "${part.zise}"}, "part.size: Interpolation key 'part.zise' not found"),
@@ -167,7 +167,7 @@ def test_build_says_where_a_constructor_refused() -> None:
     with pytest.raises(UserError, match=r"^outer: size must be at least 0, not -1$"):
         build(dict(plain["outer"]) | {"size": -1}, "outer")
     with pytest.raises(UserError, match=r"^below\.part: size must be at least 0, not -2$"):
-        build(plain["outer"] | {"inner": plain["outer"]["inner"] | {"size": -2}}, "outer")
+        build(plain["outer"].changed(inner=plain["outer"]["inner"].changed(size=-2)))
     nested = resolved(config(outer=part(inner="${below.part}"), below={"part": part(size=-3)}))
     with pytest.raises(UserError, match=r"^below\.part: size must be at least 0, not -3$"):
         build(nested["outer"], "outer")
@@ -314,10 +314,10 @@ def test_wrong_overrides_of_what_is_stored(stored: dict[str, Any], text: str, me
     ],
 )
 def test_refusals_of_hydra_in_one_line(text: str, message: str) -> None:
-    from detr.config.compose import config_loader, load
+    from detr.config.compose import load
 
     with pytest.raises((HydraException, ValueError)) as caught:
-        load(config_loader(), "train", [text])
+        load("train", [text])
     line = explain(caught.value, CommandLine("train", [text]))
     assert message in line
     assert "\n" not in line

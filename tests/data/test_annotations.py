@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr.data.annotations import Annotations, check_images_exist, read_annotations, read_categories
+from detr.data.annotations import Annotations, check_images_exist
+from detr.data.coco_reader import read_annotations, read_categories
 from detr.errors import UserError
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.ops import box_convert
 
 from detr.assembly import warn_shared
-from detr.data.coco import CocoSplits, check_capacity
+from detr.data.coco import CocoSplits
+from detr.data.dataset import check_capacity
 from detr.data.transforms import detr_train, light_train
 from detr.errors import UserError
 from detr.structures import Classes, Sample

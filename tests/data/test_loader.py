@@ -197,9 +197,9 @@ def test_workers_use_one_thread(splits):
 def test_impossible_numbers(splits, name, value):
     numbers = {"batch_size": 1, "num_workers": 0, name: value}
     dataset = splits.split("train", transform=keep)
-    with pytest.raises(UserError, match=rf"dataloader\.{name} is {value}"):
+    with pytest.raises(UserError, match=rf"dataloader\.{name}: expected at least \d, got {value}"):
         train_loader(dataset, **numbers, seed=0)
-    with pytest.raises(UserError, match=rf"dataloader\.{name} is {value}"):
+    with pytest.raises(UserError, match=rf"dataloader\.{name}: expected at least \d, got {value}"):
         eval_loader(dataset, **numbers)
 
 

@@ -11,7 +11,8 @@ import pytest
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 
-from detr.data.annotations import Annotations, read_annotations
+from detr.data.annotations import Annotations
+from detr.data.coco_reader import read_annotations
 from detr.data.segmentations import CocoSegmentations, decode, encode, read_segmentations
 from detr.data.shapes.dataset import run_lengths
 from detr.errors import UserError

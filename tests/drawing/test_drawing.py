@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detr.drawing.boxes import MIN_SIDE, Boxes, Example, class_color, contact_sheet, draw_boxes, side_by_side
+from detr.drawing.boxes import MIN_SIDE, class_color, draw_boxes, side_by_side
+from detr.evaluation.examples import Boxes, Example
 from detr.structures import Detections
 
 NAMES = ("circle", "square")
@@ -145,22 +146,6 @@ def test_predictions_stand_beside_the_ground_truth_without_weak_ones() -> None:
     assert not has_color(left, class_color(1))
     assert has_color(right, class_color(1))
     assert not has_color(right, class_color(0)), "a score of 0.4 is not drawn"
-
-
-def test_a_contact_sheet_goes_row_by_row() -> None:
-    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    images = [Image.new("RGB", (60, 40), color) for color in colors]
-    sheet = contact_sheet(images, columns=2)
-    gap = sheet.width - 2 * 60
-    assert gap % 3 == 0
-    gap //= 3
-    assert sheet.size == (2 * 60 + 3 * gap, 2 * 40 + 3 * gap)
-    places = [(gap, gap), (2 * gap + 60, gap), (gap, 2 * gap + 40)]
-    assert [sheet.getpixel(place) for place in places] == colors
-    assert sheet.getpixel((2 * gap + 60, 2 * gap + 40)) == (255, 255, 255)
-    assert contact_sheet(images, columns=9).height == 40 + 2 * gap
-    with pytest.raises(ValueError, match="0 pictures"):
-        contact_sheet([], columns=2)
 
 
 def test_boxes_from_detections_keep_order_and_can_be_filtered() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detr.drawing.boxes import MIN_SIDE, Boxes, Example, Segments, class_color
+from detr.drawing.boxes import MIN_SIDE, class_color
 from detr.drawing.segments import OPACITY, comparison, draw_segments, segment_colors
+from detr.evaluation.examples import Boxes, Example, Segments
 from detr.structures import PanopticSegments
 
 NAMES = ("cat", "dog", "sky")

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from detr.config import check, compose
-from detr.config.compose import config_loader, load, without_hydra
+from detr.config.compose import load, without_hydra
 from detr.sweeping.search import as_overrides
 from detr.sweeping.space import combinations, corners, space_of
 
@@ -25,11 +25,11 @@ WANDB_FILES = sorted((SWEEPS / "wandb").glob("*.yaml"))
 
 def loaded(name: str, *overrides: str) -> DictConfig:
     """As `python train.py -cd sweeps -cn NAME OVERRIDES` has it."""
-    return load(config_loader(str(SWEEPS)), name, overrides)
+    return load(name, overrides, str(SWEEPS))
 
 
 def spaces(master: DictConfig) -> list[Override]:
-    parser = OverridesParser.create(config_loader=config_loader(str(SWEEPS)))
+    parser = OverridesParser.create()
     return parser.parse_overrides([f"{key}={value}" for key, value in master.hydra.sweeper.params.items()])
 
 

@@ -16,7 +16,10 @@ from detr.sweeping.plan import Job, Plan, write_state
 def add_run(folder: Path, rows: list[dict[str, Any]], monitor: str = "AP") -> None:
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(f"trainer:\n  monitor: {monitor}\n")
-    lines = [{"epoch": index + 1, "train/seconds": 60.0 * (index + 1), **row} for index, row in enumerate(rows)]
+    lines = [
+        {"epoch": index + 1, "step": index + 1, "train/seconds": 60.0 * (index + 1), **row}
+        for index, row in enumerate(rows)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

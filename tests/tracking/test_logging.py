@@ -13,17 +13,18 @@ import pytest
 from PIL import Image
 from wandb_file import RecordedRun, read_run
 
-from detr.drawing.boxes import Boxes, Example, Segments
 from detr.errors import UserError
+from detr.evaluation.examples import Boxes, Example, Segments
 from detr.tracking.logger import NAME_LENGTH, NullLogger, WandbLogger, describe
+from detr.tracking.record import RunRecord
 
 CONFIG = {"optimizer": {"lr": 1e-4, "lr_by_pattern": {"backbone": 1e-5}}, "seed": 42, "resume": None}
-INFO = {
-    "choices": {"dataset": "shapes", "backbone": "resnet50", "logger": "wandb", "experiment": "quickstart"},
-    "overrides": ["optimizer.lr=0.0001", "logger.mode=offline"],
-    "git_sha": "abc-dirty",
-    "parameters": 41_000_000,
-}
+RECORD = RunRecord(
+    choices={"dataset": "shapes", "backbone": "resnet50", "logger": "wandb", "experiment": "quickstart"},
+    overrides=["optimizer.lr=0.0001", "logger.mode=offline"],
+    git="abc-dirty",
+    parameters={"total": 41_000_000, "trainable": 40_000_000},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def wandb_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 def start(directory: Path, run_id: str | None = None, **options: Any) -> WandbLogger:
     logger = WandbLogger(project="tests", mode="offline", **options)
-    logger.start(directory=directory, config=CONFIG, run_name="quickstart", info=INFO, run_id=run_id)
+    logger.start(directory=directory, config=CONFIG, run_name="quickstart", record=RECORD, run_id=run_id)
     return logger
 
 
@@ -86,7 +87,7 @@ def test_a_run_reads_back_as_it_was_logged(tmp_path: Path) -> None:
     assert recorded.run.display_name == "quickstart lr=0.0001"
     assert list(recorded.run.tags) == ["mine", "shapes", "resnet50"]
     assert {key: recorded.config[key] for key in CONFIG} == CONFIG
-    assert recorded.config["info"] == INFO
+    assert recorded.config["info"] == RECORD.to_dict()
 
     step, epoch, images, second = recorded.history
     assert (step["train/loss"], step["step"]) == (3.5, 10)
@@ -123,18 +124,20 @@ def check_images(row: dict[str, Any], directory: Path) -> None:
 def test_a_job_of_a_sweep_is_grouped_with_the_others_and_named_by_what_sets_it_apart(tmp_path: Path) -> None:
     sweep = {"name": "seeds today", "differs": ["seed=3"]}
     with WandbLogger(project="tests") as logger:
-        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", record=replace(RECORD, sweep=sweep))
     recorded = read(logger)
     assert (recorded.run.run_group, recorded.run.display_name) == ("seeds today", "quickstart seed=3")
     with WandbLogger(project="tests", group="mine", name="this") as logger:
-        logger.start(directory=tmp_path / "two", config=CONFIG, run_name="quickstart", info=INFO | {"sweep": sweep})
+        logger.start(
+            directory=tmp_path / "two", config=CONFIG, run_name="quickstart", record=replace(RECORD, sweep=sweep)
+        )
     recorded = read(logger)
     assert (recorded.run.run_group, recorded.run.display_name) == ("mine", "this")
 
 
 def test_an_evaluation_is_a_run_of_another_type(tmp_path: Path) -> None:
     with WandbLogger(project="tests") as logger:
-        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO, job_type="eval")
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", record=RECORD, job_type="eval")
         logger.log_evaluation({"AP": 0.25}, "test")
     recorded = read(logger)
     assert recorded.run.job_type == "eval"
@@ -171,7 +174,6 @@ def test_a_second_run_in_the_same_process_starts_afresh(tmp_path: Path) -> None:
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path) as logger:
         logger.log_step({"train/loss": 3.5}, step=10)
-        assert logger.url is None
     assert capfd.readouterr() == ("", "")
 
 
@@ -192,7 +194,7 @@ def test_an_empty_image_is_logged(tmp_path: Path) -> None:
 
 def test_disabled_does_nothing_and_does_not_mind(tmp_path: Path) -> None:
     logger = WandbLogger(project="tests", mode="disabled")
-    logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO)
+    logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", record=RECORD)
     with logger:
         logger.log_step({"train/loss": 3.5}, step=10)
         logger.log_images([example()], epoch=1)
@@ -204,20 +206,20 @@ def test_disabled_does_nothing_and_does_not_mind(tmp_path: Path) -> None:
 def test_online_without_a_key_says_how_to_work_offline(tmp_path: Path) -> None:
     logger = WandbLogger(project="tests", mode="online")
     with pytest.raises(UserError, match=r"wandb login.*WANDB_MODE=offline") as caught:
-        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO)
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", record=RECORD)
     assert "\n" not in str(caught.value)
 
 
 def test_the_null_logger_answers_every_call_of_the_other(tmp_path: Path) -> None:
     with NullLogger() as logger:
-        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", info=INFO)
+        logger.start(directory=tmp_path, config=CONFIG, run_name="quickstart", record=RECORD)
         logger.log_step({}, 1)
         logger.log_epoch({}, 1, 1)
         logger.log_images([example()], 1)
         logger.log_best({})
         logger.log_evaluation({}, "test")
         logger.log_checkpoint(tmp_path)
-    assert (logger.run_id, logger.directory, logger.url, logger.images) == (None, None, None, 0)
+    assert (logger.run_id, logger.directory, logger.images) == (None, None, 0)
     assert not list(tmp_path.iterdir())
 
 

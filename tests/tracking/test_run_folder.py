@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from detr.data.dataset import Fingerprint
 from detr.errors import UserError
+from detr.structures import Classes
 from detr.tracking.run_folder import RunFolder
-from detr.weights.checkpoint import newest_intact
+from detr.weights.checkpoint import Checkpoint, Recipe, newest_intact
 
 
-def checkpoint(step: int, *, best: dict[str, float] | None = None, weight: float = 0.0) -> dict[str, Any]:
-    return {
-        "model": {"weight": torch.tensor([weight])},
-        "ema": None,
-        "config": {"transformer": {}},
-        "classes": {},
-        "trainer": {"progress": {"step": step, "best": best}},
-    }
+def checkpoint(step: int, *, best: dict[str, float] | None = None, weight: float = 0.0) -> Checkpoint:
+    return Checkpoint(
+        Recipe({"transformer": {}}, Classes(("a",), (1,)), Fingerprint(1, 1, "x")),
+        model={"weight": torch.tensor([weight])},
+        trainer={"progress": {"step": step, "best": best}},
+    )
 
 
 def step_of(folder: RunFolder) -> int:
     found = newest_intact(folder.checkpoints)
     assert found is not None
-    return found[1]["trainer"]["progress"]["step"]
+    assert found[1].trainer is not None
+    return found[1].trainer["progress"]["step"]
 
 
 def test_weights_that_are_not_finite_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,7 +55,7 @@ def test_what_is_taken_over_is_no_newer_and_no_better_than_the_run(tmp_path: Pat
 
 def test_a_folder_with_checkpoints_is_somebodys(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.claim()
+    folder.prepare(None, fresh=True)
     folder.save_step(10, checkpoint(10), keep=1)
     with pytest.raises(UserError, match="holds a run already"):
-        folder.claim()
+        folder.prepare(None, fresh=True)

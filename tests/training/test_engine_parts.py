@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 from trainers import samples, trainer
 
-from detr.data.loader import collate
+from detr.data.loader import collate, grouped
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.structures import Batch, Classification, Losses
 from detr.training.average import averaged
 from detr.training.meter import Meter
-from detr.training.options import Options
+from detr.training.options import TrainerOptions
 from detr.training.schedule import MultiStep
-from detr.training.trainer import add, grouped
 
 # Accumulation.
 
@@ -157,7 +156,7 @@ def test_meter() -> None:
 
 
 def test_losses_add_up() -> None:
-    both = add(losses_of(1.0), losses_of(3.0))
+    both = losses_of(1.0) + losses_of(3.0)
     assert (both.total.item(), both.terms["bbox"].tolist(), both.metrics["error"].tolist()) == (4, [4, 8], [3])
 
 
@@ -195,20 +194,20 @@ def test_moving_average() -> None:
     ("options", "message"),
     [
         ({"max_epochs": None}, "no end"),
-        ({"max_epochs": 0}, "max_epochs must be above 0"),
-        ({"accumulate": -1}, "accumulate must be above 0"),
-        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
-        ({"ema_decay": 1.0}, "ema_decay must be below 1"),
+        ({"max_epochs": 0}, "max_epochs: expected a number above 0, got 0"),
+        ({"accumulate": -1}, "accumulate: expected a number above 0, got -1"),
+        ({"clip_norm": 0.0}, "clip_norm: expected a number above 0, got 0.0"),
+        ({"ema_decay": 1.0}, "ema_decay: expected a number below 1, got 1.0"),
     ],
 )
 def test_senseless_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Options(**options)
+        TrainerOptions(**options)
 
 
 def test_limits_may_be_any_of_three() -> None:
     for options in ({"max_steps": 5}, {"max_minutes": 0.5}, {"max_epochs": 1}):
-        Options(**({"max_epochs": None} | options))  # type: ignore[arg-type]
+        TrainerOptions(**({"max_epochs": None} | options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
+from detr.data.workers import shield, shielding
 from detr.errors import Interrupted
-from detr.training.interruption import Requests, requeue, shield
+from detr.training.interruption import Requests, requeue
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -40,7 +41,8 @@ def test_a_signal_of_another_process_counts() -> None:
 
 def test_workers_survive_signals_of_others_and_obey_their_parent() -> None:
     loader = DataLoader(range(1000), num_workers=1, worker_init_fn=shield, prefetch_factor=1)  # type: ignore[arg-type]
-    batches = iter(loader)
+    with shielding():
+        batches = iter(loader)
     next(batches)
     (worker,) = batches._workers
     stranger = os.fork()

@@ -25,6 +25,7 @@ from detr.models.detr import DETR
 from detr.structures import Batch, Predictions, Targets
 from detr.tracking.logger import NullLogger
 from detr.tracking.run_folder import RunFolder
+from detr.training.parts import Parts
 from detr.training.trainer import Trainer
 
 CLASSES, STEPS = 91, 5
@@ -161,18 +162,18 @@ def test_five_steps(mask_head: str, tmp_path: Path) -> None:
     other = copy.deepcopy(model)
     data: Any = [None] * 4  # what an epoch would read; the steps below are given their batches
     nothing: Any = None
-    trainer = Trainer(
-        options=build(plain["trainer"], "trainer"),
-        model=model,
-        criterion=build(plain["loss"], "loss"),
-        optimizer=build(plain["optimizer"], "optimizer", model=model),
-        schedule=build(plain["scheduler"], "scheduler"),
+    parts = Parts(
+        options=build(plain["trainer"]),
+        recipe=nothing,
         loader=TrainLoader(data, EpochSampler(4, 2, seed=0), num_workers=0),
+        model=model,
+        criterion=build(plain["loss"]),
+        optimizer=build(plain["optimizer"], model=model),
+        schedule=build(plain["scheduler"]),
         validation=nothing,
         logger=NullLogger(),
-        folder=RunFolder(tmp_path),
-        facts={},
     )
+    trainer = Trainer(parts, folder=RunFolder(tmp_path))
     losses = [trainer.train_step([batch]).total.item() for batch in batches()]
     expected = steps_by_hand(other, batches())
     assert losses == pytest.approx(expected, rel=1e-4)

@@ -18,7 +18,7 @@ from detr.models.detr import DETR
 from detr.models.position_embedding import LearnedPositionEmbedding
 from detr.structures import Classes
 from detr.weights.sources import Weights
-from detr.weights.transfer import Report, start_from
+from detr.weights.transfer import Transfer, start_from
 
 OLD = Classes(("Cat", "dog", "bird"), (1, 2, 3))  # builders.CLASSES
 
@@ -27,11 +27,11 @@ def weights_of(model: DETR, classes: Classes | None = OLD) -> Weights:
     return Weights(copy.deepcopy(model.state_dict()), "old.pt", classes)
 
 
-def start(model: DETR, weights: Weights, *names: str) -> tuple[Report, dict[str, Tensor], dict[str, Tensor]]:
-    """The report, and the model's weights before and after."""
+def start(model: DETR, weights: Weights, *names: str) -> tuple[Transfer, dict[str, Tensor], dict[str, Tensor]]:
+    """What became of the weights, and the model's weights before and after."""
     before = copy.deepcopy(model.state_dict())
-    report = start_from(model, weights, Classes(names, tuple(range(10, 10 + len(names)))))
-    return report, before, model.state_dict()
+    transfer = start_from(model, weights, Classes(names, tuple(range(10, 10 + len(names)))))
+    return transfer, before, model.state_dict()
 
 
 def others(tensors: dict[str, Tensor], *left_out: str) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 def test_class_rows_go_by_name(queries, classification) -> None:
     old = weights_of(tiny_detr(queries=queries, classification=classification, seed=1))
     new = tiny_detr(queries=queries, classification=classification, num_classes=4, seed=2)
-    report, before, after = start(new, old, "dog", "zebra", "CAT", "emu")
+    transfer, before, after = start(new, old, "dog", "zebra", "CAT", "emu")
     heads = [name for name in after if "class_head" in name]
     assert len(heads) == (4 if queries == "two_stage" else 2)
     for name in heads:
@@ -58,7 +58,7 @@ def test_class_rows_go_by_name(queries, classification) -> None:
         if classification == "softmax":
             assert torch.equal(after[name][-1], old.tensors[name][-1])
     assert_same(others(after, "class_head"), others(old.tensors, "class_head"))
-    text = "\n".join(report.lines())
+    text = "\n".join(transfer.lines())
     assert f"{len(after) - len(heads)} weights loaded as they are" in text
     assert "adapted: class_head: rows of 2 of 4 classes by name (dog, CAT)" in text
     assert ("no-object" in text) == (classification == "softmax")
@@ -90,42 +90,42 @@ def test_proposals_of_no_class_stay_as_they_are() -> None:
 def test_denoising_may_come_and_go() -> None:
     """And starts anew for another number of classes."""
     old = weights_of(tiny_detr(queries="anchors", denoising=Denoising, seed=1))
-    report, _, after = start(tiny_detr(queries="anchors", seed=2), old, *OLD.names)
+    transfer, _, after = start(tiny_detr(queries="anchors", seed=2), old, *OLD.names)
     assert_same(after, others(old.tensors, "denoising"))
-    assert "  skipped: denoising (1 weights), which the model has not" in report.lines()
-    report, before, after = start(tiny_detr(queries="anchors", denoising=Denoising, num_classes=5), old, *"abcde")
+    assert "  skipped: denoising (1 weights), which the model has not" in transfer.lines()
+    transfer, before, after = start(tiny_detr(queries="anchors", denoising=Denoising, num_classes=5), old, *"abcde")
     assert torch.equal(after["denoising.embedding.weight"], before["denoising.embedding.weight"])
-    assert "  initialized: denoising.embedding.weight, which is for other classes" in report.lines()
+    assert "  initialized: denoising.embedding.weight, which is for other classes" in transfer.lines()
     new = weights_of(tiny_detr(queries="anchors", seed=3))
-    report, *_ = start(tiny_detr(queries="anchors", denoising=Denoising, seed=2), new, *OLD.names)
-    assert "  initialized: denoising (1 weights), which the weights have not" in report.lines()
+    transfer, *_ = start(tiny_detr(queries="anchors", denoising=Denoising, seed=2), new, *OLD.names)
+    assert "  initialized: denoising (1 weights), which the weights have not" in transfer.lines()
 
 
 def test_the_same_classes_are_loaded_as_they_are() -> None:
     old = weights_of(tiny_detr(seed=1))
-    report, _, after = start(tiny_detr(seed=2), old, *OLD.names)
+    transfer, _, after = start(tiny_detr(seed=2), old, *OLD.names)
     assert_same(after, old.tensors)
-    assert report.lines() == [f"init_from=old.pt: {len(after)} weights loaded as they are"]
+    assert transfer.lines() == [f"init_from=old.pt: {len(after)} weights loaded as they are"]
 
 
 def test_classes_without_names() -> None:
     old = weights_of(tiny_detr(seed=1), None)
-    report, _, after = start(tiny_detr(seed=2), old, "a", "b", "c")
+    transfer, _, after = start(tiny_detr(seed=2), old, "a", "b", "c")
     assert_same(after, old.tensors)
-    assert "row by row" in report.lines()[1]
-    report, before, after = start(tiny_detr(num_classes=5, seed=2), old, *"abcde")
+    assert "row by row" in transfer.lines()[1]
+    transfer, before, after = start(tiny_detr(num_classes=5, seed=2), old, *"abcde")
     assert torch.equal(after["class_head.weight"][:-1], before["class_head.weight"][:-1])
     assert torch.equal(after["class_head.weight"][-1], old.tensors["class_head.weight"][-1])
-    assert "name no classes" in report.lines()[1]
+    assert "name no classes" in transfer.lines()[1]
 
 
 @pytest.mark.parametrize(("before", "after"), [("softmax", "sigmoid"), ("sigmoid", "softmax")])
 def test_another_kind_of_class_head_starts_afresh(before, after) -> None:
     old = weights_of(tiny_detr(classification=before, seed=1))
     model = tiny_detr(classification=after, seed=2)
-    report, fresh, loaded = start(model, old, *OLD.names)
+    transfer, fresh, loaded = start(model, old, *OLD.names)
     assert torch.equal(loaded["class_head.weight"], fresh["class_head.weight"])
-    assert f"for {before} in the weights" in "\n".join(report.lines())
+    assert f"for {before} in the weights" in "\n".join(transfer.lines())
 
 
 @pytest.mark.parametrize("queries", ["learned", "anchors"])
@@ -133,15 +133,15 @@ def test_another_kind_of_class_head_starts_afresh(before, after) -> None:
 def test_the_number_of_queries_may_change(queries, count: int) -> None:
     old = weights_of(tiny_detr(queries=queries, seed=1))  # 7
     new = tiny_detr(queries=queries, num_queries=count, seed=2)
-    report, before, after = start(new, old, *OLD.names)
+    transfer, before, after = start(new, old, *OLD.names)
     tables = [name for name in after if name.startswith("queries.") and "position" not in name]
     assert len(tables) == (1 if queries == "learned" else 2)
     for name in tables:
         kept = min(count, 7)
         assert torch.equal(after[name][:kept], old.tensors[name][:kept])
         assert torch.equal(after[name][kept:], before[name][kept:])
-        assert f"adapted: {name}: the first {kept} of 7 rows" in "\n".join(report.lines())
-        assert (f"initialized: {name}: 5 further rows" in "\n".join(report.lines())) == (count == 12)
+        assert f"adapted: {name}: the first {kept} of 7 rows" in "\n".join(transfer.lines())
+        assert (f"initialized: {name}: 5 further rows" in "\n".join(transfer.lines())) == (count == 12)
 
 
 def learned(size: int, seed: int) -> DETR:
@@ -152,19 +152,19 @@ def learned(size: int, seed: int) -> DETR:
 
 def test_learned_positions_from_sines_are_initialized() -> None:
     old = weights_of(tiny_detr(seed=1))
-    report, before, after = start(learned(50, 2), old, *OLD.names)
+    transfer, before, after = start(learned(50, 2), old, *OLD.names)
     assert_same(others(after, "position"), old.tensors)
     for name in ("row_embed", "col_embed"):
         key = f"neck.position_embedding.{name}.weight"
         assert torch.equal(after[key], before[key])
-    assert "initialized: neck.position_embedding (2 weights)" in report.lines()[1]
+    assert "initialized: neck.position_embedding (2 weights)" in transfer.lines()[1]
 
 
 def test_sines_from_learned_positions_skip_them() -> None:
     old = weights_of(learned(50, 1))
-    report, _, after = start(tiny_detr(seed=2), old, *OLD.names)
+    transfer, _, after = start(tiny_detr(seed=2), old, *OLD.names)
     assert_same(after, others(old.tensors, "position"))
-    assert "skipped: neck.position_embedding (2 weights)" in report.lines()[1]
+    assert "skipped: neck.position_embedding (2 weights)" in transfer.lines()[1]
 
 
 def test_longer_tables_of_positions_keep_the_first_rows() -> None:
@@ -176,12 +176,12 @@ def test_longer_tables_of_positions_keep_the_first_rows() -> None:
 
 def test_a_mask_head_comes_and_goes() -> None:
     plain, masked = tiny_detr(seed=1), tiny_detr(masks=True, seed=2)
-    report, before, after = start(masked, weights_of(plain), *OLD.names)
+    transfer, before, after = start(masked, weights_of(plain), *OLD.names)
     assert_same(others(after, "mask_head"), plain.state_dict())
     assert torch.equal(after["mask_head.output.weight"], before["mask_head.output.weight"])
-    assert "initialized: mask_head" in report.lines()[1]
-    report, _, _ = start(tiny_detr(seed=3), weights_of(masked), *OLD.names)
-    assert "skipped: mask_head" in report.lines()[1]
+    assert "initialized: mask_head" in transfer.lines()[1]
+    transfer, _, _ = start(tiny_detr(seed=3), weights_of(masked), *OLD.names)
+    assert "skipped: mask_head" in transfer.lines()[1]
 
 
 @pytest.mark.parametrize(

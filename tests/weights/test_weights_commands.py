@@ -108,7 +108,7 @@ def test_a_zoo_name_knows_its_experiment_and_dc5_its_batch_size(coco: Path, tmp_
     environment = {"TORCH_HOME": str(tmp_path), **OFFLINE}
     alone = evaluate(tmp_path / "alone", *common, **environment)
     assert alone.returncode == 0, alone.stderr
-    together = evaluate(tmp_path / "together", *common, "dataloader.batch_size=3", **environment)
+    together = evaluate(tmp_path / "together", *common, "dataloader.eval_batch_size=3", **environment)
     assert together.returncode == 0, together.stderr
     one, other = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("alone", "together"))
     assert len(one) == len(other) == 300
@@ -347,23 +347,13 @@ def dc5(dilation: bool) -> DETR:
 
 
 @pytest.mark.parametrize(
-    ("dilation", "dataloader", "overrides", "expected"),
-    [
-        (False, {"batch_size": 4}, [], 4),
-        (True, {"batch_size": 4}, [], 1),
-        (True, {"batch_size": 4, "eval_batch_size": None}, [], 1),
-        (True, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
-        (False, {"batch_size": 4, "eval_batch_size": 3}, [], 3),
-        (True, {"batch_size": 2, "eval_batch_size": None}, ["dataloader.batch_size=2"], 2),
-        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2"], 2),
-        (True, {"batch_size": 2, "eval_batch_size": 8}, ["dataloader.batch_size=2", "dataloader.eval_batch_size=8"], 8),
-    ],
+    ("dilation", "given", "expected"), [(False, None, 4), (True, None, 1), (True, 3, 3), (False, 3, 3)]
 )
 def test_batches_of_an_evaluation(
-    dilation: bool, dataloader: dict, overrides: list[str], expected: int, caplog: pytest.LogCaptureFixture
+    dilation: bool, given: int | None, expected: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        assert eval_batch_size(dataloader, dc5(dilation), overrides) == expected
+        assert eval_batch_size({"batch_size": 4, "eval_batch_size": given}, dc5(dilation)) == expected
     assert ("one image at a time" in caplog.text) == (expected == 1)
 
 

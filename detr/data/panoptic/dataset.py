@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
-from detr.data.annotations import Annotations, check_images_exist, read_annotations
-from detr.data.coco import CocoDetection, CocoSplits, Split, SplitFiles, Target, Transform
+from detr.data.annotations import Annotations, check_images_exist
+from detr.data.coco import CocoSplits, SplitFiles
+from detr.data.coco_reader import read_annotations
+from detr.data.dataset import AnnotatedImages, Split, Target, Transform
 from detr.data.panoptic.reader import PanopticJson, read_panoptic, read_things
 from detr.data.panoptic.segment_ids import VOID, read_segment_ids
 from detr.data.segmentations import Rows, Segmentations, Size
@@ -100,7 +102,7 @@ class PanopticTable:
         )
 
 
-class PanopticDetection(CocoDetection):
+class PanopticImages(AnnotatedImages):
     """Images with segments of things and stuff.
 
     Training targets are those of datasets/coco_panoptic.py of facebookresearch/detr: all segments, crowds included,
@@ -149,9 +151,9 @@ class PanopticDetection(CocoDetection):
             "categories": self._categories(),
         }
 
-    def subset(self, indices: Sequence[int]) -> PanopticDetection:
+    def subset(self, indices: Sequence[int]) -> PanopticImages:
         chosen = self._table.subset(indices)
-        return PanopticDetection(chosen, self.classes, transform=self.transform, seed=self.seed, masks=self.masks)
+        return PanopticImages(chosen, self.classes, transform=self.transform, seed=self.seed, masks=self.masks)
 
     def _categories(self) -> list[dict[str, Any]]:
         """Those of the file; where it lists images only, those that the model knows."""
@@ -228,7 +230,7 @@ class CocoPanoptic(CocoSplits):
 
     def split(
         self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None
-    ) -> PanopticDetection:
+    ) -> PanopticImages:
         """One split, validated as far as the JSON goes. With `classes` (of a checkpoint), only its files are read.
 
         Raises:
@@ -241,7 +243,7 @@ class CocoPanoptic(CocoSplits):
         if classes is None:
             self._things = table.things if name == "train" else self._things
             classes = self._learned_classes(name, table.segments.categories)
-        return PanopticDetection(table, classes, transform=transform, seed=seed, masks=self.masks)
+        return PanopticImages(table, classes, transform=transform, seed=seed, masks=self.masks)
 
     def _classes_from(self, categories: dict[int, str], files: Sequence[str]) -> Classes:
         classes = super()._classes_from(categories, files)

@@ -4,46 +4,61 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from detr.data.coco import CocoDetection
-from detr.evaluation.validation import Report
+from detr.data.dataset import ImageSet
+from detr.evaluation.validation import Outcome
 from detr.files import write_json, write_json_list
 from detr.tracking.console import Console
+from detr.tracking.logger import Logger
 from detr.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """Of the whole model and of what learns."""
+    """Count those of the whole model and of what learns."""
     return {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
     }
 
 
-def log_start(
-    info: dict[str, Any], train_set: CocoDetection, val_set: CocoDetection, device: torch.device, folder: RunFolder
-) -> None:
-    """What is trained on what, before the first step."""
-    parameters = info["parameters"]
+def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet, steps: int, folder: Path) -> None:
+    """Say what is trained on what, before the first step."""
+    parameters = count_parameters(model)
     log.info(
-        "%.1f million parameters, %.1f million trainable; %d training and %d validation images, %d classes; %s; %s",
+        "%.1f million parameters, %.1f million trainable; %d training and %d validation images, %d classes; at most %d "
+        "steps; %s; %s",
         parameters["total"] / 1e6,
         parameters["trainable"] / 1e6,
         len(train_set),
         len(val_set),
         train_set.classes.num_classes,
-        device,
-        folder.path,
+        steps,
+        next(model.parameters()).device,
+        folder,
     )
 
 
-def show_results(console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_folder: Path | None) -> None:
-    """The table at the end of a training."""
+def show_training(console: Console, best: dict[str, float] | None, folder: RunFolder, logger: Logger) -> None:
+    """Keep the best checkpoint as an artifact, print the table at the end of a training, and where everything lies.
+
+    Whatever goes wrong here, the training is done: it is a warning.
+    """
+    try:
+        if folder.best.exists():  # not where the validation split has no annotations
+            logger.log_checkpoint(folder.best)
+        _show_training(console, best, folder, logger.directory)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning("the training is finished, but its results could not all be shown: %s", reason)
+
+
+def _show_training(
+    console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_folder: Path | None
+) -> None:
     if best is not None:
         metrics = {name.removeprefix("val/"): value for name, value in best.items()}
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
@@ -56,17 +71,20 @@ def show_results(console: Console, best: dict[str, float] | None, folder: RunFol
     console.places(places)
 
 
-def write_report(report: Report, folder: Path, console: Console, *, checkpoint: str, split: str) -> None:
-    """predictions.json, metrics.json, precision-recall arrays and, of a panoptic evaluation, the submission."""
-    write_json_list(folder / "predictions.json", report.results)
+def write_evaluation(outcome: Outcome, folder: Path, console: Console, *, checkpoint: str, split: str) -> None:
+    """Write predictions.json, metrics.json, precision-recall arrays and, where there is one, the panoptic submission.
+
+    Then print them, and where they lie.
+    """
+    write_json_list(folder / "predictions.json", outcome.results)
     places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
-    if report.submission is not None:
-        report.submission.save(folder)
+    if outcome.submission is not None:
+        outcome.submission.save(folder)
         places["segments"] = folder / "panoptic.json"
-    if report.evaluation is None:
+    if outcome.evaluation is None:
         log.info("the %s split has no annotations: predictions only", split)
     else:
-        evaluation = report.evaluation
+        evaluation = outcome.evaluation
         write_json(folder / "metrics.json", evaluation.to_dict(), indent=2)
         evaluation.save_precision_recall(folder / "precision_recall.npz")
         console.results(checkpoint, rows_of(split, evaluation.named()), evaluation.per_class)
@@ -76,6 +94,6 @@ def write_report(report: Report, folder: Path, console: Console, *, checkpoint: 
 
 
 def rows_of(name: str, metrics: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Boxes and, where they were evaluated, masks as two rows of a table."""
+    """Return boxes and, where they were evaluated, masks as two rows of a table."""
     segm = {key.removeprefix("segm/"): value for key, value in metrics.items() if key.startswith("segm/")}
     return {name: metrics} | ({f"{name}, masks": segm} if segm else {})

@@ -1,0 +1,217 @@
+"""COCO-format JSON read into annotations, and validated once.
+
+Format: https://cocodataset.org/#format-data (object detection, and image info without annotations).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detr.data.annotations import Annotations, offsets_of, warn_each
+from detr.data.coco_json import (
+    MAX_COORDINATE,
+    Item,
+    categories_of,
+    check_sizes,
+    integers,
+    is_coordinate,
+    items_of,
+    load,
+    name_of,
+    strings,
+    unique,
+)
+from detr.data.segmentations import CocoSegmentations, read_segmentations
+from detr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def read_annotations(
+    folders: Sequence[str], files: Sequence[str], *, require_annotations: bool = True, masks: bool = False
+) -> Annotations:
+    """Read and merge COCO files. `folders`: one image folder for all files, or one each.
+
+    Boxes without area inside their image are dropped with a warning. With `masks`, every annotation needs a valid
+    "segmentation".
+
+    Raises:
+        UserError: a file is missing, is no JSON or no COCO, contradicts itself or the others, or has no images.
+    """
+    if len(folders) not in (1, len(files)) or not files:
+        raise UserError(
+            f"{len(folders)} image folders for {len(files)} annotation files; "
+            "give one folder for all of dataset.*.annotations, or one for each"
+        )
+    every_folder = list(folders) * len(files) if len(folders) == 1 else list(folders)
+    tables = [
+        _read_file(Path(f), Path(d), require_annotations, masks) for f, d in zip(files, every_folder, strict=True)
+    ]
+    merged = tables[0] if len(tables) == 1 else _merge(tables, files)
+    if not len(merged):
+        raise UserError(f"{', '.join(files)}: no images; a data set needs at least one")
+    return _drop_without_area(merged)
+
+
+def read_categories(files: Sequence[str]) -> dict[int, str]:
+    """Only the category table (id -> name) of COCO files. Raises UserError as `read_annotations`."""
+    return _merge_categories([categories_of(Path(file), load(Path(file))) for file in files], files)
+
+
+def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool) -> Annotations:
+    content = load(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
+    categories = categories_of(path, content)
+    images = items_of(path, content, "images")
+    annotated = require_annotations or "annotations" in content
+    items = items_of(path, content, "annotations") if annotated else []
+
+    image_ids = unique(path, "image", integers(path, "image", images, "id"))
+    sizes = np.stack([integers(path, "image", images, key) for key in ("height", "width")], axis=1)
+    check_sizes(path, image_ids, sizes)
+    files = [str(folder / name) for name in strings(path, "image", images, "file_name")]
+    annotation_ids = unique(path, "annotation", integers(path, "annotation", items, "id"))
+    owners = _owners(path, items, annotation_ids, image_ids)
+    order = np.argsort(owners, kind="stable")
+    boxes = _boxes(path, items)
+    segmentations = read_segmentations(path, items, annotation_ids, sizes[owners]).take(order) if masks else None
+    return Annotations(
+        image_ids=image_ids,
+        sizes=sizes,
+        files=np.array(files, dtype=np.str_),
+        offsets=offsets_of(np.bincount(owners, minlength=len(images))),
+        annotation_ids=annotation_ids[order],
+        category_ids=_category_ids(path, items, annotation_ids, categories)[order],
+        boxes=boxes[order],
+        areas=_areas(path, items, boxes)[order],
+        crowd=np.array([bool(item.get("iscrowd", 0)) for item in items], dtype=np.bool_)[order],
+        categories=categories,
+        annotated=annotated,
+        segmentations=segmentations,
+    )
+
+
+def _owners(
+    path: Path, items: list[Item], annotation_ids: NDArray[np.int64], image_ids: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    index_of = {image_id: index for index, image_id in enumerate(image_ids.tolist())}
+    references = integers(path, "annotation", items, "image_id").tolist()
+    for annotation_id, image_id in zip(annotation_ids, references, strict=True):
+        if image_id not in index_of:
+            raise UserError(
+                f'{path}: annotation {annotation_id} points to image {image_id}, which is not in "images"; '
+                "add the image or remove the annotation"
+            )
+    return np.array([index_of[image_id] for image_id in references], dtype=np.int64)
+
+
+def _category_ids(
+    path: Path, items: list[Item], annotation_ids: NDArray[np.int64], categories: Mapping[int, str]
+) -> NDArray[np.int64]:
+    ids = integers(path, "annotation", items, "category_id")
+    for annotation_id, category_id in zip(annotation_ids, ids.tolist(), strict=True):
+        if category_id not in categories:
+            raise UserError(
+                f'{path}: annotation {annotation_id} has category {category_id}, which is not in "categories"; '
+                "add the category or remove the annotation"
+            )
+    return ids
+
+
+def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
+    for position, item in enumerate(items):
+        box = item.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
+            found = f"is {str(box)[:60]}" if "bbox" in item else "is missing"
+            raise UserError(
+                f'{path}: annotation {name_of(item, position)}: "bbox" {found}; '
+                "four finite numbers are due: x, y, width, height in pixels"
+            )
+    return np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+
+
+def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The area evaluators sort objects by size with: as given, or of the box where it is not."""
+    areas = boxes[:, 2] * boxes[:, 3]
+    for position, item in enumerate(items):
+        area = item.get("area")
+        if area is None:
+            continue
+        if not isinstance(area, (int, float)) or not 0 <= area < MAX_COORDINATE**2:
+            raise UserError(
+                f'{path}: annotation {name_of(item, position)}: "area" is {str(area)[:60]}; '
+                "a number of square pixels is due, or none: then it is that of the box"
+            )
+        areas[position] = area
+    return areas
+
+
+def _drop_without_area(annotations: Annotations) -> Annotations:
+    corners = annotations.corners()
+    has_area = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+    image_index = annotations.image_index
+    messages = []
+    for position in np.flatnonzero(~has_area):
+        box = ", ".join(f"{value:g}" for value in annotations.boxes[position])
+        messages.append(
+            f"annotation {annotations.annotation_ids[position]} of image {annotations.files[image_index[position]]} "
+            f"is dropped: its box [{box}] has no area inside the image"
+        )
+    warn_each(messages, "boxes without area are dropped")
+    return annotations.keep(has_area)
+
+
+def _merge_categories(tables: Sequence[Mapping[int, str]], files: Sequence[str]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    ids: dict[str, int] = {}
+    for table, file in zip(tables, files, strict=True):
+        for category_id, name in table.items():
+            if names.setdefault(category_id, name) != name or ids.setdefault(name, category_id) != category_id:
+                known = f'{category_id} is "{names[category_id]}"' if names[category_id] != name else f"is {ids[name]}"
+                raise UserError(
+                    f'{file}: category {category_id} "{name}" contradicts an earlier file, where it {known}; '
+                    "files of one split must share their categories"
+                )
+    return names
+
+
+def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
+    categories = _merge_categories([table.categories for table in tables], files)
+    segmentations = [table.segmentations for table in tables if isinstance(table.segmentations, CocoSegmentations)]
+    return Annotations(
+        image_ids=_distinct_image_ids(tables, files),
+        sizes=np.concatenate([table.sizes for table in tables]),
+        files=np.concatenate([table.files for table in tables]),
+        offsets=offsets_of(np.concatenate([np.diff(table.offsets) for table in tables])),
+        annotation_ids=np.concatenate([table.annotation_ids for table in tables]),
+        category_ids=np.concatenate([table.category_ids for table in tables]),
+        boxes=np.concatenate([table.boxes for table in tables]),
+        areas=np.concatenate([table.areas for table in tables]),
+        crowd=np.concatenate([table.crowd for table in tables]),
+        categories=categories,
+        annotated=any(table.annotated for table in tables),
+        segmentations=CocoSegmentations.join(segmentations) if len(segmentations) == len(tables) else None,
+    )
+
+
+def _distinct_image_ids(tables: Sequence[Annotations], files: Sequence[str]) -> NDArray[np.int64]:
+    """The image ids of all files; one that an earlier file has already gets a fresh number."""
+    fresh = max((int(table.image_ids.max()) for table in tables if len(table)), default=0) + 1
+    seen: set[int] = set()
+    result: list[NDArray[np.int64]] = []
+    for table, file in zip(tables, files, strict=True):
+        ids = table.image_ids.copy()
+        clashing = np.flatnonzero([image_id in seen for image_id in ids.tolist()])
+        if len(clashing):
+            ids[clashing] = np.arange(fresh, fresh + len(clashing))
+            logger.info("%s: %d image ids clash with an earlier file; renumbered from %d", file, len(clashing), fresh)
+            fresh += len(clashing)
+        seen.update(ids.tolist())
+        result.append(ids)
+    return np.concatenate(result)

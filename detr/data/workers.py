@@ -1,0 +1,79 @@
+"""Worker processes of data loaders: who may end them, and how their mistakes arrive as one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from torch.utils.data import Dataset
+
+from detr.data.dataset import ImageSet
+from detr.errors import UserError
+from detr.structures import Batch, Sample
+
+CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
+
+
+class Reporting(Dataset[Sample | UserError]):
+    """Returns a UserError instead of raising it.
+
+    DataLoader raises an exception of a worker anew with the worker's traceback as its message; the user would
+    no longer get one line.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self.images = images
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+        try:
+            return self.images[key]
+        except UserError as error:
+            return UserError(*error.args)
+
+
+class CollateOrReport:
+    """Makes a batch of samples, or hands on the first mistake among them."""
+
+    def __init__(self, collate: Callable[[Sequence[Sample]], Batch]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Sample | UserError]) -> Batch | UserError:
+        loaded = [sample for sample in samples if isinstance(sample, Sample)]
+        if len(loaded) == len(samples):
+            return self.collate(loaded)
+        return next(sample for sample in samples if isinstance(sample, UserError))
+
+
+@contextmanager
+def shielding() -> Iterator[None]:
+    """Around the start of worker processes: they are born with SIGTERM blocked, for `shield` to take up.
+
+    Were it blocked by the worker itself, threads that libraries start in every forked process (OpenBLAS does) would
+    let it through.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else set()
+    try:
+        yield
+    finally:
+        if CAN_WAIT:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def shield(worker: int) -> None:
+    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent alone may end it.
+
+    The parent does so by SIGTERM, so that it counts who sent one. The worker has to be started in `shielding`.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if CAN_WAIT:
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,35 @@
+"""What a run's `run.json`, and its page in W&B, remember of it beside the config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from detr.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Facts about one run; those that do not apply are None, and left out of the file."""
+
+    choices: dict[str, str]  # group → option
+    overrides: list[str]  # of the command line
+    sweep: dict[str, Any] | None = None  # of a job: the sweep's `name`, and the overrides that set it apart, `differs`
+    git: str | None = None  # the code's revision
+    hardware: dict[str, Any] | None = None
+    parameters: dict[str, int] | None = None  # `total` and `trainable`
+    processes: int | None = None
+    data: dict[str, Any] | None = None  # split → its fingerprint
+    steps: int | None = None  # optimizer steps of the whole run
+    init_from: dict[str, Any] | None = None  # what became of the weights that it started from
+    checkpoint: str | None = None  # that was evaluated
+    split: str | None = None  # on which it was
+
+    @classmethod
+    def of(cls, config: Config, **facts: Any) -> RunRecord:
+        """Return the record of a run that was asked for so, with what else is known of it."""
+        return cls(choices=config.choices, overrides=config.overrides, sweep=config.sweep, **facts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

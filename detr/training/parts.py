@@ -1,0 +1,31 @@
+"""The parts of a training, built and fitting each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from detr.data.loader import TrainLoader
+from detr.evaluation.validation import Validation
+from detr.losses.criterion import SetCriterion
+from detr.models.detr import DETR
+from detr.tracking.logger import Logger
+from detr.training.options import TrainerOptions
+from detr.training.schedule import Schedule
+from detr.weights.checkpoint import Recipe
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that `assembly` builds from a config, in the order in which the README tells it."""
+
+    options: TrainerOptions
+    recipe: Recipe  # what goes into every checkpoint beside weights and state
+    loader: TrainLoader  # of the training split
+    model: DETR  # on its device
+    criterion: SetCriterion
+    optimizer: torch.optim.Optimizer  # over the model's trainable parameters, with the full learning rates
+    schedule: Schedule
+    validation: Validation  # of the validation split
+    logger: Logger  # not yet started
