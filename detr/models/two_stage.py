@@ -103,9 +103,10 @@ class TwoStageQueries(Queries):
 
     def forward(self, memory: Memory) -> QuerySet:
         tokens = self.token_head(memory.tokens)
+        states = tokens[None]  # [1, B, T, D] as those of one decoder layer
         boxes = self.box_coder.correct(self.anchors(memory), at_least_fp32(self.box_head(tokens)))
         located = self.box_coder.decode(boxes)
-        logits = self.class_head(Decoded(tokens[None], located[None]))[0]
+        logits = self.class_head(Decoded(states, located[None]))[0]
         last = self.last(memory)
         best = self.best(self.scores(logits.detach(), located.detach(), last))
         reference = rows(boxes.detach(), best)
