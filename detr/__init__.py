@@ -1,3 +1,12 @@
 """DETR and its family: detection transformers composed by Hydra, trained in plain PyTorch, compared in W&B."""
 
+import os
+
 __version__ = "0.1.0"
+
+# OpenMP's threads wait for each other by spinning, which on a busy machine takes the time that the others need: beside
+# one other process on two cores a training ran at a tenth of its speed. With little spinning it keeps half of it, and
+# alone it is hardly slower (docs/recipes.md has numbers). Read when torch is imported; what the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, in rounds; its default is millions
+    os.environ.setdefault("KMP_BLOCKTIME", "1")  # of Intel's and LLVM's, in milliseconds; its default is 200

@@ -53,6 +53,13 @@ def samples(counts: list[int], seed: int = 0, *, masks: bool = False) -> list[Sa
     ]
 
 
+class Samples(list[Sample]):
+    """As a data set has them: by index, or by epoch and index."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key[1] if isinstance(key, tuple) else key)
+
+
 def trainer(
     model: DETR,
     folder: Path,
@@ -64,7 +71,7 @@ def trainer(
     **options: Any,
 ) -> Trainer:
     """In the place of this process among those of its job."""
-    data: Any = samples([1] * 4)  # what an epoch would read; tests give the steps their batches
+    data: Any = Samples(samples([1] * 4))  # what an epoch would read; tests give the steps their batches
     share = (distributed.rank(), distributed.world_size())
     sigmoid = model.classification == "sigmoid"
     device = torch.device("cpu")

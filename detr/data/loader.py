@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -216,6 +217,12 @@ class TrainLoader(Loader):
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Which epoch comes next. `first_batch` skips batches, to resume within it."""
         self.sampler.set_epoch(epoch, first_batch)
+
+    def epochs(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch after another, from the first one on, without an end."""
+        for epoch in itertools.count():
+            self.set_epoch(epoch)
+            yield from self
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -121,7 +121,14 @@ class Varifocal(Term):
 
 
 class L1(Term):
-    """Absolute difference of cxcywh boxes, summed over the four numbers, over the number of objects."""
+    """Absolute difference of cxcywh boxes, summed over the four numbers, over the number of objects.
+
+    Args:
+        weight: what the criterion multiplies it with; at least 0.
+    """
+
+    def __init__(self, *, weight: float = 5.0) -> None:
+        super().__init__(weight=weight)
 
     def forward(self, matched: Matched) -> Tensor:
         predicted, wanted = matched.boxes()
@@ -129,7 +136,14 @@ class L1(Term):
 
 
 class GIoU(Term):
-    """1 − generalised IoU, over the number of objects."""
+    """1 − generalised IoU, over the number of objects.
+
+    Args:
+        weight: what the criterion multiplies it with; at least 0.
+    """
+
+    def __init__(self, *, weight: float = 2.0) -> None:
+        super().__init__(weight=weight)
 
     def forward(self, matched: Matched) -> Tensor:
         predicted, wanted = matched.boxes()

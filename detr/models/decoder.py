@@ -168,7 +168,7 @@ class TransformerDecoder(Decoder):
 
     Args:
         layer: what each layer is like; one final layer norm serves every layer's output.
-        num_layers: at least 1.
+        num_layers: decoder layers, at least 1.
         eval_layers: how many of them an evaluation uses; null: all.
     """
 

@@ -42,7 +42,7 @@ class Neck(nn.Module):
         strides: Sequence[int],
         d_model: int,
         position_embedding: nn.Module,
-        num_levels: int | None = None,
+        num_levels: int | None = 1,
         extra_levels: int = 0,
         normalization: Literal["none", "group"] = "none",
         level_embedding: bool = False,

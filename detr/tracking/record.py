@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from detr.config import Config
+from detr.data.dataset import Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class RunRecord:
     hardware: dict[str, Any] | None = None
     parameters: dict[str, int] | None = None  # `total` and `trainable`
     processes: int | None = None
-    data: dict[str, Any] | None = None  # split → its fingerprint
+    data: dict[str, Fingerprint] | None = None  # split → what tells its images from others
     steps: int | None = None  # optimizer steps of the whole run
     init_from: dict[str, Any] | None = None  # what became of the weights that it started from
     checkpoint: str | None = None  # that was evaluated

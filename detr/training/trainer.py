@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import torch
@@ -100,13 +98,8 @@ class Trainer:
             parts = replace(self.parts, model=model, optimizer=optimizer, logger=NullLogger())
             understudy = Trainer(parts, folder=self.folder)
             train_mode(model)
-            return seconds_per_step(understudy.train_step, understudy.steps_of_epochs(), budget, self.device)
-
-    def steps_of_epochs(self) -> Iterator[list[Batch]]:
-        """What each step gets, epoch after epoch from the first."""
-        for epoch in itertools.count():
-            self.loader.set_epoch(epoch)
-            yield from grouped(self.loader, self.options.accumulate)
+            batches = grouped(self.loader.epochs(), self.options.accumulate)
+            return seconds_per_step(understudy.train_step, batches, budget, self.device)
 
     def fit(self) -> Progress:
         """Train until a limit is reached.
@@ -216,14 +209,14 @@ class Trainer:
                     self.save_step()
                 if self.at_limit:
                     break
+        self.progress.seconds = distributed.from_main(self.seconds())
+        self.started = None
         if self.overtime and self.moment().progress < 1:
             log.warning(
                 "stopping in step %d of %d after %.2f times trainer.max_minutes: steps take longer than before "
                 "the first, and the schedule has not come to its end",
                 *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.options.max_minutes or 1)),
             )
-        self.progress.seconds = distributed.from_main(self.seconds())
-        self.started = None
         means = self.finite(distributed.mean(self.meter.means()))
         return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}
 

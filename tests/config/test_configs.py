@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
+from detr.assembly import build_model
 from detr.config import check, compose
-from detr.config.compose import groups
+from detr.config.annotations import parameters
+from detr.config.check import locate
+from detr.config.compose import CONF, groups
+from detr.structures import Classes
 
 OPTIONS = groups()
 EXPERIMENTS = OPTIONS.pop("experiment")
@@ -32,3 +42,44 @@ def test_options_fit_their_constructors(choices: list[str]) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_fit_their_constructors(experiment: str) -> None:
     check(compose([f"experiment={experiment}"]))
+
+
+# Where an option sets what the constructor leaves to others: as many classes as the official weights have; sigmoids.
+MEANT = {("dataset/coco_panoptic", "num_classes"), ("loss/focal", "classification")}
+
+
+@pytest.mark.parametrize("group", OPTIONS)
+def test_defaults_are_those_of_the_constructors(group: str) -> None:
+    """Of options that stand on their own: one that inherits from another is there to differ."""
+    different = set()
+    for option in OPTIONS[group]:
+        tree = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"), resolve=False)
+        for key, value, default in literals(tree):
+            if value != default:
+                different.add((f"{group}/{option}", key))
+    assert different <= MEANT
+
+
+def literals(node: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Key, value and the constructor's default of every argument that has both."""
+    if not isinstance(node, dict):
+        return
+    target = str(node.get("_target_", "hydra_plugins"))
+    arguments = {} if target.startswith("hydra_plugins") else parameters(locate(target, "")) or {}
+    for key, value in node.items():
+        yield from literals(value)
+        if key in arguments and not isinstance(value, dict) and "${" not in str(value):
+            default = arguments[key].default
+            if default is not inspect.Parameter.empty:
+                yield key, value, list(default) if isinstance(default, tuple) else default
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_part_of_a_pattern_is_found_in_a_parameters_name(experiment: str) -> None:
+    values, _ = check(compose([f"experiment={experiment}", "init_from=null"]))
+    with torch.device("meta"):
+        model = build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+    names = [name for name, _ in model.named_parameters()]
+    patterns = [*values["optimizer"]["lr_by_pattern"], *(values["optimizer"]["weight_decay_by_pattern"] or {})]
+    parts = [part for pattern in patterns for part in ([pattern] if "(" in pattern else pattern.split("|"))]
+    assert [part for part in parts if not any(re.search(part, name) for name in names)] == []

@@ -45,7 +45,8 @@ def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
 
 def test_padding_is_brought_to_feature_size() -> None:
     """A feature is padding where its top left pixel is (nearest, as in the official code)."""
-    neck = Neck(channels=[4, 4], strides=[8, 32], d_model=32, position_embedding=SinePositionEmbedding(d_model=32))
+    sine = SinePositionEmbedding(d_model=32)
+    neck = Neck(channels=[4, 4], strides=[8, 32], d_model=32, position_embedding=sine, num_levels=None)
     padding = random_images([(40, 33), (64, 64)])[1]
     features = neck([torch.randn(2, 4, 8, 8), torch.randn(2, 4, 2, 2)], padding)
     assert torch.equal(features.padding[0], padding[:, ::8, ::8])
@@ -59,6 +60,7 @@ def test_level_embedding_tells_levels_apart() -> None:
         strides=[8, 32],
         d_model=32,
         position_embedding=sine,
+        num_levels=2,
         normalization="group",
         level_embedding=True,
     )

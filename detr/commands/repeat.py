@@ -1,0 +1,130 @@
+"""Train a run again: its config, its seed, as many steps. With the same code and data the weights are the same.
+
+detr repeat outputs/train/DATE
+detr repeat outputs/train/DATE logger=none     # with overrides of your own
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from detr import distributed
+from detr.commands.train import main as train
+from detr.config.compose import groups, load
+from detr.config.recorded import Recorded, recorded
+from detr.entry import user_errors
+from detr.errors import UserError
+
+AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Say what has changed since the run, and train anew, in a folder of its own."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if any(each in ("-h", "--help") for each in given):
+        print(__doc__)
+        return
+    overrides: list[str] = []
+    with user_errors():
+        if not given:
+            raise UserError("give the folder of a run: detr repeat RUN [OVERRIDES]")
+        if distributed.is_main():
+            run, record = recorded(Path(given[0])), read_record(Path(given[0]))
+            overrides = overrides_of(run, record)
+            for line in news(record, overrides):
+                print(line, flush=True)
+    train([*overrides, *given[1:]])
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return run.json of a training.
+
+    Raises:
+        UserError: there is none, or it is another's.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the folder of a run") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(record, dict) or not {"choices", "steps", "data"} <= record.keys():
+        raise UserError(f"{path} is not the record of a training")
+    return record
+
+
+def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
+    """Return what makes today's conf/ the config of a run; where its time was limited, its steps are instead."""
+    options = groups()
+    choices = [f"{group}={option}" for group, option in record["choices"].items() if option in options.get(group, [])]
+    composed: Any = OmegaConf.to_container(load("train", choices), resolve=False)
+    del composed["hydra"]
+    ours, theirs = dict(_values(composed)), dict(_values(run.config))
+    gone = [f"~{_key(path)}" for path in ours if path not in theirs and path[0] not in AFRESH]
+    changed = [
+        f"++{_key(path)}={text(value)}"
+        for path, value in theirs.items()
+        if path[0] not in AFRESH and (path not in ours or ours[path] != value)
+    ]
+    trainer = run.section("trainer")
+    limited = trainer["max_minutes"] is not None and trainer["max_steps"] is None
+    return [*choices, *gone, *changed, *([f"trainer.max_steps={record['steps']}"] if limited else [])]
+
+
+def news(record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    """Say, a line each, whether code, machine and data are still what they were."""
+    from detr.assembly import training_data  # with torch, for which a mistake need not wait
+    from detr.config import check, compose
+    from detr.environment import hardware, revision
+
+    values, _ = check(compose(overrides))
+    yield f"repeating {record['steps']} steps with seed {values['seed']}"
+    before, now = record.get("git") or "unknown", revision() or "unknown"
+    same = before == now != "unknown"
+    doubt = ", with changes that no commit has" if before.endswith("-dirty") else ""
+    yield f"code: {'the same' if same else f'it was {before}, it is {now}'}{doubt}"
+    machine = {name: (record.get("hardware", {}).get(name), value) for name, value in hardware().items()}
+    others = [f"{name} was {old}, is {new}" for name, (old, new) in machine.items() if old != new]
+    yield f"machine: {'; '.join(others) or 'the same'}"
+    processes = record.get("processes", 1)
+    if processes != distributed.world_size():
+        yield f"processes: there were {processes}, there are {distributed.world_size()}"
+    for name, images in zip(("train", "val"), training_data(values, values["trainer"]["overfit_batches"]), strict=True):
+        same = asdict(images.fingerprint()) == record["data"][name]
+        yield f"data: {name} is {'the same' if same else 'not the same'}, {len(images)} images"
+
+
+def text(value: Any) -> str:
+    """Return a value as the command line has it."""
+    if isinstance(value, str):
+        return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
+    if isinstance(value, list):
+        return f"[{','.join(map(text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{text(key)}: {text(each)}' for key, each in value.items())}}}"
+    return json.dumps(value)
+
+
+def _values(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of everything but mappings, and of empty ones."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _values(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
+
+
+def _key(path: tuple[str, ...]) -> str:
+    for name in path:
+        if not re.fullmatch(r"[\w$-]+", name):
+            raise UserError(f"{'.'.join(path)} has changed in conf/, and cannot be set on the command line")
+    return ".".join(path)
