@@ -20,10 +20,9 @@ from typing import Any, Literal, Union
 from omegaconf import OmegaConf
 
 from detr.config.annotations import parameters, show
-from detr.config.build import DIRECTIVES
-from detr.config.check import SCHEMA, locate
+from detr.config.build import DIRECTIVES, locate
+from detr.config.check import SCHEMA
 from detr.config.compose import CONF, groups, load
-from detr.config.hydra_internals import NAMESPACE
 from detr.config.references import is_reference, leaves
 from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
@@ -147,8 +146,7 @@ def settings(group: str, option: str) -> list[Setting]:
 
 def _walk(node: dict[str, Any], path: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> Iterator[Setting]:
     """The settings of a node and of those inside it."""
-    target = str(node.get("_target_", ""))
-    constructor = locate(target, ".".join(path)) if target and not target.startswith(NAMESPACE) else None
+    constructor = locate(str(node["_target_"]), ".".join(path)) if "_target_" in node else None
     arguments, words = ({}, {}) if constructor is None else (parameters(constructor) or {}, documented(constructor))
     for key, value in node.items():
         here = (*path, str(key))

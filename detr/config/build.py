@@ -1,19 +1,28 @@
-"""From a node of the config to the object that it describes."""
+"""From a node of the config to the object that it describes, as Hydra's `instantiate` has it.
+
+Hydra's own tells neither which node refused its arguments nor, of a node that is referred to, where it stands.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
+from detr.config.suggest import closest
 from detr.errors import UserError
 
-DIRECTIVES = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # keys that Hydra reads itself
+DIRECTIVES = {
+    "_target_",
+    "_partial_",
+    "_convert_",
+    "_recursive_",
+    "_args_",
+}  # keys that are no arguments; as Hydra has them
 
 # Libraries refuse arguments with assertions, too (nn.MultiheadAttention does).
-_REFUSALS = (ValueError, TypeError, AssertionError, InstantiationException)
+_REFUSALS = (ValueError, TypeError, AssertionError)
 
 
 def build(node: Mapping[str, Any] | None, where: str = "", /, **facts: Any) -> Any:
@@ -51,12 +60,11 @@ class Factory:
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Factory:
-    """Hydra finds the target; the nodes inside are built here, one by one, so that each refusal has its own key."""
+    """The nodes inside are built one by one, so that each refusal has its own key."""
     inside = {name: value for name, value in node.items() if name not in DIRECTIVES}
     if node.get("_recursive_", True):
         inside = {name: _built(value, f"{key}.{name}") for name, value in inside.items()}
-    target = {"_target_": node["_target_"], "_partial_": True}
-    constructor = Factory(instantiate, key)(target)
+    constructor = locate(str(node["_target_"]), key)
     positional = _built(node.get("_args_", []), f"{key}._args_")
     return Factory(lambda *more, **facts: constructor(*positional, *more, **{**inside, **facts}), key)
 
@@ -72,3 +80,36 @@ def _built(value: Any, key: str) -> Any:
         return {name: _built(item, f"{key}.{name}") for name, item in value.items()}
     factory = _factory(value, key)
     return factory if value.get("_partial_") else factory()
+
+
+@functools.cache
+def locate(target: str, where: str) -> Callable[..., Any]:
+    """Import what `_target_` names.
+
+    Raises:
+        UserError: there is no such module, no such name in it, or it cannot be called.
+    """
+    parts = target.split(".")
+    module, rest = _longest_module(parts)
+    found: Any = module
+    for index, name in enumerate(rest):
+        if not hasattr(found, name):
+            near = closest(name, [each for each in dir(found) if not each.startswith("_")], 1)
+            hint = f"; did you mean {'.'.join([*parts[: len(parts) - len(rest) + index], near[0]])}?" if near else ""
+            raise UserError(f"{where}._target_: there is no {target}{hint}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise UserError(f"{where}._target_: {target} cannot be called")
+    return found
+
+
+def _longest_module(parts: list[str]) -> tuple[Any, list[str]]:
+    """The module that a dotted name starts with, and the rest of the name."""
+    for count in range(len(parts), 0, -1):
+        name = ".".join(parts[:count])
+        try:
+            return importlib.import_module(name), parts[count:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module exists; something it imports does not
+    raise UserError(f"_target_: there is no module {parts[0]}")

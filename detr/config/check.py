@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from omegaconf import DictConfig
 
 from detr.config.annotations import parameters, problem
-from detr.config.build import DIRECTIVES
+from detr.config.build import DIRECTIVES, locate
 from detr.config.containers import Section, resolved, unresolved
 from detr.config.references import Path, dotted, leaves, origin, own_keys, references
-from detr.config.suggest import closest, did_you_mean
+from detr.config.suggest import did_you_mean
 from detr.errors import UserError
 
 SCHEMA: dict[str, Any] = {
@@ -130,36 +127,3 @@ class _Check:
 def _holds_target(value: Any) -> bool:
     """Whether some node in the value is to be instantiated."""
     return any(str(path[-1]) == "_target_" for path, _ in leaves(value) if path)
-
-
-@functools.cache
-def locate(target: str, where: str) -> Callable[..., Any]:
-    """Import what `_target_` names.
-
-    Raises:
-        UserError: there is no such module, no such name in it, or it cannot be called.
-    """
-    parts = target.split(".")
-    module, rest = _longest_module(parts)
-    found: Any = module
-    for index, name in enumerate(rest):
-        if not hasattr(found, name):
-            near = closest(name, [each for each in dir(found) if not each.startswith("_")], 1)
-            hint = f"; did you mean {'.'.join([*parts[: len(parts) - len(rest) + index], near[0]])}?" if near else ""
-            raise UserError(f"{where}._target_: there is no {target}{hint}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise UserError(f"{where}._target_: {target} cannot be called")
-    return found
-
-
-def _longest_module(parts: list[str]) -> tuple[Any, list[str]]:
-    """The module that a dotted name starts with, and the rest of the name."""
-    for count in range(len(parts), 0, -1):
-        name = ".".join(parts[:count])
-        try:
-            return importlib.import_module(name), parts[count:]
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists; something it imports does not
-    raise UserError(f"_target_: there is no module {parts[0]}")

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from detr.config.containers import unresolved
 
 # Hydra 1.3 behaves as older versions did unless it is told not to; 1.4 warns of being told.
-BEHAVIOUR: dict[str, Any] = {"version_base": None} if hydra.__version__.startswith("1.3") else {}
+V1_3 = hydra.__version__.startswith("1.3")
+BEHAVIOUR: dict[str, Any] = {"version_base": None} if V1_3 else {}
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()  # from a wheel, where the folders of configs are in the package

@@ -1,7 +1,7 @@
 """What Hydra keeps to itself and the entry points cannot do without. Nothing else reaches into Hydra; 1.3 and 1.4 fit.
 
-`hydra.main` has no way to be given a command line, to hand on its errors, or to say where a flag is wrong, and a
-sweeper has to be in a package of its own that is called `hydra_plugins`.
+`hydra.main` has no way to be given a command line, to hand on its errors, or to say where a flag is wrong, and no way
+to replace the sweeper that it takes by itself.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
-from detr.config.compose import BEHAVIOUR, CONF
+from detr.config.compose import BEHAVIOUR, CONF, V1_3
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
-
-NAMESPACE = "hydra_plugins.detr"  # where Hydra is told that our plugins are; conf/hydra/sweeper names it, too
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,15 +61,20 @@ def run(task: Callable[[DictConfig], None], arguments: argparse.Namespace, confi
         )
 
 
-def register_sweeper(sweeper: type[Sweeper], **defaults: Any) -> None:
-    """Make a sweeper known under `_target_: hydra_plugins.detr.NAME`; with defaults, in the place of Hydra's own."""
-    name = f"{NAMESPACE}.{sweeper.__name__}"
+def register_sweeper(sweeper: type[Sweeper]) -> None:
+    """Let Hydra take a sweeper by its own name as `_target_`. Hydra 1.3 takes plugins of `hydra_plugins` only."""
     plugins = Plugins.instance()
     plugins.register(sweeper)
-    plugins.class_name_to_class[name] = sweeper
-    if defaults:
-        store = ConfigStore.instance()
-        store.store(group="hydra/sweeper", name="basic", node={"_target_": name, **defaults}, provider="detr")
+    if V1_3:
+        own, known = f"{sweeper.__module__}.{sweeper.__name__}", plugins.is_in_toplevel_plugins_module
+        plugins.is_in_toplevel_plugins_module = lambda clazz: clazz == own or known(clazz)  # type: ignore[method-assign]
+
+
+def replace_basic_sweeper(sweeper: type[Sweeper], **defaults: Any) -> None:
+    """Put a sweeper in the place of Hydra's own, which `--multirun` takes unless told otherwise."""
+    node = {"_target_": f"{sweeper.__module__}.{sweeper.__name__}", **defaults}
+    replacing: dict[str, Any] = {} if V1_3 else {"replace": True}
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=node, provider="detr", **replacing)
 
 
 @contextmanager

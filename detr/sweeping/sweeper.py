@@ -22,7 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from detr import distributed
-from detr.config.hydra_internals import register_sweeper
+from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
 from detr.errors import UserError
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 
 def register() -> None:
     """Make the sweepers known to Hydra: the grid in the place of its own, Optuna's as conf/hydra/sweeper has it."""
-    register_sweeper(GridSweeper, params=None, max_batch_size=None)
-    register_sweeper(OptunaSweeper)
+    for sweeper in (GridSweeper, OptunaSweeper):
+        register_sweeper(sweeper)
+    replace_basic_sweeper(GridSweeper, params=None, max_batch_size=None)
 
 
 class _Sweeper(Sweeper):

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from detr.assembly import build_model
 from detr.config import check, compose
 from detr.config.annotations import parameters
-from detr.config.check import locate
+from detr.config.build import locate
 from detr.config.compose import CONF, groups
 from detr.structures import Classes
 
@@ -64,8 +64,7 @@ def literals(node: Any) -> Iterator[tuple[str, Any, Any]]:
     """Key, value and the constructor's default of every argument that has both."""
     if not isinstance(node, dict):
         return
-    target = str(node.get("_target_", "hydra_plugins"))
-    arguments = {} if target.startswith("hydra_plugins") else parameters(locate(target, "")) or {}
+    arguments = parameters(locate(str(node["_target_"]), "")) or {} if "_target_" in node else {}
     for key, value in node.items():
         yield from literals(value)
         if key in arguments and not isinstance(value, dict) and "${" not in str(value):
