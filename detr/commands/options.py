@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from detr.config.annotations import parameters, show
 from detr.config.build import DIRECTIVES, locate
-from detr.config.check import SCHEMA
+from detr.config.check import schema
 from detr.config.compose import CONF, groups, load
 from detr.config.references import is_reference, leaves
 from detr.config.suggest import did_you_mean
@@ -155,7 +155,7 @@ def _walk(node: dict[str, Any], path: tuple[str, ...], comments: Mapping[tuple[s
         if isinstance(value, dict) and value:
             yield from _walk(value, here, comments)
             continue
-        annotation = arguments[key].annotation if key in arguments else SCHEMA.get(".".join(here))
+        annotation = arguments[key].annotation if key in arguments else schema().get(".".join(here))
         meaning = words.get(str(key)) or comments.get(here, "")
         yield Setting(".".join(here), kind_of(annotation), value if is_reference(value) else show(value), meaning)
 

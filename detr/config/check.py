@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
 from omegaconf import DictConfig
 
 from detr.config.annotations import parameters, problem
@@ -14,24 +14,31 @@ from detr.config.references import Path, dotted, leaves, origin, own_keys, refer
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
 
-SCHEMA: dict[str, Any] = {
-    "name": str | None,
-    "seed": int,
-    "resume": str | None,
-    "resume_changed": bool,
-    "init_from": str | None,
-    "checkpoint": str,
-    "format": Literal["official"],
-    "output": str | None,
-    "split": Literal["train", "val", "test"],
-    "paths.output_root": str,
-    "paths.data_root": str,
-    "dataloader.batch_size": Annotated[int, Ge(1)],
-    "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
-    "dataloader.num_workers": Annotated[int, Ge(0)],
-    "run": str,
-}
-"""Keys that the entry points read themselves. All others are arguments of a constructor, or referred to by one."""
+
+@functools.cache
+def schema() -> dict[str, Any]:
+    """Return key → type of what the entry points read themselves.
+
+    All other keys are arguments of a constructor, or referred to by one.
+    """
+    from annotated_types import Ge  # takes longer than all other imports here together, and `--cfg` needs no types
+
+    return {
+        "name": str | None,
+        "seed": int,
+        "resume": str | None,
+        "resume_changed": bool,
+        "init_from": str | None,
+        "checkpoint": str,
+        "format": Literal["official"],
+        "output": str | None,
+        "split": Literal["train", "val", "test"],
+        "paths.output_root": str,
+        "paths.data_root": str,
+        "dataloader.batch_size": Annotated[int, Ge(1)],
+        "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
+        "dataloader.num_workers": Annotated[int, Ge(0)],
+    }
 
 
 def check(config: DictConfig) -> tuple[Section, dict[str, Any]]:
@@ -100,8 +107,8 @@ class _Check:
     def plain(self, path: Path, value: Any) -> None:
         """A key outside of any constructor."""
         key = dotted(path)
-        if key in SCHEMA:
-            self.value(path, value, SCHEMA[key])
+        if key in schema():
+            self.value(path, value, schema()[key])
         elif not any(path[: len(reference)] == reference for reference in self.references):
             raise UserError(f"{key}: nothing reads this key{self.advice(path, [])}")
 
