@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ test: setup
 test-slow: setup
 	$(PYTEST) -m slow
 
+# They ask for nothing but PyTorch with CUDA, timm and the pure-Python dependencies.
+test-gpu: setup
+	$(BIN)/pytest -m gpu
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -33,6 +37,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/evaluation.py
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

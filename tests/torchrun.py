@@ -21,7 +21,8 @@ def torchrun(
     *arguments: str, processes: int = 2, timeout: float = 900, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     command = launcher(*arguments, processes=processes)
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
 
