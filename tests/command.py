@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -10,6 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,32 +32,79 @@ TINY = [
 ]
 
 
-def run(script: str, *overrides: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT OVERRIDES` in the project's folder, to its end: in a process of its own, see tests/warm.py.
+class Started:
+    """A command under way: `python ARGUMENTS`, in a process of its own that was forked from one which has imported
+    everything, see tests/warm.py. tests/test_cli.py starts interpreters from cold.
 
-    tests/test_cli.py starts interpreters from cold.
+    One at a time: the next one starts when this one has been waited for.
     """
-    server = warm()
-    assert server.stdin is not None
-    with tempfile.TemporaryDirectory() as folder:
-        stdout, stderr = (Path(folder) / name for name in ("stdout", "stderr"))
-        argv = [script, *overrides]
-        request = {"argv": argv, "env": dict(os.environ), "stdout": str(stdout), "stderr": str(stderr)}
+
+    def __init__(self, *arguments: str, cwd: Path = ROOT, variables: Mapping[str, str] | None = None) -> None:
+        self.arguments = arguments
+        self.outputs = tempfile.TemporaryDirectory()
+        self.stdout, self.stderr = (Path(self.outputs.name) / name for name in ("stdout", "stderr"))
+        request = {
+            "argv": arguments,
+            "cwd": str(cwd),
+            "env": os.environ | (variables or {}),
+            "stdout": str(self.stdout),
+            "stderr": str(self.stderr),
+        }
+        server = warm()
+        assert server.stdin is not None
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         process = answer(server, 60)
         assert process is not None
-        status = answer(server, timeout)
-        if status is None:
-            os.killpg(process, signal.SIGKILL)
-            answer(server, 60)
-            raise subprocess.TimeoutExpired(argv, timeout, stdout.read_bytes(), stderr.read_bytes())
-        return subprocess.CompletedProcess(argv, status, stdout.read_text(), stderr.read_text())
+        self.process = process
+        self.status: int | None = None
+
+    def done(self, timeout: float = 0) -> bool:
+        """Whether it ends within these seconds."""
+        if self.status is None:
+            self.status = answer(warm(), timeout)
+        return self.status is not None
+
+    def wait(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """What it said in the end."""
+        if not self.done(timeout):
+            self.kill()
+            raise subprocess.TimeoutExpired(
+                list(self.arguments), timeout, self.stdout.read_bytes(), self.stderr.read_bytes()
+            )
+        assert self.status is not None
+        said = self.stdout.read_text(), self.stderr.read_text()
+        self.outputs.cleanup()
+        return subprocess.CompletedProcess(list(self.arguments), self.status, *said)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300) -> None:
+        """Until the condition holds, or it has ended."""
+        deadline = time.monotonic() + seconds
+        while not condition() and not self.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """kill -9 for it and everything that it started: its workers, torchrun's processes."""
+        family = [self.process]
+        for process in family:
+            with contextlib.suppress(OSError):
+                family += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+        for process in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        assert self.done(60)
 
 
-def run_cold(script: str, *overrides: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """The same in an interpreter of its own: for `-m`, and for commands that start interpreters themselves."""
-    return subprocess.run(command(script, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+def run(
+    *arguments: str, timeout: float = 300, cwd: Path = ROOT, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` to its end."""
+    return Started(*arguments, cwd=cwd, variables=variables).wait(timeout)
+
+
+def run_cold(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The same in an interpreter of its own: for commands that start interpreters themselves."""
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
 @functools.cache
@@ -79,5 +129,10 @@ def answer(server: subprocess.Popen[str], timeout: float) -> int | None:
     return int(server.stdout.readline())
 
 
-def command(script: str, *overrides: str) -> list[str]:
-    return [sys.executable, script, *overrides]
+def only_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr of a command that refused its user's wish."""
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line

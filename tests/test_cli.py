@@ -1,4 +1,7 @@
-"""The entry points as users meet them: real processes, their exit status and what they print."""
+"""The entry points as users meet them: real processes, their exit status and what they print.
+
+Those in `cold` interpreters show what a start needs; the others are forked from one that is warm.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=cwd,
-        env=clean | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+from command import ROOT, only_error, run, run_cold
 
 
-def only_error(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line on stderr of a process that refused its user's wish."""
-    assert result.returncode == 2, result
-    assert "Traceback" not in result.stderr + result.stdout
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
+@pytest.fixture(autouse=True)
+def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have asked for tracebacks."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +42,10 @@ def test_typo_in_one_line(arguments: str, expected: str) -> None:
     assert expected in only_error(run("train.py", *arguments.split()))
 
 
+def test_a_typo_from_cold() -> None:
+    assert "did you mean optimizer.lr?" in only_error(run_cold("train.py", "optimzer.lr=1"))
+
+
 def test_evaluate_knows_its_own_keys() -> None:
     assert "did you mean checkpoint?" in only_error(run("evaluate.py", "chekpoint=best.pt"))
 
@@ -68,7 +57,7 @@ def test_showing_the_config_imports_no_torch() -> None:
         "runpy.run_path('train.py', run_name='__main__')\n"
         "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
     )
-    result = run("-c", script)
+    result = run_cold("-c", script)
     assert result.returncode == 0, result.stderr
     assert "seed: 42" in result.stdout
 
@@ -129,7 +118,7 @@ def test_value_of_the_wrong_type(script: Path) -> None:
 
 
 def test_users_own_full_error(script: Path) -> None:
-    result = run(str(script), "-cd", "conf", "name=mistake", cwd=script.parent, HYDRA_FULL_ERROR="1")
+    result = run(str(script), "-cd", "conf", "name=mistake", cwd=script.parent, variables={"HYDRA_FULL_ERROR": "1"})
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 

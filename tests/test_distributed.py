@@ -40,9 +40,31 @@ def trained(shapes: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
     overrides = [each for each in shapes if not each.startswith(("logger", "dataset.root"))]
     overrides += ["experiment=shapes_panoptic", f"dataset.root={root / 'data'}", "trainer.max_epochs=1"]
     overrides += ["transformer/encoder=hybrid", "transformer.encoder.normalization=batch"]
+    overrides += ["transformer.dropout=0.1", "trainer.checkpoint_every_steps=2"]
     done = torchrun("train.py", *overrides, "logger=wandb", f"paths.output_root={root / 'outputs'}")
     assert done.returncode == 0, done.stderr
     return root / "outputs", done.stdout
+
+
+def test_resumed_within_the_epoch_it_is_the_same_run(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """From the checkpoint of step 2 of 5, which has the random states of both processes."""
+    (folder,) = (trained[0] / "train").iterdir()
+    overrides = (folder / ".hydra" / "overrides.yaml").read_text()
+    words = [line.removeprefix("- ").strip("'") for line in overrides.splitlines() if "logger" not in line]
+    done = torchrun(
+        "train.py",
+        *words,
+        "logger=none",
+        f"resume={folder}/checkpoints/step_00000002.pt",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step_00000002.pt after 0 epochs, 2 steps" in done.stdout
+    once, again = (
+        torch.load(each / "checkpoints" / "last.pt", weights_only=True)["model"] for each in (folder, tmp_path / "run")
+    )
+    assert [name for name in once if not torch.equal(once[name], again[name])] == []
+    assert (folder / "predictions.json").read_bytes() == (tmp_path / "run" / "predictions.json").read_bytes()
 
 
 def test_one_folder_one_run_one_voice(trained: tuple[Path, str]) -> None:
@@ -65,9 +87,10 @@ def test_one_folder_one_run_one_voice(trained: tuple[Path, str]) -> None:
     assert len(checkpoint["trainer"]["processes"]) == 2
 
 
-@pytest.mark.parametrize("split", ["val", pytest.param("test", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_is_that_of_one_process(trained: tuple[Path, str], tmp_path: Path, split: str) -> None:
-    """Boxes, masks and segments, to the byte."""
+    """Boxes, masks and segments, to the byte, with three processes."""
     (folder,) = (trained[0] / "train").iterdir()
     arguments = ["evaluate.py", f"checkpoint={folder}/checkpoints/last.pt", f"split={split}"]
     arguments += ["evaluator.masks=true"]
@@ -94,6 +117,7 @@ def test_the_runs_own_evaluation_is_that_of_one_process(trained: tuple[Path, str
     assert (folder / "predictions.json").read_bytes() == (tmp_path / "alone" / "predictions.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_multirun_goes_job_after_job(shapes: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=1e-3,1e-4", "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep"]
     done = torchrun("train.py", "-m", *shapes, *arguments)
@@ -115,6 +139,7 @@ def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Pa
     assert "000007.jpg" in line
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once(shapes: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=-1", f"hydra.run.dir={tmp_path}/run"]
     done = torchrun("train.py", *shapes, *arguments)
@@ -138,6 +163,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_the_traceback_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(FAILING)

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from command import ROOT
+from command import ROOT, only_error, run
 
 from detr.__main__ import main, verbs
 
 
-def detr(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "detr", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_lists_every_verb(arguments: list[str], tmp_path: Path) -> None:
-    done = detr(*arguments, cwd=tmp_path)
+    done = run("-m", "detr", *arguments, cwd=tmp_path)
     assert done.returncode == 0
     assert verbs()
     for verb in verbs():
@@ -50,9 +35,8 @@ def test_help_lists_every_verb(arguments: list[str], tmp_path: Path) -> None:
 def test_a_mistake_is_answered_in_one_line_and_leaves_nothing(
     arguments: list[str], words: list[str], tmp_path: Path
 ) -> None:
-    done = detr(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    done = run("-m", "detr", *arguments, cwd=tmp_path)
+    line = only_error(done)
     for word in words:
         assert word in line
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ COUNTS = [[3, 0, 0, 1], [0, 0, 2, 4], [1, 1, 1, 1], [0, 0, 0, 0], [5, 2, 0, 3]]
 TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"}
 
 CASES: dict[str, dict[str, Any]] = {
-    "paper": {"steps": 20},
+    "paper": {"steps": 6},
     "two_stage": {"steps": 4, **TWO_STAGE},
     "masks": {"steps": 5, "masks": True},
     "accumulate": {"steps": 3, "accumulate": 2},

@@ -22,14 +22,18 @@ def become(request: dict) -> None:
     atexit._clear()  # what was imported before is the parent's to clean up, such as temporary folders
     os.environ.clear()
     os.environ.update(request["env"])
-    os.chdir(ROOT)
+    os.chdir(request["cwd"])
     for number, path in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.argv = request["argv"]
-    sys.path[0] = str(ROOT)
+    script, *rest = request["argv"]
     status = 1
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if script == "-m":
+            sys.path[0], sys.argv = request["cwd"], rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0], sys.argv = str(Path(script).resolve().parent), [script, *rest]
+            runpy.run_path(script, run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -45,7 +49,8 @@ def become(request: dict) -> None:
 
 def main() -> None:
     import detr.run
-    import detr.sweeping.table  # noqa: F401
+    import detr.sweeping.table
+    import detr.weights.export  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
     for line in iter(sys.stdin.readline, ""):

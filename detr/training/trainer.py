@@ -146,8 +146,8 @@ class Trainer:
 
     @property
     def overtime(self) -> bool:
-        """Whether the run takes much longer than `max_minutes`."""
-        minutes = self.options.max_minutes
+        """Whether the run takes much longer than the minutes that its steps were to fit into."""
+        minutes = self.progress.budget
         return minutes is not None and self.progress.seconds >= OVERTIME * 60 * minutes
 
     @property
@@ -215,7 +215,7 @@ class Trainer:
             log.warning(
                 "stopping in step %d of %d after %.2f times trainer.max_minutes: steps take longer than before "
                 "the first, and the schedule has not come to its end",
-                *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.options.max_minutes or 1)),
+                *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.progress.budget or 1)),
             )
         means = self.finite(distributed.mean(self.meter.means()))
         return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}

@@ -1,44 +1,36 @@
-"""Every option of every group builds, takes an optimizer step and is evaluated: as sweeps of real runs."""
+"""Every option of every group composes, builds and takes an optimizer step; those of the surroundings in real runs."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from builders import CLASSES, random_images, random_targets
 from command import ROOT, TINY, run
 
-SMALL = [
-    *(word for word in TINY if "dataset.counts" not in word),
-    "+dataset.counts={train: 4, val: 2, test: 2}",
-    "dataset=shapes",
-    "trainer.max_steps=1",
-    "dataloader.batch_size=4",
-    "dataloader.num_workers=0",
-]
+from detr.assembly import build_model, check_model
+from detr.config import build, check, compose, resolved
+from detr.structures import Classes, Normalizer
+
 UNTRAINED = "backbone.weights=null"
 QUICKSTART = ["experiment=quickstart", UNTRAINED]
+PAPER = ["experiment=detr_r50_coco", UNTRAINED]
 THREE_LEVELS = "backbone.levels=[-3,-2,-1]"
-PAPER = ["experiment=detr_r50_coco", "augmentation=none", UNTRAINED]
-DC5 = "resnet50_dc5,resnet101_dc5"
+PARTS = [
+    "transformer.d_model=32",
+    "transformer.num_heads=4",
+    "transformer.dim_feedforward=32",
+    "queries.num_queries=20",
+]
 
-# What is common, and what is swept; every option stands in one of them at least.
-SWEEPS = {
-    "backbones": [*PAPER, f"backbone=resnet18,resnet34,resnet50,resnet101,{DC5},timm,efficientnet_lite0"],
-    "backbones_of_the_quickstart": [*QUICKSTART, "backbone=resnet18,resnet50,timm,efficientnet_lite0"],
-    "experiments": [
-        UNTRAINED,
-        "augmentation=none",
-        "experiment=quickstart,small_data,bccd_smoke,detr_r50_coco,detr_r50_dc5_coco,detr_r101_coco,detr_r101_dc5_coco,finetune_custom",
-        "init_from=null",
-    ],
-    "transformers": [
-        *PAPER,
-        "backbone=resnet18",
-        "transformer=detr,detr_pre_norm",
-        "position_embedding=sine,learned",
-    ],
+# Each is a step of a detector on noise. With several values each of them is one.
+STEPS = {
+    "backbones": [*PAPER, "backbone=resnet34,resnet50,resnet50_dc5,timm,efficientnet_lite0"],
+    "backbones_of_the_quickstart": [*QUICKSTART, "backbone=resnet18,resnet50"],
+    "transformers": [*PAPER, "transformer=detr,detr_pre_norm", "position_embedding=sine,learned"],
     "losses": [
         *PAPER,
-        "backbone=resnet18",
         "neck=single_level",
         "loss=detr,focal",
         "matcher=hungarian",
@@ -46,20 +38,9 @@ SWEEPS = {
         "model=detr",
         "transformer.activation=gelu,glu",
     ],
-    "schedules": [
-        *PAPER,
-        "backbone=resnet18",
-        "optimizer=adamw",
-        "scheduler=multistep,step,cosine,constant",
-        "trainer.precision=bf16",
-    ],
-    "queries": [
-        *QUICKSTART,
-        "queries=anchors,two_stage,distinct",
-        "transformer/encoder=detr,top_down",
-    ],
+    "queries": [*QUICKSTART, "queries=anchors,two_stage,distinct", "transformer/encoder=detr,top_down"],
     "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
-    "anchors": [*PAPER, "backbone=resnet18", "queries=anchors", "transformer/decoder=anchor"],
+    "anchors": [*PAPER, "queries=anchors", "transformer/decoder=anchor"],
     "deformable": [
         *QUICKSTART,
         "transformer=deformable,dino,rt_detr,rt_detr_small",
@@ -79,10 +60,9 @@ SWEEPS = {
         "one_to_many=hybrid",
         "one_to_many.num_queries=30",
     ],
-    "conditional": [*PAPER, "backbone=resnet18", "transformer=conditional", "transformer/decoder=conditional"],
+    "conditional": [*PAPER, "transformer=conditional", "transformer/decoder=conditional"],
     "denoising": [
         *PAPER,
-        "backbone=resnet18",
         "transformer=dab",
         "queries=dab",
         "denoising=dn",
@@ -95,38 +75,43 @@ SWEEPS = {
         "transformer/encoder=deformable,hybrid,hybrid_group,dab",
         "transformer/decoder=deformable,dab",
     ],
-    "experiments_of_the_family": [
+    "experiments": [
         UNTRAINED,
-        "augmentation=none",
-        "backbone=resnet18",
-        "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50",
+        "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom",
     ],
-    "panoptic": [
-        UNTRAINED,
-        "augmentation=none",
-        "experiment=shapes_panoptic,detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic",
-        "dataset=shapes_panoptic",
-        "evaluator=panoptic",
+    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
+}
+# Like one of the steps but for their size: built on the meta device.
+LARGE = {
+    "backbones": [*PAPER, "backbone=resnet101,resnet101_dc5"],
+    "experiments": [
+        "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
+        "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic"
     ],
-    "augmentations": [*QUICKSTART, "augmentation=light,flip,none"],
+}
+SMALL = [
+    *(word for word in TINY if "dataset.counts" not in word),
+    "+dataset.counts={train: 4, val: 2, test: 2}",
+    "dataset=shapes",
+    "trainer.max_steps=1",
+    "dataloader.batch_size=4",
+    "dataloader.num_workers=0",
+]
+# Real trainings of a step, with an evaluation: sweeps.
+SWEEPS = {
+    "experiments": [UNTRAINED, "experiment=quickstart,small_data,bccd_smoke", "augmentation=light"],
+    "schedules": [*QUICKSTART, "optimizer=adamw", "scheduler=multistep,step,cosine,constant", "trainer.precision=bf16"],
+    "augmentations": [*QUICKSTART, "augmentation=flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,
         "augmentation=detr",
         "augmentation.train.scales=[64,96]",
         "augmentation.eval.sizes=[96]",
     ],
-    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
-    "masks_of_the_paper": [UNTRAINED, "experiment=detr_r50_masks", "augmentation=none", "backbone=resnet18"],
-    "masks_of_the_quickstart": [UNTRAINED, "experiment=shapes_masks"],
-    "surroundings": [
-        *QUICKSTART,
-        "logger=wandb,none",
-        "evaluator=coco",
-        "evaluator.backend=hotcoco,faster_coco_eval,pycocotools",
-        "paths=default",
-        "dataloader=default",
-        "trainer=default",
-    ],
+    "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
+    "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],
+    "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=hotcoco,faster_coco_eval,pycocotools"],
+    "surroundings": [*QUICKSTART, "logger=wandb,none", "paths=default", "dataloader=default", "trainer=default"],
 }
 ELSEWHERE = {
     "hydra/sweeper=optuna",
@@ -136,29 +121,80 @@ ELSEWHERE = {
 }  # tests/test_sweeps.py; the others need files of their own: tests/data, and BCCD in the README
 
 
-def test_every_option_is_swept() -> None:
+def test_every_option_is_tried() -> None:
     options = {
         f"{path.parent.relative_to(ROOT / 'conf')}={path.stem}" for path in (ROOT / "conf").rglob("*/*.yaml")
     } - ELSEWHERE
-    swept = {
+    tried = {
         f"{word.partition('=')[0]}={value}"
-        for words in (SMALL, *SWEEPS.values())
+        for words in (SMALL, *SWEEPS.values(), *STEPS.values(), *LARGE.values())
         for word in words
         for value in word.partition("=")[2].split(",")
     }
-    assert options - swept == set()
+    assert options - tried == set()
+
+
+def each(sweeps: dict[str, list[str]]) -> list[list[str]]:
+    """The jobs of sweeps: the values of every word combined."""
+    jobs = []
+    for words in sweeps.values():
+        listed = [
+            [word]
+            if "[" in word
+            else [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
+            for word in words
+        ]
+        jobs += [list(job) for job in itertools.product(*listed)]
+    return jobs
+
+
+def label(words: list[str]) -> str:
+    return "-".join(word.partition("=")[2] for word in words if "null" not in word and "[" not in word)
+
+
+@pytest.mark.parametrize("words", each(STEPS), ids=label)
+def test_every_option_takes_a_step(words: list[str]) -> None:
+    """Whatever learns gets a gradient, the optimizer moves it, and the rest stays."""
+    config = compose([*PARTS, *words])
+    check(config)
+    values = resolved(config)
+    check_model(values)
+    torch.manual_seed(0)
+    model = build_model(values, Classes.contiguous({index: str(index) for index in range(CLASSES)}), pretrained=False)
+    optimizer, criterion = build(values["optimizer"], model=model), build(values["loss"])
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    sizes = [(64, 96), (96, 64)]
+    targets = random_targets([2, 1], masks=(96, 96) if model.mask_head is not None else None)
+    losses = criterion(model.train()(*random_images(sizes), targets), targets, Normalizer(objects=3, images=2))
+    losses.total.backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        if parameter.grad is None or parameter.grad.any():
+            assert torch.equal(before[name], parameter) != parameter.requires_grad, name
+    assert losses.total.isfinite()
+
+
+@pytest.mark.parametrize("words", each(LARGE), ids=label)
+def test_every_large_option_fits(words: list[str]) -> None:
+    config = compose(words)
+    check(config)
+    check_model(resolved(config))
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_option_takes_a_step(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_surrounding_trains(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     data = tmp_path_factory.getbasetemp() / "few_shapes"  # one for all sweeps of this process
     given = {word.partition("=")[0] for word in SWEEPS[name]}
     common = [word for word in SMALL if word.partition("=")[0] not in given]
     done = run("train.py", "-m", *common, *SWEEPS[name], f"dataset.root={data}", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr + done.stdout
     jobs = [path for path in tmp_path.iterdir() if path.name.isdigit()]
-    assert jobs
+    assert len(jobs) == len(each({name: SWEEPS[name]}))
     for job in jobs:
         (row,) = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
         assert row["step"] == 1
-        assert row["val/AP"] >= 0
+        assert row["train/loss"] > 0
+        assert row["val/loss"] > 0
+        metrics = json.loads((job / "predictions.json").read_text())
+        assert {found["image_id"] for found in metrics} == {1, 2}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from command import ROOT, TINY, command, run
+from command import TINY, Started, run
 from torchrun import own_errors, torchrun
 from wandb_file import RecordedRun, read_run
 
@@ -166,16 +163,9 @@ def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_p
 
     folder = tmp_path / "search"
     arguments = ["-m", *TINY_SWEEP, data, *SEARCH, f"hydra.sweep.dir={folder}"]
-    process = subprocess.Popen(
-        command("train.py", *arguments), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 600
-    while read_state(folder / "2").status != "running":  # two trials are done, the third is under way
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    started = Started("train.py", *arguments)
+    started.wait_for(lambda: read_state(folder / "2").status == "running")  # two are done, the third is under way
+    started.kill()
     begun = plan(folder).jobs
     logs = [(folder / str(number) / "train.log").read_text() for number in range(2)]
     assert [read_state(folder / str(number)).status for number in range(3)] == ["finished", "finished", "running"]
@@ -217,6 +207,7 @@ def test_mistakes_are_told_before_the_first_job(overrides: list[str], expected: 
     assert not list(tmp_path.rglob("*")), "nothing was begun"
 
 
+@pytest.mark.slow
 def test_a_search_under_torchrun_is_refused(tmp_path: Path) -> None:
     done = torchrun("train.py", "-m", "hydra/sweeper=optuna", "seed=1,2", f"paths.output_root={tmp_path}/outputs")
     assert done.returncode != 0

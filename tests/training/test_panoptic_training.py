@@ -4,13 +4,12 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import ROOT, TINY, command, run
+from command import TINY, run
 from hotcoco.panoptic import pq_compute
 from PIL import Image
 from pycocotools.coco import COCO
@@ -184,8 +183,7 @@ def test_official_weights_on_cocos_layout(coco: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     checkpoint, exported = tmp_path / "run/checkpoints/last.pt", tmp_path / "official.pth"
-    words = command("-m", "detr", "export", f"checkpoint={checkpoint}", "format=official", f"output={exported}")
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = run("-m", "detr", "export", f"checkpoint={checkpoint}", "format=official", f"output={exported}")
     assert done.returncode == 0, done.stderr
     weights = torch.load(exported, weights_only=True)["model"]
     assert weights["detr.class_embed.weight"].shape == (251, 256)

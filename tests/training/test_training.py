@@ -4,12 +4,11 @@ import contextlib
 import io
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from command import ROOT, TINY, command, run
+from command import TINY, run
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -85,7 +84,8 @@ def test_evaluation_of_the_best_checkpoint_repeats_the_run(trained: Path, tmp_pa
     assert {name: metrics[name] for name in METRICS} == pytest.approx({name: best[f"val/{name}"] for name in METRICS})
 
 
-@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [1, 2])
 def test_stopping_at_an_epoch_and_resuming_changes_nothing(shapes: list[str], tmp_path: Path, stop: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = [*shapes, "scheduler=step", "scheduler.every=2", "transformer.dropout=0.1", "dataloader.num_workers=1"]
@@ -97,22 +97,6 @@ def test_stopping_at_an_epoch_and_resuming_changes_nothing(shapes: list[str], tm
     timed = {"train/seconds", "train/images_per_second"}
     untimed = [[{k: v for k, v in row.items() if k not in timed} for row in rows(each)] for each in (whole, parts)]
     assert untimed[0] == untimed[1]
-
-
-def test_killed_within_an_epoch_and_resumed_with_a_schedule_by_steps(shapes: list[str], tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    common = [*shapes, "scheduler=cosine", "trainer.max_epochs=null", "trainer.max_steps=18"]
-    assert run("train.py", *common, f"hydra.run.dir={whole}").returncode == 0
-    training = subprocess.Popen(command("train.py", *common, f"hydra.run.dir={killed}"), cwd=ROOT)
-    deadline = time.monotonic() + 200
-    while not (killed / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    training.kill()
-    training.wait()
-    rest = run("train.py", *common, f"hydra.run.dir={killed}", "resume=auto")
-    assert rest.returncode == 0, rest.stderr
-    assert_equal_weights(whole, killed)
-    assert [row["step"] for row in rows(killed)] == [5, 10, 15, 18]
 
 
 def test_stopping_within_an_epoch_by_a_limit_and_going_on(shapes: list[str], tmp_path: Path) -> None:
@@ -139,6 +123,7 @@ def test_a_new_run_does_not_mix_with_an_old_one(trained: Path, shapes: list[str]
     assert "holds a run already" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_passed_over(trained: Path, shapes: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     common = [*shapes, "trainer.keep_every=1", f"hydra.run.dir={folder}"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import tiny_detr
-from command import ROOT, TINY, command, run
+from command import TINY, only_error, run
 from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
 from test_official import detector, load_into
@@ -66,23 +66,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_with(environment, "evaluate.py", *overrides, f"hydra.run.dir={folder}")
-
-
-def run_with(environment: dict[str, str], script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(script, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | environment
-    )
+    return run("evaluate.py", *overrides, f"hydra.run.dir={folder}", variables=environment)
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_with({}, "-m", "detr", "export", *arguments)
+    return run("-m", "detr", "export", *arguments)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 2, done.stderr + done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    line = only_error(done)
     for word in words:
         assert word in line
 
