@@ -28,6 +28,7 @@ TINY = [
     "transformer.dim_feedforward=32",
     "queries.num_queries=20",
     "dataloader.batch_size=8",
+    "dataloader.num_workers=0",
     "trainer.max_minutes=null",
 ]
 

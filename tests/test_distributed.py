@@ -128,6 +128,7 @@ def test_a_multirun_goes_job_after_job(shapes: list[str], tmp_path: Path) -> Non
     assert rates[0] == pytest.approx(10 * rates[1])
 
 
+@pytest.mark.slow
 def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Path) -> None:
     data = tmp_path / "shapes"
     shutil.copytree(shapes[-1].partition("=")[2], data)

@@ -8,6 +8,7 @@ from command import ROOT, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.commands import compare
+from detr.config import check, compose
 from detr.sweeping.search import as_overrides
 from detr.sweeping.space import corners, space_of
 
@@ -26,11 +27,17 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", TRAININGS)
 def test_a_training_command_composes(command: str) -> None:
-    words = [word for word in shlex.split(command.partition("train.py")[2]) if word not in ("--cfg", "job")]
-    if "-m" in words or "-cn" in words:  # a sweep's jobs, one by one
-        words = [first_value(word) if "=" in word else word for word in words if word != "-m"]
-    done = run("train.py", *words, "--cfg", "job")
-    assert done.returncode == 0, done.stderr
+    words = shlex.split(command.partition("train.py")[2])
+    flags = [word for word in words if word.startswith("-")]
+    overrides = [word for word in words if "=" in word]
+    if flags and set(flags) != {"-m"}:  # whose meaning is Hydra's
+        overrides = [first_value(word) for word in overrides] if {"-m", "-cn"} & set(flags) else overrides
+        rest = [word for word in words if "=" not in word and word not in ("-m", "--cfg", "job")]
+        done = run("train.py", *rest, *overrides, "--cfg", "job")
+        assert done.returncode == 0, done.stderr
+    else:
+        assert len(overrides) == len(words) - len(flags)
+        check(compose(list(map(first_value, overrides)) if flags else overrides))
 
 
 def first_value(word: str) -> str:

@@ -21,10 +21,10 @@ COUNTS = [[3, 0, 0, 1], [0, 0, 2, 4], [1, 1, 1, 1], [0, 0, 0, 0], [5, 2, 0, 3]]
 TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"}
 
 CASES: dict[str, dict[str, Any]] = {
-    "paper": {"steps": 6},
-    "two_stage": {"steps": 4, **TWO_STAGE},
-    "masks": {"steps": 5, "masks": True},
-    "accumulate": {"steps": 3, "accumulate": 2},
+    "paper": {"steps": 3},
+    "two_stage": {"steps": 2, **TWO_STAGE},
+    "masks": {"steps": 4, "masks": True},
+    "accumulate": {"steps": 2, "accumulate": 2},
     "process": {"steps": 1, "normalization": "process"},
     "batch_norm": {"steps": 2, "normalization": "process", "transformer": "hybrid", **TWO_STAGE},
 }

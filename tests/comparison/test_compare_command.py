@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from command import ROOT, TINY, run
+from command import TINY, run, run_cold
 from run_folders import HIGHER, write_run
 
 
 def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detr", "compare", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return run("-m", "detr", "compare", *arguments)
 
 
 def flat(text: str) -> str:
@@ -106,7 +104,5 @@ def test_the_terminal_needs_no_torch(tmp_path: Path) -> None:
         "import sys; from detr.commands.compare import main; sys.argv = ['compare', sys.argv[1]]; main(); "
         "assert 'torch' not in sys.modules and 'wandb' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = run_cold("-c", program, str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr

@@ -27,6 +27,8 @@ GROUPS = {
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
+ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down"]
+DECODERS = ["detr", "anchor", "conditional", "dab", "deformable"]
 SMALL = [
     "~experiment",
     "neck=multi_level",
@@ -129,8 +131,8 @@ def take_a_step(words: list[str]) -> None:
     assert sum(moved) > len(moved) / 2  # behind a layer that starts at zero there is none in the first step
 
 
-@pytest.mark.parametrize("decoder", ["detr", "anchor", "conditional", "dab", "deformable"])
-@pytest.mark.parametrize("encoder", ["detr", "dab", "deformable", "hybrid", "top_down"])
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_encoder_before_any_decoder(encoder: str, decoder: str) -> None:
     queries = "learned" if decoder in ("detr", "conditional") else "two_stage"
     parts = [f"transformer/encoder={encoder}", f"transformer/decoder={decoder}", f"queries={queries}"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import CLASSES, random_images, random_targets
 from command import ROOT, TINY, run
+from test_combinations import DECODERS, ENCODERS, GROUPS
 
 from detr.assembly import build_model, check_model
 from detr.config import build, check, compose, resolved
@@ -24,31 +25,21 @@ PARTS = [
     "queries.num_queries=20",
 ]
 
-# Each is a step of a detector on noise. With several values each of them is one.
+# Each is a step of a detector on noise. With several values each of them is one. Those of tests/test_combinations.py
+# are not repeated.
 STEPS = {
     "backbones": [*PAPER, "backbone=resnet34,resnet50,resnet50_dc5,timm,efficientnet_lite0"],
     "backbones_of_the_quickstart": [*QUICKSTART, "backbone=resnet18,resnet50"],
-    "transformers": [*PAPER, "transformer=detr,detr_pre_norm", "position_embedding=sine,learned"],
     "losses": [
         *PAPER,
         "neck=single_level",
-        "loss=detr,focal",
+        "loss=focal",
         "matcher=hungarian",
         "box_coder=logit",
         "model=detr",
         "transformer.activation=gelu,glu",
     ],
-    "queries": [*QUICKSTART, "queries=anchors,two_stage,distinct", "transformer/encoder=detr,top_down"],
-    "plain_queries": [*QUICKSTART, "queries=learned", "transformer=top_down_anchor", "transformer/decoder=detr"],
-    "anchors": [*PAPER, "queries=anchors", "transformer/decoder=anchor"],
-    "deformable": [
-        *QUICKSTART,
-        "transformer=deformable,dino,rt_detr,rt_detr_small",
-        "queries=two_stage",
-        "denoising=contrastive",
-        "one_to_many=none",
-        "loss=varifocal",
-    ],
+    "queries": [*QUICKSTART, "queries=distinct,dab", "transformer=rt_detr_small"],
     "levels": [*QUICKSTART, THREE_LEVELS, "neck=multi_level,two_level"],
     "four_levels": [
         *QUICKSTART,
@@ -59,21 +50,6 @@ STEPS = {
         "denoising=none",
         "one_to_many=hybrid",
         "one_to_many.num_queries=30",
-    ],
-    "conditional": [*PAPER, "transformer=conditional", "transformer/decoder=conditional"],
-    "denoising": [
-        *PAPER,
-        "transformer=dab",
-        "queries=dab",
-        "denoising=dn",
-        "one_to_many=group",
-        "one_to_many.groups=3",
-    ],
-    "encoders_and_decoders": [
-        *QUICKSTART,
-        "queries=two_stage",
-        "transformer/encoder=deformable,hybrid,hybrid_group,dab",
-        "transformer/decoder=deformable,dab",
     ],
     "experiments": [
         UNTRAINED,
@@ -131,6 +107,8 @@ def test_every_option_is_tried() -> None:
         for word in words
         for value in word.partition("=")[2].split(",")
     }
+    combined = GROUPS | {"transformer/encoder": ENCODERS, "transformer/decoder": DECODERS}
+    tried |= {f"{group}={option}" for group, others in combined.items() for option in others}
     assert options - tried == set()
 
 

@@ -17,13 +17,13 @@ from detr.evaluation.coco import METRICS
 
 BY_HEART = [
     "trainer.overfit_batches=1",
-    "trainer.max_epochs=60",
-    "trainer.evaluate_every=60",
-    "trainer.ema_decay=0.9",
+    "trainer.max_epochs=48",
+    "trainer.evaluate_every=48",
+    "trainer.ema_decay=0.8",
     "dataloader.batch_size=4",
     "transformer.d_model=64",
     "optimizer.lr=3e-3",
-    "scheduler.warmup_steps=10",
+    "scheduler.warmup_steps=5",
 ]
 
 

@@ -24,12 +24,12 @@ from detr.evaluation.panoptic_quality import METRICS as QUALITIES
 COUNTS = {"train": 40, "val": 12, "test": 12}  # as TINY has them
 BY_HEART = [
     "trainer.overfit_batches=1",
-    "trainer.max_epochs=60",
-    "trainer.evaluate_every=30",
-    "trainer.ema_decay=0.9",
+    "trainer.max_epochs=32",
+    "trainer.evaluate_every=16",
+    "trainer.ema_decay=0.8",
     "transformer.d_model=64",
     "optimizer.lr=2e-3",
-    "scheduler.warmup_steps=10",
+    "scheduler.warmup_steps=5",
 ]
 
 

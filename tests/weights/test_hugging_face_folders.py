@@ -54,10 +54,15 @@ def their_outputs(model: nn.Module, ours: DETR) -> list[Tensor]:
     return [found.logits, found.pred_boxes, *(found.pred_masks if "pred_masks" in found else [])]
 
 
-CASES = [("detr_r50", False), ("detr_r50_panoptic", False), *((name, True) for name in ARCHITECTURES)]
-
-
-@pytest.mark.parametrize(("name", "timm"), CASES)
+@pytest.mark.parametrize(
+    ("name", "timm"),
+    [
+        ("detr_r50", True),
+        ("detr_r50_panoptic", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "detr_r50"),
+        pytest.param("detr_r50", False, marks=pytest.mark.slow),
+    ],
+)
 def test_every_published_architecture(name: str, timm: bool, tmp_path: Path) -> None:
     theirs, ours = hugging_face_model(ARCHITECTURES[name], timm=timm), zoo_detector(name)
     theirs.save_pretrained(tmp_path)

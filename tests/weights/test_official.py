@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,11 @@ def zoo_detector(name: str) -> DETR:
     backbone = f"backbone=resnet{'101' if architecture.blocks == R101 else '50'}{'_dc5' * architecture.dilation}"
     head = f"mask_head={'fpn' if architecture.masks else 'none'}"
     return detector("detr_r50_coco", architecture.classes, backbone, head)
+
+
+def thorough(names: Iterable[str], *quick: str) -> list[Any]:
+    """All of them for the slow tests, `quick` for every run."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def tiny_detector(*overrides: str) -> DETR:
@@ -103,7 +110,7 @@ def test_every_published_model_has_its_experiment(name: str, tmp_path: Path) -> 
     assert len(likely) == (1 if name == "detr_r101_panoptic" else 2)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", thorough(ARCHITECTURES, "detr_r50", "detr_r50_dc5_panoptic"))
 def test_load_forward_export_load_is_bit_identical(name: str, tmp_path: Path) -> None:
     model = zoo_detector(name)
     shapes = official_shapes(ARCHITECTURES[name])
