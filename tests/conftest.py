@@ -8,6 +8,8 @@ from hypothesis import settings
 # float64 were eight times slower. Set before torch is imported, and inherited by commands that tests run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import detr  # noqa: F401 - before torch, whose threads it keeps from spinning
+
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

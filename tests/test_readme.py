@@ -7,6 +7,7 @@ import pytest
 from command import ROOT, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from detr.__main__ import verbs
 from detr.commands import compare
 from detr.config import check, compose
 from detr.sweeping.search import as_overrides
@@ -64,3 +65,26 @@ def test_linked_files_exist() -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr compare")])
 def test_a_comparison_is_understood(command: str) -> None:
     assert compare.parser().parse_args(shlex.split(command)[2:]).runs
+
+
+@pytest.mark.parametrize(
+    "command", [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate)", each)]
+)
+def test_an_evaluation_or_export_composes(command: str) -> None:
+    words = shlex.split(command)
+    script = ["evaluate.py"] if words[0] == "python" else ["-m", "detr", words[1]]
+    done = run(*script, *words[2:], "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr options")])
+def test_options_are_listed(command: str) -> None:
+    done = run("-m", *shlex.split(command))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_every_verb_in_the_documents_exists() -> None:
+    used = {match for command in COMMANDS for match in re.findall(r"^detr (\w+)", command)}
+    assert used <= set(verbs())
+    assert "repeat" in used

@@ -74,7 +74,7 @@ class Search:
             import optuna
         except ImportError as error:
             raise UserError(
-                "hydra/sweeper=optuna needs Optuna: pip install 'detr[hpo]', or pip install optuna"
+                "hydra/sweeper=optuna needs Optuna: pip install 'detr-lab[hpo]', or pip install optuna"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.seed, self.startup_trials, self.at_once = seed, startup_trials, at_once
