@@ -15,7 +15,7 @@ _held: list[IO[str]] = []  # locks that this process holds until it ends
 
 
 def enter_worker(folder: Path) -> None:
-    """At the start of a job in one of joblib's worker processes; `folder` is the workers' own."""
+    """Claim a GPU at the start of a job in one of joblib's worker processes; `folder` is the workers' own."""
     # joblib has made its own way of starting processes the default, which data loaders cannot use.
     multiprocessing.set_start_method(None, force=True)
     gpu = claim_gpu(folder)
@@ -23,7 +23,7 @@ def enter_worker(folder: Path) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name not in ("", "-1")]

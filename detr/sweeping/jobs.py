@@ -32,7 +32,7 @@ class JobComposer:
         self.resumable = "resume" in master and master.resume is None
 
     def own(self, overrides: Sequence[str]) -> list[str]:
-        """The overrides that tell a job from others, which resuming does not."""
+        """Return the overrides that tell a job from others, which resuming does not."""
         return [override for override in overrides if override != RESUME]
 
     def folder(self, number: int, overrides: Sequence[str]) -> str:
@@ -54,11 +54,11 @@ class JobComposer:
             return str(config.hydra.sweep.subdir)
 
     def additions(self, folder: str) -> list[str]:
-        """What a job is given beside its own overrides: the place that it has, whatever others run beside it."""
+        """Return what a job is given beside its own overrides: the place that it has, whatever others run beside it."""
         quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
         return [*([RESUME] if self.resumable else []), f"hydra.sweep.subdir='{quoted}'"]
 
     def _directory(self) -> str | None:
-        """The folder of configs that the command line named (--config-dir)."""
+        """Return the folder of configs that the command line named (--config-dir)."""
         sources = self.master.hydra.runtime.config_sources
         return next((source.path for source in sources if source.provider == "command-line"), None)

@@ -22,7 +22,7 @@ Status = Literal["waiting", "running", "finished", "failed"]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep."""
+    """Describes one run of a sweep."""
 
     number: int
     folder: str  # below the sweep's
@@ -31,7 +31,7 @@ class Job:
 
 @dataclass
 class Plan:
-    """The jobs of a sweep so far."""
+    """Holds the jobs of a sweep so far."""
 
     path: Path  # of the sweep's folder
     name: str  # of the group in W&B
@@ -40,7 +40,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Plan | None:
-        """None where there is no sweep."""
+        """Read the plan of a folder; None where there is no sweep."""
         file = path / PLAN
         if not file.exists():
             return None
@@ -53,7 +53,7 @@ class Plan:
         write_json(self.path / PLAN, {"name": self.name, "keys": self.keys, "jobs": jobs}, indent=1)
 
     def find(self, overrides: Sequence[str]) -> Job | None:
-        """The job with these overrides, in whatever order."""
+        """Return the job with these overrides, in whatever order."""
         return next((job for job in self.jobs if sorted(job.overrides) == sorted(overrides)), None)
 
     @property
@@ -61,7 +61,7 @@ class Plan:
         return max((job.number for job in self.jobs), default=-1) + 1
 
     def differing(self, job: Job) -> dict[str, str]:
-        """Key → value of what sets a job apart: what is swept over, and what not all jobs have in common."""
+        """Return key → value of what sets a job apart: what is swept over, and what not all jobs have in common."""
         values = [as_values(each.overrides) for each in self.jobs]
         keys = dict.fromkeys([*self.keys, *(key for each in values for key in each)])
         own = as_values(job.overrides)
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class State:
-    """What became of a job. One that is "running" when its sweep is over was interrupted."""
+    """Says what became of a job. One that is "running" when its sweep is over was interrupted."""
 
     status: Status = "waiting"
     error: str | None = None  # one line
@@ -90,7 +90,7 @@ def write_state(folder: Path, status: Status, error: str | None = None) -> None:
 
 
 def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
-    """What a run is told of the sweep that it is a job of: the sweep's `name`, and the overrides that set it apart."""
+    """Holds what a run is told of the sweep that it is a job of: the sweep's `name`, and the overrides that set it apart."""
     plan = Plan.read(sweep)
     if plan is None:
         return {}
@@ -100,6 +100,6 @@ def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
 
 
 def as_values(overrides: Sequence[str]) -> dict[str, str]:
-    """Key → value as text; a key that is deleted keeps its tilde."""
+    """Return key → value as text; a key that is deleted keeps its tilde."""
     pairs = (override.lstrip("+").partition("=") for override in overrides)
     return {key: value for key, _, value in pairs}

@@ -18,15 +18,15 @@ STUDY = "study.db"
 
 
 @dataclass(frozen=True)
-class Options:
-    """One of several values, in Hydra's notation."""
+class Choice:
+    """Draws one of several values, in Hydra's notation."""
 
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number between two bounds, both included."""
+    """Draws a number between two bounds, both included."""
 
     low: float
     high: float
@@ -35,7 +35,7 @@ class Interval:
     integer: bool = False
 
 
-Space = Mapping[str, Options | Interval]
+Space = Mapping[str, Choice | Interval]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trial:
 
 
 class Search:
-    """A study in a folder.
+    """Holds a study in a folder.
 
     Args:
         folder: of the sweep.
@@ -94,15 +94,15 @@ class Search:
                 )
 
     def __len__(self) -> int:
-        """Trials that were asked for."""
+        """Return the trials that were asked for."""
         return len(self._trials())
 
     def open_trials(self) -> list[Trial]:
-        """Asked for, but nothing was told of them: they were under way when the search was stopped."""
+        """Return trials of which nothing was told: they were under way when the search was stopped."""
         return [Trial(each.number, dict(each.params)) for each in self._trials() if not each.state.is_finished()]
 
     def ask(self) -> Trial:
-        """The next one to try."""
+        """Return the next trial."""
         import optuna
 
         self.study.sampler = optuna.samplers.TPESampler(
@@ -114,7 +114,7 @@ class Search:
         return Trial(trial.number, dict(trial.params))
 
     def tell(self, trial: Trial, value: float | None) -> None:
-        """What came of a trial; None: it failed."""
+        """Record the value of a trial; None: it failed."""
         import optuna
 
         if value is None:
@@ -123,7 +123,7 @@ class Search:
             self.study.tell(trial.number, value)
 
     def best(self) -> tuple[Trial, float] | None:
-        """The best trial, and its value."""
+        """Return the best trial and its value."""
         if not any(trial.value is not None for trial in self._trials()):
             return None
         best = self.study.best_trial
@@ -136,8 +136,8 @@ class Search:
         return [trial for trial in trials if len(trial.params) >= len(self.space) or trial.state.is_finished()]
 
 
-def distribution(each: Options | Interval) -> Any:
-    """In Optuna's words.
+def distribution(each: Choice | Interval) -> Any:
+    """Return what Optuna calls it.
 
     Raises:
         UserError: it is none.
@@ -145,7 +145,7 @@ def distribution(each: Options | Interval) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     try:
-        if isinstance(each, Options):
+        if isinstance(each, Choice):
             return CategoricalDistribution(each.values)
         if each.integer:
             return IntDistribution(int(each.low), int(each.high), log=each.log, step=int(each.step or 1))

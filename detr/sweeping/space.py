@@ -9,11 +9,11 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from detr.errors import UserError
-from detr.sweeping.search import Interval, Options, Space
+from detr.sweeping.search import Choice, Interval, Space
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
-    """Every combination of the values, as override texts; the last key changes first.
+    """Return every combination of the values, as override texts; the last key changes first.
 
     Raises:
         UserError: a space without single values.
@@ -21,8 +21,8 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     return [list(each) for each in itertools.product(*map(_texts, overrides))]
 
 
-def space_of(override: Override) -> Options | Interval:
-    """What a search draws from. A range ends before its stop, as in a grid."""
+def space_of(override: Override) -> Choice | Interval:
+    """Return what a search draws from. A range ends before its stop, as in a grid."""
     value = override.value()
     tags: set[str] = getattr(value, "tags", set())
     if isinstance(value, IntervalSweep):
@@ -34,11 +34,11 @@ def space_of(override: Override) -> Options | Interval:
         numbers = sorted(value.range())
         integer = all(isinstance(number, int) for number in numbers)
         return Interval(numbers[0], numbers[-1], step=abs(value.step), integer=integer)
-    return Options(tuple(override.sweep_string_iterator()))
+    return Choice(tuple(override.sweep_string_iterator()))
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Drawings that have, together, each option and each bound at least once."""
+    """Yield drawings that have, together, each option and each bound at least once."""
     edges = {key: _edges(each) for key, each in space.items()}
     for index in range(max(map(len, edges.values()))):
         yield {key: values[index % len(values)] for key, values in edges.items()}
@@ -53,8 +53,8 @@ def _texts(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _edges(each: Options | Interval) -> Sequence[Any]:
-    if isinstance(each, Options):
+def _edges(each: Choice | Interval) -> Sequence[Any]:
+    if isinstance(each, Choice):
         return each.values
     if each.integer:
         return [int(each.low), int(each.high)]

@@ -41,7 +41,7 @@ def register() -> None:
 
 
 class _Sweeper(Sweeper):
-    """What both kinds have in common."""
+    """Holds what both kinds have in common."""
 
     retries = True  # whether failed jobs are run again when the sweep is
 
@@ -84,7 +84,7 @@ class _Sweeper(Sweeper):
         """Run all jobs that are left to do."""
 
     def job(self, overrides: Sequence[str]) -> Job:
-        """The job with these overrides, of this sweep or of an earlier one in its folder; else a new one."""
+        """Return the job with these overrides, of this sweep or of an earlier one in its folder; else a new one."""
         own = self.jobs.own(overrides)
         found = self.plan.find(own)
         number = self.plan.next_number if found is None else found.number
@@ -121,23 +121,25 @@ class _Sweeper(Sweeper):
                 write_state(self.folder / job.folder, "failed", f"ended without a word: {(reason or 'killed?')[:200]}")
 
     def report(self) -> str | None:
-        """Show and write the table; what to say in the end, if jobs failed."""
+        """Show and write the table, and return what to say in the end if jobs failed."""
         if not self.plan.jobs:
             return None
         from detr.sweeping import table  # needs torch, which a mistake need not wait for
 
-        rows = table.rows(self.plan)
-        table.write(self.plan, rows)
-        table.show(self.plan, rows)
-        failed = [f"#{row.job.number}" for row in rows if row.status == "failed"]
+        found = table.job_results(self.plan)
+        table.write(self.plan, found)
+        table.show(self.plan, found)
+        failed = [f"#{each.job.number}" for each in found if each.status == "failed"]
         if not failed:
             return None
         advice = f"; the same command with hydra.sweep.dir={self.folder} tries them again" if self.retries else ""
-        return f"{len(failed)} of {len(rows)} jobs failed ({', '.join(failed)}): see {self.folder / 'sweep.md'}{advice}"
+        return (
+            f"{len(failed)} of {len(found)} jobs failed ({', '.join(failed)}): see {self.folder / 'sweep.md'}{advice}"
+        )
 
 
 class GridSweeper(_Sweeper):
-    """Every combination of the values."""
+    """Runs every combination of the values."""
 
     def __init__(self, *, params: dict[str, Any] | None = None, max_batch_size: int | None = None) -> None:
         super().__init__(params=params)
@@ -160,7 +162,7 @@ class GridSweeper(_Sweeper):
 
 
 class OptunaSweeper(_Sweeper):
-    """Trials that learn from those before them. Optuna keeps its study in the sweep's folder."""
+    """Runs trials that learn from those before them. Optuna keeps its study in the sweep's folder."""
 
     retries = False  # Optuna has noted the failure, and draws elsewhere
 
@@ -223,7 +225,7 @@ class OptunaSweeper(_Sweeper):
             log.info("best %s %.4f: %s", self.metric, best[1], " ".join(as_overrides(best[0].values)))
 
     def value(self, job: Job) -> float | None:
-        """The metric of a job's best epoch; None where the job failed.
+        """Return the metric of a job's best epoch; None where the job failed.
 
         Raises:
             UserError: the validation has no such metric.
@@ -243,7 +245,7 @@ class OptunaSweeper(_Sweeper):
 
 
 def fill_in_workers(config: DictConfig) -> None:
-    """How many jobs joblib runs at a time, where nobody says: one for each GPU, two on a CPU.
+    """Return how many jobs joblib runs at a time, where nobody says: one for each GPU, two on a CPU.
 
     joblib's own default, -1, is one for each core, and a training keeps several cores busy.
     """

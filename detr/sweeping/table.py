@@ -27,8 +27,8 @@ WIDTH = 160  # characters of a table that goes into a file
 
 
 @dataclass(frozen=True)
-class Row:
-    """One job."""
+class JobResult:
+    """Holds what became of one job."""
 
     job: Job
     differs: dict[str, str]
@@ -37,18 +37,18 @@ class Row:
     values: dict[str, Value] = field(default_factory=dict)
 
 
-def rows(plan: Plan) -> list[Row]:
-    """One a job, whatever became of it. What is called running is interrupted: the sweep is over."""
+def job_results(plan: Plan) -> list[JobResult]:
+    """Return what became of each job. What is called running was interrupted: the sweep is over."""
     found = []
     for job in plan.jobs:
         state = plan.state(job)
         status = "interrupted" if state.status == "running" else state.status
-        found.append(Row(job, plan.differing(job), status, state.error, results(plan.path / job.folder)))
+        found.append(JobResult(job, plan.differing(job), status, state.error, results(plan.path / job.folder)))
     return found
 
 
 def results(folder: Path) -> dict[str, Value]:
-    """Of the best epoch AP, AP50 and what was monitored instead; AP of the last epoch, minutes of training.
+    """Return AP, AP50 and what was monitored of the best epoch; AP of the last epoch, minutes of training.
 
     Of an evaluation there is what its metrics.json says.
     """
@@ -70,12 +70,12 @@ def results(folder: Path) -> dict[str, Value]:
 
 
 def monitored(folder: Path) -> str:
-    """The metric that decided which of a run's epochs is best."""
+    """Return the metric that decided which of a run's epochs is best."""
     config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
     return config["trainer"]["monitor"]
 
 
-def write(plan: Plan, table: Sequence[Row]) -> None:
+def write(plan: Plan, table: Sequence[JobResult]) -> None:
     """sweep.csv, with full numbers, and sweep.md."""
     header, cells = columns(table)
     text = io.StringIO()
@@ -87,8 +87,8 @@ def write(plan: Plan, table: Sequence[Row]) -> None:
     write_atomically(plan.path / "sweep.md", markdown(plan, table))
 
 
-def markdown(plan: Plan, table: Sequence[Row]) -> str:
-    """A table and, where jobs failed, a list of them."""
+def markdown(plan: Plan, table: Sequence[JobResult]) -> str:
+    """Return a table and, where jobs failed, a list of them."""
     header, cells = columns(table)
     lines = [[shown(name, value) for name, value in zip(header, values, strict=True)] for values in cells]
     parts = [f"# {plan.name}", "", _line(header), _line(["---"] * len(header)), *map(_line, lines)]
@@ -97,8 +97,8 @@ def markdown(plan: Plan, table: Sequence[Row]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def show(plan: Plan, table: Sequence[Row]) -> None:
-    """The same on the terminal."""
+def show(plan: Plan, table: Sequence[JobResult]) -> None:
+    """Show the same on the terminal."""
     header, cells = columns(table)
     shape = rich.table.Table(title=plan.name, title_justify="left")
     for name in header:
@@ -112,12 +112,12 @@ def show(plan: Plan, table: Sequence[Row]) -> None:
     console.print(f"table  {plan.path / 'sweep.csv'}, sweep.md", soft_wrap=True, highlight=False)
 
 
-def failed(table: Sequence[Row]) -> list[Row]:
+def failed(table: Sequence[JobResult]) -> list[JobResult]:
     return [row for row in table if row.status == "failed"]
 
 
-def reasons(plan: Plan, table: Sequence[Row]) -> list[str]:
-    """A line for each job that failed: its number, what set it apart, why, and where its log is."""
+def reasons(plan: Plan, table: Sequence[JobResult]) -> list[str]:
+    """Return a line for each job that failed: its number, what set it apart, why, and where its log is."""
     lines = []
     for row in failed(table):
         settings = " ".join(f"{key}={value}" for key, value in row.differs.items())
@@ -126,8 +126,8 @@ def reasons(plan: Plan, table: Sequence[Row]) -> list[str]:
     return lines
 
 
-def columns(table: Sequence[Row]) -> tuple[list[str], list[list[Value]]]:
-    """The header, and the cells of each row; keys are shortened."""
+def columns(table: Sequence[JobResult]) -> tuple[list[str], list[list[Value]]]:
+    """Return the header, and the cells of each row; keys are shortened."""
     keys = dict.fromkeys(key for row in table for key in row.differs)
     names = dict.fromkeys(["AP", "AP50", *(name for row in table for name in row.values)])
     cells: list[list[Value]] = [
@@ -138,7 +138,7 @@ def columns(table: Sequence[Row]) -> tuple[list[str], list[list[Value]]]:
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """The last part of each key; the whole key where two end alike."""
+    """Return the last part of each key; the whole key where two end alike."""
     last = {key: key.rpartition(".")[2] for key in keys}
     count = Counter(last.values())
     return [last[key] if count[last[key]] == 1 else key for key in keys]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from detr.errors import UserError
+from detr.models.hub import download_timeout
 
 SERVER = "https://dl.fbaipublicfiles.com/detr/"
-TIMEOUT = 20  # seconds without an answer
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,14 @@ def download(address: str, path: Path, sha256: str | None) -> None:
     Raises:
         UserError: no connection, no such file, or another hash.
     """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none, and would wait for ever
     try:
-        torch.hub.download_url_to_file(address, str(path), hash_prefix=sha256)
+        with download_timeout():
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=sha256)
     except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
         raise UserError(
             f"{address} could not be downloaded ({error}); download it elsewhere and give its path"
         ) from error
     except RuntimeError as error:
-        raise UserError(f"{address} was damaged on its way, for its SHA-256 is not {sha256}…; try again") from error
-    finally:
-        socket.setdefaulttimeout(before)
+        raise UserError(
+            f"{address} was damaged during the download: its SHA-256 is not {sha256}…; try again"
+        ) from error

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from detr.errors import UserError
-from detr.sweeping.search import Interval, Options, Search, Space, Trial, as_overrides
+from detr.sweeping.search import Choice, Interval, Search, Space, Trial, as_overrides
 
 SPACE: Space = {
     "optimizer.lr": Interval(1e-5, 1e-1, log=True),
     "queries.num_queries": Interval(50, 300, step=50, integer=True),
-    "loss": Options(("detr", "focal")),
+    "loss": Choice(("detr", "focal")),
 }
 
 

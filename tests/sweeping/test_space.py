@@ -7,7 +7,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.errors import UserError
-from detr.sweeping.search import Interval, Options
+from detr.sweeping.search import Choice, Interval
 from detr.sweeping.space import combinations, corners, space_of
 
 
@@ -48,12 +48,12 @@ def test_a_grid_takes_no_interval() -> None:
         ("a=range(1,5)", Interval(1, 4, step=1, integer=True)),
         ("a=range(50,301,50)", Interval(50, 300, step=50, integer=True)),
         ("a=range(5,1,-2)", Interval(3, 5, step=2, integer=True)),
-        ("a=choice(x,y)", Options(("x", "y"))),
-        ("a=1,2", Options(("1", "2"))),
-        ("a=[1,2],[3,4]", Options(("[1,2]", "[3,4]"))),
+        ("a=choice(x,y)", Choice(("x", "y"))),
+        ("a=1,2", Choice(("1", "2"))),
+        ("a=[1,2],[3,4]", Choice(("[1,2]", "[3,4]"))),
     ],
 )
-def test_spaces(text: str, expected: Options | Interval) -> None:
+def test_spaces(text: str, expected: Choice | Interval) -> None:
     (override,) = parsed(text)
     assert space_of(override) == expected
 
@@ -67,7 +67,7 @@ def test_a_range_is_the_same_in_a_grid_and_in_a_search() -> None:
 
 
 def test_corners_have_every_option_and_every_bound() -> None:
-    space = {"a": Options(("x", "y", "z")), "b": Interval(1, 6, integer=True), "c": Options(("u",))}
+    space = {"a": Choice(("x", "y", "z")), "b": Interval(1, 6, integer=True), "c": Choice(("u",))}
     seen = list(corners(space))
     assert {each["a"] for each in seen} == {"x", "y", "z"}
     assert {each["b"] for each in seen} == {1, 6}

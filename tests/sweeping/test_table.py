@@ -42,7 +42,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def test_a_row_for_each_job_whatever_became_of_it(plan: Plan) -> None:
-    rows = table.rows(plan)
+    rows = table.job_results(plan)
     assert [row.status for row in rows] == ["finished", "failed", "waiting", "interrupted"]
     assert rows[0].values == {"AP": 0.3, "AP50": 0.7, "epoch": 2, "last AP": 0.2, "minutes": 5.0}
     assert rows[1].values == {"AP": 0.25, "AP50": 0.5, "epoch": 1, "last AP": 0.25, "minutes": 2.0}
@@ -50,7 +50,7 @@ def test_a_row_for_each_job_whatever_became_of_it(plan: Plan) -> None:
 
 
 def test_the_same_in_csv_and_markdown(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = table.rows(plan)
+    rows = table.job_results(plan)
     table.write(plan, rows)
     table.show(plan, rows)
     with open(plan.path / "sweep.csv") as file:
