@@ -90,7 +90,7 @@ def write_state(folder: Path, status: Status, error: str | None = None) -> None:
 
 
 def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
-    """Holds what a run is told of the sweep that it is a job of: the sweep's `name`, and the overrides that set it apart."""
+    """Return what a run is told of its sweep: the sweep's `name`, and the overrides that set the run apart."""
     plan = Plan.read(sweep)
     if plan is None:
         return {}
