@@ -80,7 +80,11 @@ def test_classes_of_a_checkpoint_spare_the_training_annotations(coco, write, tmp
     splits = write(coco)
     classes = splits.classes
     (tmp_path / "train.json").unlink()
-    again = CocoSplits(root="", categories="contiguous", train=splits._files("train"), val=splits._files("val"))
+    files = {
+        name: {"images": str(tmp_path / "images"), "annotations": str(tmp_path / f"{name}.json")}
+        for name in ("train", "val")
+    }
+    again = CocoSplits(root="", categories="contiguous", **files)
     assert again.split("val", transform=keep, classes=classes)[0].labels.tolist() == [2, 0]
     with pytest.raises(UserError, match=r"train\.json: no such annotation file"):
         again.split("val", transform=keep)
