@@ -30,7 +30,7 @@ def verbs() -> list[str]:
 
 
 def usage() -> str:
-    """One line a verb: the first of its docstring."""
+    """Return one line for each verb: the first of its docstring."""
     documents = {verb: importlib.import_module(f"{commands.__name__}.{verb}").__doc__ or "" for verb in verbs()}
     lines = [f"  {verb:<10} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
     return "\n".join(["usage: detr VERB [ARGUMENTS]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"])

@@ -95,7 +95,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
 
 
 def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple[DETR, Validation]:
-    """Build a detector with these weights, on its device, and what evaluates it on a split.
+    """Build a detector with these weights, on its device, and the evaluation of a split.
 
     Raises:
         UserError: weights, data or parts are not what they should be, or do not fit each other.
@@ -113,7 +113,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
 
 
 def training_data(values: Values, overfit_batches: int | None) -> tuple[ImageSet, ImageSet]:
-    """Build training and validation split; both are the same unaugmented images with `trainer.overfit_batches`."""
+    """Build the training and validation splits; both are the same unaugmented images with `trainer.overfit_batches`."""
     data: DataSet = build(values["dataset"])
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
@@ -146,7 +146,7 @@ def build_model(values: Values, classes: Classes, *, pretrained: bool) -> DETR:
 
 
 def check_model(values: Values) -> None:
-    """Raise UserError if the detector's parts do not fit each other: before anything is read, fetched or computed."""
+    """Raise UserError if the detector's parts do not fit each other, before anything is read, fetched or computed."""
     with torch.device("meta"):
         build_model(values, Classes.contiguous({0: ""}), pretrained=False)
 
@@ -154,7 +154,7 @@ def check_model(values: Values) -> None:
 def build_validation(
     values: Values, dataset: ImageSet, model: DETR, options: TrainerOptions, criterion: SetCriterion | None
 ) -> Validation:
-    """Build what evaluates a model, which is on its device, on one split.
+    """Build the evaluation of a model, which is on its device, on one split.
 
     Raises:
         UserError: masks are to be evaluated that the model does not find.
@@ -204,7 +204,7 @@ def check_monitor(monitor: str, names: list[str]) -> None:
 
 
 def warn_from_scratch(model: DETR, images: int) -> None:
-    """Warn where queries without anchors are to learn from few images where to look; those with anchors are told."""
+    """Warn where queries without anchors have few images to learn from where to look; anchors say it."""
     if images < ENOUGH_FROM_SCRATCH and model.queries.reference != "anchor":
         log.warning(
             "training queries without anchors from scratch on %d images, which rarely succeeds on fewer than about %d: "
@@ -223,7 +223,7 @@ def initialize(model: DETR, source: str, classes: Classes) -> dict[str, Any]:
 
 
 def classes_to_evaluate(weights: Weights, data: DataSet, split: Split) -> Classes:
-    """Return what the rows of the class head stand for, in category ids of the data set.
+    """Return what the rows of the class head mean, in category ids of the data set.
 
     Raises:
         UserError: the data set's classes are not those of the weights.

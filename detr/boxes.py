@@ -8,28 +8,28 @@ from torchvision.ops import box_convert
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """[..., 4] (centre x, centre y, width, height) → [..., 4] (left, top, right, bottom)."""
+    """Convert [..., 4] (centre x, centre y, width, height) → [..., 4] (left, top, right, bottom)."""
     return box_convert(boxes, "cxcywh", "xyxy")
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """[..., 4] (left, top, right, bottom) → [..., 4] (centre x, centre y, width, height)."""
+    """Convert [..., 4] (left, top, right, bottom) → [..., 4] (centre x, centre y, width, height)."""
     return box_convert(boxes, "xyxy", "cxcywh")
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Area of xyxy boxes: [..., 4] → [...]."""
+    """Return the area of xyxy boxes: [..., 4] → [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """IoU of xyxy boxes, broadcast as in `generalized_iou`: in [0, 1]; 0 where both boxes are empty."""
+    """Return the IoU of xyxy boxes, broadcast as in `generalized_iou`: in [0, 1]; 0 where both boxes are empty."""
     intersection, union = _intersection_and_union(boxes1, boxes2)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of xyxy boxes, broadcast: in [-1, 1].
+    """Return the generalised IoU (Rezatofighi et al. 2019, algorithm 1) of xyxy boxes, broadcast: in [-1, 1].
 
     Unlike torchvision's `generalized_box_iou`, which is pairwise over two flat lists only, this takes any shapes
     that broadcast: ([..., Q, 1, 4], [..., 1, N, 4]) gives the costs of a whole batch, ([M, 4], [M, 4]) the losses
@@ -49,5 +49,5 @@ def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Ten
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """The logit of x, with x kept `eps` away from 0 and 1."""
+    """Return the logit of x, with x kept `eps` away from 0 and 1."""
     return torch.logit(x, eps=eps)

@@ -43,22 +43,22 @@ class _Job:
 
 
 def launched() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return all(name in os.environ for name in VARIABLES)
 
 
 def rank() -> int:
-    """The number of this process among all of the job, from 0."""
+    """Return the number of this process among all of the job, from 0."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
 def world_size() -> int:
-    """How many processes the job has."""
+    """Return how many processes the job has."""
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 def is_main() -> bool:
-    """Whether this process owns the run: its folder, its W&B run, the console."""
+    """Return whether this process owns the run: its folder, its W&B run, the console."""
     return rank() == 0
 
 
@@ -78,7 +78,7 @@ def start() -> None:
 
 
 def started() -> bool:
-    """Whether this process can talk to the others, or has none to talk to."""
+    """Return whether this process can talk to the others, or has none to talk to."""
     return not launched() or _Job.waiting is not None
 
 
@@ -92,7 +92,7 @@ def stop() -> None:
 
 
 def first_to_fail() -> bool:
-    """Whether no other process of the job has failed before. The others fail for want of it, and may keep quiet."""
+    """Return whether no other process of the job failed before. The others fail for want of it, and may keep quiet."""
     if _Job.waiting is None:
         return True
     from torch.distributed.distributed_c10d import _get_default_store
@@ -104,7 +104,7 @@ def first_to_fail() -> bool:
 
 
 def own_device(name: str) -> torch.device:
-    """Where this process computes; `auto` and `cuda` are the GPU of its place on the machine under torchrun.
+    """Return where this process computes; under torchrun, `auto` and `cuda` are the GPU of its local rank.
 
     Raises:
         UserError: no such device, or one that several processes would share.
@@ -121,13 +121,13 @@ def own_device(name: str) -> torch.device:
         return resolve_device("cpu")
     device = resolve_device(name)
     raise UserError(
-        f"trainer.device={device} would be that of all {world_size()} processes; choose trainer.device=cuda, which "
+        f"trainer.device={device} would be shared by all {world_size()} processes; choose trainer.device=cuda, which "
         "gives each its own, or cpu"
     )
 
 
 def parallel(model: nn.Module) -> DistributedDataParallel | None:
-    """The model with gradients averaged over processes, parameters made those of the first; None: it is alone."""
+    """Return the model with gradients averaged over processes and the first one's parameters; None: it is alone."""
     if world_size() == 1:
         return None
     from torch.nn.parallel import DistributedDataParallel
@@ -140,7 +140,7 @@ def parallel(model: nn.Module) -> DistributedDataParallel | None:
 
 
 def share_statistics(model: nn.Module) -> None:
-    """Make the running statistics of batch norm those of the first process, whose checkpoints have them.
+    """Copy the running statistics of batch norm from the first process, whose checkpoints have them.
 
     In training each step starts so; but from the step's forward pass on each process has moved them by its own images.
     """
@@ -161,7 +161,7 @@ def _running_statistics(model: nn.Module) -> list[torch.Tensor]:
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """Sums over all processes; on the host, so that no device is waited for."""
+    """Return sums over all processes; on the host, so that no device is waited for."""
     if world_size() == 1:
         return list(values)
     import torch
@@ -173,12 +173,12 @@ def total(values: Sequence[float]) -> list[float]:
 
 
 def mean(values: Mapping[str, float]) -> dict[str, float]:
-    """Means over all processes, which have the same names in the same order."""
+    """Return means over all processes, which have the same names in the same order."""
     return {name: value / world_size() for name, value in zip(values, total(list(values.values())), strict=True)}
 
 
 def gather(value: T) -> list[T]:
-    """What every process has, in the order of ranks; an empty list anywhere but on the first."""
+    """Return what every process has, in the order of ranks; an empty list anywhere but on the first."""
     if world_size() == 1:
         return [value]
     from torch import distributed
@@ -189,7 +189,7 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(value: T) -> T:
-    """The first process's value. The others wait as long as it takes."""
+    """Return the first process's value. The others wait as long as it takes."""
     if world_size() == 1:
         return value
     from torch import distributed
@@ -200,7 +200,7 @@ def from_main(value: T) -> T:
 
 
 class Failed(BaseException):
-    """An exception that a launcher of many jobs must not take for the failure of one of them."""
+    """Wraps an exception that a launcher of many jobs must not take for the failure of one of them."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -209,7 +209,7 @@ class Failed(BaseException):
 
 @contextlib.contextmanager
 def leadership() -> Iterator[None]:
-    """Around everything that the first process does: it joins the others, and dismisses them in the end.
+    """Surround everything that the first process does: it joins the others, and dismisses them in the end.
 
     Raises:
         Exception: what made a job fail that is `everybodys_end`.
@@ -230,7 +230,7 @@ def led(task: Callable[[T], None]) -> Callable[[T], None]:
     def lead(order: T) -> None:
         if not started():
             raise UserError(
-                "torchrun starts the processes already; a launcher that starts some of its own does not go with it: "
+                "torchrun starts the processes already, so it cannot be combined with a launcher that starts its own: "
                 "leave out hydra/launcher=…, or torchrun"
             )
         from_main((order, os.getcwd()))
@@ -268,7 +268,7 @@ def follow(task: Callable[[Any], None]) -> None:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The first process goes through the block alone, then all others: what it downloads or generates is there."""
+    """Let the first process go through the block alone, then all others: what it downloads or generates is there."""
     if not is_main():
         from_main(None)
     yield

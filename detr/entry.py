@@ -68,7 +68,7 @@ def entry_point(config_name: str, *, deferred: bool = False) -> Callable[[Task],
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Around a whole program: a UserError becomes one line on stderr and exit status 2, Ctrl-C one line and 130.
+    """Surround a whole program: a UserError becomes one line on stderr and exit status 2, Ctrl-C one line and 130.
 
     A training that was asked to stop has the signal's own status (SIGTERM 143, SIGUSR1 138). Of several processes the
     first that fails says why, and its traceback is the only one.
@@ -173,7 +173,7 @@ def _directory() -> Path:
 
 
 class JobFailedError(UserError):
-    """A job of a sweep failed; its log has the traceback."""
+    """Says that a job of a sweep failed; its log has the traceback."""
 
 
 def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:

@@ -25,7 +25,7 @@ def revision() -> str | None:
 
 
 def git_sha(root: Path | str) -> str | None:
-    """The commit that `root` is checked out at, "-dirty" behind it where tracked files differ; None outside of git."""
+    """Return the commit checked out at `root`, "-dirty" after it where tracked files differ; None outside of git."""
     sha = _git(root, "rev-parse", "HEAD")
     if sha is None:
         return None
@@ -34,7 +34,7 @@ def git_sha(root: Path | str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """What the numbers were made on, as plain values: processor, cores, memory, device, versions."""
+    """Return what the numbers were made on, as plain values: processor, cores, memory, device, versions."""
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -48,7 +48,7 @@ def hardware() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """The cores this process may run on, which in a container or under Slurm are fewer than the machine has."""
+    """Return how many cores this process may use: in a container or under Slurm fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -68,7 +68,7 @@ def seed_torch(*entropy: int) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that is there; any other name is taken at its word.
+    """Return the device: `auto` is the first of cuda, mps and cpu that is there; other names are used as they are.
 
     Raises:
         UserError: the name is no device, or this machine does not have it.
@@ -80,7 +80,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cuda", "mps", "cpu"):
-        raise UserError(f"trainer.device={name} is no known device; choose auto, cpu, cuda, cuda:N or mps")
+        raise UserError(f"trainer.device={name} is not a known device; choose auto, cpu, cuda, cuda:N or mps")
     if not _is_available(device):
         raise UserError(
             f"trainer.device={name} is not available here (found: {', '.join(_found())}); "

@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 
 def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """Replace the file at `path` by what `write` puts into the binary stream it is given; all of it or nothing.
+    """Replace the file at `path` by what `write` puts into the given binary stream; all of it or nothing.
 
     The bytes go to a temporary file in the same folder (made if missing), are flushed to the disk and then take
     the name in one step, so a reader sees the old file or the new one.
@@ -45,13 +45,13 @@ def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """`write_with` for data at hand; text is written as UTF-8."""
+    """Write data at hand as `write_with` does; text is written as UTF-8."""
     content = data.encode() if isinstance(data, str) else data
     write_with(path, lambda stream: stream.write(content))
 
 
 def write_json(path: Path | str, content: Any, *, indent: int | None = None) -> None:
-    """Write `content` as JSON, atomically. NaN and infinity are no JSON and raise ValueError."""
+    """Write `content` as JSON, atomically. NaN and infinity are not JSON and raise ValueError."""
     write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def check_patterns(key: str, patterns: Iterable[str]) -> None:
-    """ValueError, which names the key, if one of them is no regular expression."""
+    """Raise ValueError, which names the key, if one of them is not a regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{key}: {pattern} is no regular expression ({error})") from error
+            raise ValueError(f"{key}: expected a regular expression, got {pattern} ({error})") from error

@@ -84,7 +84,7 @@ def fit(trainer: Trainer) -> None:
         trainer.fit()
     except Interrupted:
         folder = trainer.folder.path
-        log.warning("stopped in step %d; go on with hydra.run.dir=%s resume=auto", trainer.progress.step, folder)
+        log.warning("stopped in step %d; continue with hydra.run.dir=%s resume=auto", trainer.progress.step, folder)
         raise
 
 
@@ -140,7 +140,7 @@ def config_of(weights: Weights, overrides: Sequence[str]) -> DictConfig:
         return override({}, overrides)
     if weights.experiment is None:
         raise UserError(
-            f"{weights.source} has no config of its own; give the experiment that it is of, such as "
+            f"{weights.source} has no config of its own; give the experiment it belongs to, such as "
             f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
         )
     return override({}, [f"experiment={weights.experiment}", *overrides])

@@ -19,7 +19,7 @@ Classification = Literal["softmax", "sigmoid"]  # what class logits mean; with s
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 stay what they are."""
+    """Return half precision as float32; float32 and float64 stay what they are."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -45,7 +45,7 @@ class _Movable:
 
 @dataclass
 class Targets(_Movable):
-    """The objects of a whole batch, concatenated in the order of the images. Build it with `Targets.of`."""
+    """Holds the objects of a whole batch, concatenated in the order of the images. Build it with `Targets.of`."""
 
     labels: Tensor  # [N] class index
     boxes: Tensor  # [N, 4] cxcywh in [0, 1], relative to the unpadded image
@@ -55,7 +55,7 @@ class Targets(_Movable):
 
     @classmethod
     def of(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor], masks: Sequence[Tensor] | None = None) -> Self:
-        """From each image's labels [n], boxes [n, 4] and masks [n, H, W], all of one size."""
+        """Build from each image's labels [n], boxes [n, 4] and masks [n, H, W], all of one size."""
         counts = [len(each) for each in labels]
         image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         return cls(
@@ -72,7 +72,7 @@ class Targets(_Movable):
 
 @dataclass
 class Sample:
-    """One image and its objects, after augmentation."""
+    """Holds one image and its objects, after augmentation."""
 
     image: Tensor  # [3, H, W] uint8
     labels: Tensor  # [n] class index
@@ -85,7 +85,7 @@ class Sample:
 
 @dataclass
 class Batch(_Movable):
-    """Images padded at the bottom and right to a common size, and who they are."""
+    """Holds images padded at the bottom and right to a common size, and who they are."""
 
     images: Tensor  # [B, 3, H, W] uint8, or float in [0, 1]; the backbone normalises
     padding: Tensor  # [B, H, W] bool, True = padding
@@ -101,7 +101,7 @@ class Batch(_Movable):
 
 @dataclass
 class Matches(_Movable):
-    """M pairs of a query and the object it answers for; four index vectors, each [M].
+    """Holds M pairs of a query and the object it answers for; four index vectors, each [M].
 
     Layer by layer: the pairs of layer 0 come first, and every layer has as many. So those of one layer are found
     without looking at the vectors, which a device would have to be waited for.
@@ -117,12 +117,12 @@ class Matches(_Movable):
         return len(self.layer)
 
     def of_last_layer(self) -> Matches:
-        """The pairs of the last layer alone, which becomes layer 0."""
+        """Return the pairs of the last layer alone, which becomes layer 0."""
         rows = slice(len(self) - len(self) // self.layers, None)
         return Matches(torch.zeros_like(self.layer[rows]), self.image[rows], self.query[rows], self.target[rows], 1)
 
     def for_layers(self, count: int) -> Matches:
-        """The pairs of a single layer in each of `count` layers."""
+        """Repeat the pairs of a single layer in each of `count` layers."""
         layer = torch.arange(count, device=self.layer.device).repeat_interleave(len(self))
         return Matches(layer, self.image.repeat(count), self.query.repeat(count), self.target.repeat(count), count)
 
@@ -134,7 +134,7 @@ of a training batch those that are matched, an eighth of all or fewer; the other
 
 @dataclass
 class Predictions:
-    """What the heads say, for every decoder layer: auxiliary losses are an axis, not names."""
+    """Holds what the heads say, for every decoder layer: auxiliary losses are an axis, not names."""
 
     logits: Tensor  # [L, B, Q, K]
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
@@ -143,7 +143,7 @@ class Predictions:
     masks: MaskDecoder | None = None  # of the last layer's queries
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Predictions:
-        """The same with `function` applied to every tensor [L, B, Q, …], those of the groups included."""
+        """Return the same with `function` applied to every tensor [L, B, Q, …], those of the groups included."""
         return replace(
             self,
             logits=function(self.logits),
@@ -155,22 +155,22 @@ class Predictions:
         )
 
     def select(self, *, layers: slice = slice(None), queries: slice = slice(None)) -> Predictions:
-        """Some layers and queries of everything that is said, without groups and masks."""
+        """Return some layers and queries of everything that is said, without groups and masks."""
         return replace(self, groups={}, masks=None).map(lambda value: value[layers, :, queries])
 
     def supervised(self) -> dict[str, Group]:
-        """Everything that has losses, by the name of its group: these queries themselves, which have none, first."""
+        """Return everything that has losses, by the name of its group: these queries first, without a name."""
         return {"": Group(predictions=self), **self.groups}
 
     def last_layer(self) -> Predictions:
-        """The last layer alone, of the groups, too."""
+        """Return the last layer alone, of the groups, too."""
         groups = {name: group.last_layer() for name, group in self.groups.items()}
         return replace(self.select(layers=slice(-1, None)), groups=groups, masks=self.masks)
 
 
 @dataclass
 class Group:
-    """Outputs that are supervised on terms of their own: proposals, denoising or one-to-many queries.
+    """Holds outputs that are supervised on terms of their own: proposals, denoising or one-to-many queries.
 
     Any part may add one. Who has outputs already (an encoder, queries that propose) gives them as `predictions`; who
     adds queries says which they are, and the detector fills in what the decoder says of them.
@@ -186,13 +186,13 @@ class Group:
 
     @property
     def outputs(self) -> Predictions:
-        """The predictions, which are there once the decoder has answered."""
+        """Return the predictions, which are there once the decoder has answered."""
         assert self.predictions is not None
         return self.predictions
 
     @property
     def answers(self) -> int:
-        """How many queries answer for an object in all; the normalizer grows with it."""
+        """Return how many queries answer for an object in all; the normalizer grows with it."""
         return self.parts * self.copies
 
     def last_layer(self) -> Group:
@@ -202,7 +202,7 @@ class Group:
 
 @dataclass
 class Normalizer:
-    """What the losses of one micro-batch are divided by: counts over the whole optimizer step.
+    """Holds what the losses of one micro-batch are divided by: counts over the whole optimizer step.
 
     Counted before the first forward pass over all micro-batches, and averaged over processes, so that
     gradients that are summed over micro-batches and averaged over processes are those of one large batch.
@@ -216,7 +216,7 @@ class Normalizer:
 
 @dataclass
 class Losses:
-    """The criterion's answer."""
+    """Holds the criterion's answer."""
 
     total: Tensor  # scalar, to call backward on
     terms: dict[str, Tensor]  # weighted, each [L]; of a group "name/term"; they add up to `total`
@@ -230,7 +230,7 @@ class Losses:
 
 @dataclass
 class Detections:
-    """Post-processed boxes of one image."""
+    """Holds post-processed boxes of one image."""
 
     scores: Tensor  # [n] descending
     labels: Tensor  # [n] class index
@@ -240,7 +240,7 @@ class Detections:
 
 @dataclass
 class PanopticSegments:
-    """Post-processed segments of one image, which share its pixels out among themselves."""
+    """Holds post-processed segments of one image, which share its pixels out among themselves."""
 
     ids: Tensor  # [height, width] int32, of the original image's size: 0 is void, i + 1 is segment i
     labels: Tensor  # [n] class index
@@ -249,7 +249,7 @@ class PanopticSegments:
 
 @dataclass(frozen=True)
 class Classes:
-    """What the class indices mean, and which category ids of the data set they stand for.
+    """Holds what the class indices mean, and which category ids of the data set they stand for.
 
     Travels in the checkpoint, so that predictions come out in the data set's own category ids.
     """
@@ -270,13 +270,13 @@ class Classes:
 
     @classmethod
     def contiguous(cls, categories: Mapping[int, str]) -> Self:
-        """Classes 0 … n-1 in ascending order of the category ids (`categories`: id -> name)."""
+        """Build classes 0 … n-1 in ascending order of the category ids (`categories`: id -> name)."""
         ids = tuple(sorted(categories))
         return cls(tuple(categories[i] for i in ids), ids)
 
     @classmethod
     def identity(cls, categories: Mapping[int, str]) -> Self:
-        """Class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
+        """Build class = category id, as official DETR has it: max id + 1 classes (91 for COCO), with holes."""
         ids = tuple(range(max(categories, default=-1) + 1))
         return cls(tuple(categories.get(i, cls.HOLE) for i in ids), ids)
 
@@ -286,11 +286,11 @@ class Classes:
 
     @cached_property
     def index_of(self) -> dict[int, int]:
-        """Category id -> class index."""
+        """Return category id -> class index."""
         return {category_id: index for index, category_id in enumerate(self.category_ids)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, for checkpoints and JSON."""
+        """Return plain containers, for checkpoints and JSON."""
         things = {} if self.things is None else {"things": list(self.things)}
         return {"names": list(self.names), "category_ids": list(self.category_ids), **things}
 

@@ -22,7 +22,7 @@ OPTIONS = ("--metric", "--epoch", "--html", "--json", "--help")
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers mistakes in one line, as everything else here does."""
+    """Answers mistakes in one line, as every other command does."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]

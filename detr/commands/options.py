@@ -35,7 +35,7 @@ SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", type(None): "nul
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of an option."""
+    """Holds one key of an option."""
 
     key: str  # as on the command line
     kind: str  # its type, or the values that are allowed

@@ -27,7 +27,7 @@ AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Say what has changed since the run, and train anew, in a folder of its own."""
+    """Say what has changed since the run, and train again in a new folder."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if any(each in ("-h", "--help") for each in given):
         print(__doc__)
@@ -63,7 +63,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
-    """Return what makes today's conf/ the config of a run; where its time was limited, its steps are instead."""
+    """Return what makes today's conf/ the config of a run; a limit of time is replaced by the steps it gave."""
     options = groups()
     choices = [f"{group}={option}" for group, option in record["choices"].items() if option in options.get(group, [])]
     composed: Any = OmegaConf.to_container(load("train", choices), resolve=False)
@@ -81,7 +81,7 @@ def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
 
 
 def news(record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Say, a line each, whether code, machine and data are still what they were."""
+    """Yield a line each on whether code, machine and data are still what they were."""
     from detr.assembly import training_data  # with torch, for which a mistake need not wait
     from detr.config import check, compose
     from detr.environment import hardware, revision

@@ -19,7 +19,7 @@ ROW = 34  # of an interval
 
 
 class Scale:
-    """Values of an axis → pixels, with ticks at round numbers."""
+    """Maps values of an axis → pixels, with ticks at round numbers."""
 
     def __init__(self, low: float, high: float, start: float, end: float, count: int = 5) -> None:
         if high <= low:
@@ -41,18 +41,18 @@ class Scale:
 
 
 def nice_step(rough: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `rough`."""
+    """Return 1, 2 or 5 times a power of ten, at least `rough`."""
     power = 10 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
 def color(index: int) -> str:
-    """The style class of a setting's colour."""
+    """Return the style class of a setting's colour."""
     return f"c{index % COLORS}"
 
 
 def curves(plot: Plot) -> str:
-    """One plot."""
+    """Return one plot as SVG."""
     points = [point for line in plot.lines for point in line.points]
     across = Scale(min(p.x for p in points), max(p.x for p in points), LEFT, WIDTH - RIGHT)
     across.step = max(1, across.step)
@@ -76,7 +76,7 @@ def curves(plot: Plot) -> str:
 
 
 def intervals(conclusions: Sequence[Conclusion]) -> str:
-    """Every difference to the baseline with its interval, against zero; nothing where there is none."""
+    """Return every difference to the baseline with its interval, against zero; nothing where there is none."""
     drawn = [(index, each) for index, each in enumerate(conclusions, start=1) if each.interval is not None]
     bounds = [bound for _, each in drawn if each.interval for bound in (each.interval.low, each.interval.high)]
     if not drawn:

@@ -21,7 +21,7 @@ from detr.errors import UserError
 
 @dataclass(frozen=True)
 class Comparison:
-    """Settings against the first of them.
+    """Compares settings with the first of them.
 
     Attributes:
         grouping: the settings and what differs.
@@ -61,7 +61,7 @@ class Comparison:
 
     @functools.cached_property
     def summary(self) -> list[str]:
-        """The sentences that it all amounts to."""
+        """Return the sentences that sum the comparison up."""
         if len(self.settings) == 1:
             return [self._alone()]
         lines = [each.sentence() for each in self.conclusions]
@@ -75,14 +75,14 @@ class Comparison:
 
     @property
     def epochs(self) -> dict[str, bool]:
-        """The epochs that tables are about, and whether it is the last one; once where the best one is the last one."""
+        """Return the epochs of the tables, and whether it is the last one; once where best and last are the same."""
         if all(run.best == run.last for run in self.runs):
             return {"best epoch (the last one)": False}
         return {"best epoch": False, "last epoch": True}
 
     @property
     def lengths(self) -> dict[str, list[str]]:
-        """How long the runs of each setting were trained: row → cells."""
+        """Return how long the runs of each setting were trained: row → cells."""
         rows: dict[str, list[list[Any]]] = {
             "epochs": [[run.epochs for run in setting.runs] for setting in self.settings],
             "steps": [[run.steps for run in setting.runs] for setting in self.settings],
@@ -92,20 +92,20 @@ class Comparison:
 
     @property
     def legend(self) -> str:
-        """How to read a cell of the tables."""
+        """Return how to read a cell of the tables."""
         parts = ["AP in points (× 100)"]
         if any(len(setting.runs) > 1 for setting in self.settings):
             parts.append("mean ± standard deviation over seeds")
         if len(self.settings) > 1:
-            parts.append(f"behind it the difference to {self.settings[0].letter}")
+            parts.append(f"after it the difference to {self.settings[0].letter}")
         return "; ".join(parts)
 
     def difference(self, setting: Setting, name: str, *, last: bool = False) -> float | None:
-        """Of the means, to the baseline's; None for the baseline, and for other data."""
+        """Return the difference of the means to the baseline's; None for the baseline, and for other data."""
         return None if setting is self.settings[0] else Conclusion(self.settings[0], setting, name, last).difference
 
     def to_dict(self) -> dict[str, Any]:
-        """For other programs. AP is in points (× 100)."""
+        """Return plain containers for other programs. AP is in points (× 100)."""
         return {
             "metric": self.metric,
             "epoch": "last" if self.last else "best",
@@ -142,7 +142,8 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], *, metric: str, last: bool, skipped: Sequence[str] = ()) -> Comparison:
-    """
+    """Compare settings in a metric.
+
     Raises:
         UserError: no run has the metric.
     """

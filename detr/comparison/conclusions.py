@@ -26,7 +26,7 @@ Verdict = Literal["better", "worse", "not distinguishable", "unknown"]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A setting against the baseline in one metric."""
+    """Holds what can be said of a setting against the baseline in one metric."""
 
     baseline: Setting
     other: Setting
@@ -38,7 +38,7 @@ class Conclusion:
 
     @property
     def difference(self) -> float | None:
-        """Of the means, in points; None where there is nothing to compare."""
+        """Return the difference of the means, in points; None where there is nothing to compare."""
         if not self.baseline.data.same(self.other.data):
             return None
         a, b = (values(each.runs, self.metric, last=self.last) for each in (self.baseline, self.other))
@@ -53,7 +53,7 @@ class Conclusion:
         return "better" if (self.interval.difference > 0) != (self.metric == LOSS) else "worse"
 
     def sentence(self) -> str:
-        """In plain words; a difference that is one is given as how much better or worse."""
+        """Return it in plain words; a difference that is one is given as how much better or worse."""
         a, b = self.baseline.letter, self.other.letter
         name = unit(self.metric) + (" of the last epoch" if self.last else "")
         if self.interval is None:
@@ -72,14 +72,14 @@ class Conclusion:
 
 
 def conclude(settings: Sequence[Setting], metric: str, *, last: bool = False) -> list[Conclusion]:
-    """Every other setting against the first one; the intervals of several hold together with 95 %."""
+    """Return conclusions on every other setting against the first; several intervals hold together with 95 %."""
     baseline, *others = settings
     level = simultaneous(LEVEL, len(others))
     return [_conclude(Conclusion(baseline, other, metric, last), level) for other in others]
 
 
 def family(conclusions: Sequence[Conclusion]) -> str | None:
-    """How several comparisons with one baseline are dealt with."""
+    """Return how several comparisons with one baseline are dealt with."""
     if len(conclusions) < 2 or all(each.interval is None for each in conclusions):
         return None
     level = percent(simultaneous(LEVEL, len(conclusions)))
@@ -90,7 +90,7 @@ def family(conclusions: Sequence[Conclusion]) -> str | None:
 
 
 def percent(level: float) -> str:
-    """95 %, 97.5 %, 98.33 %."""
+    """Return a level as text: 95 %, 97.5 %, 98.33 %."""
     return f"{100 * level:.4g} %"
 
 

@@ -19,7 +19,7 @@ MAX_POINTS = 300  # of a line: more than there are pixels to tell them apart
 
 @dataclass(frozen=True)
 class Point:
-    """At one epoch or step."""
+    """Holds the values at one epoch or step."""
 
     x: int
     mean: float
@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """One setting in one plot."""
+    """Holds one setting in one plot."""
 
     letter: str
     index: int  # of the setting, which decides its colour
@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """One key of metrics.jsonl."""
+    """Holds one key of metrics.jsonl."""
 
     title: str
     axis: Axis
@@ -47,14 +47,14 @@ class Plot:
 
 
 def plots(settings: Sequence[Setting], metric: str, axis: Axis) -> list[Plot]:
-    """The metric, the validation's loss and the training's, of those that some run has."""
+    """Return plots of the metric, the validation's loss and the training's, of those that some run has."""
     keys = {f"val/{metric}": metric, f"val/{LOSS}": "validation loss", f"train/{LOSS}": "training loss"}
     found = [Plot(title, axis, lines(settings, key, axis)) for key, title in keys.items()]
     return [plot for plot in found if plot.lines]
 
 
 def lines(settings: Sequence[Setting], key: str, axis: Axis) -> list[Line]:
-    """A line for each setting that has the key."""
+    """Return a line for each setting that has the key."""
     scale = 100 if key.startswith("val/") and is_fraction(key.removeprefix("val/")) else 1
     found = [
         Line(setting.letter, index, len(setting.runs), _thinned(_points(setting.runs, key, axis, scale)))

@@ -16,7 +16,7 @@ from detr.errors import UserError
 
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of a split: of I images."""
+    """Holds the ground truth of a split: of I images."""
 
     coco: dict[str, Any]  # as the data set gives it to evaluators
     files: list[str]  # [I] in the order of `images`
@@ -26,17 +26,17 @@ class Truth:
 
     @property
     def images(self) -> list[dict[str, Any]]:
-        """Each image's id, height and width."""
+        """Return each image's id, height and width."""
         return self.coco["images"]
 
     @cached_property
     def categories(self) -> dict[int, str]:
-        """Id → name, in the order of the ids."""
+        """Return id → name, in the order of the ids."""
         return {each["id"]: each["name"] for each in sorted(self.coco["categories"], key=lambda each: each["id"])}
 
     @cached_property
     def objects(self) -> dict[int, list[dict[str, Any]]]:
-        """Image id → its annotations, without crowds."""
+        """Return image id → its annotations, without crowds."""
         found = defaultdict(list)
         for annotation in self.coco["annotations"]:
             if not annotation["iscrowd"]:
@@ -46,14 +46,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class ValidationData:
-    """The validation split of a run, as its folder tells it."""
+    """Holds the validation split of a run, as its folder tells it."""
 
     section: str  # `dataset` of the config, as JSON
     fingerprint: str | None  # what the run noted of the images and their annotations, as JSON; None: nothing
     cwd: Path  # where relative paths start
 
     def same(self, other: ValidationData) -> bool:
-        """Return whether two runs had the same split: by what they noted of it, else by the config."""
+        """Return whether two runs had the same split: by what they recorded of it, else by the config."""
         if self.fingerprint is not None and other.fingerprint is not None:
             return self.fingerprint == other.fingerprint
         return self.section == other.section
@@ -78,7 +78,7 @@ class ValidationData:
         except OSError as error:
             raise UserError(f"{self.cwd}: {error.strerror or error}") from error
         if self.fingerprint not in (None, as_json(vars(split.fingerprint()))):
-            raise UserError(f"{self} has other images or annotations by now")
+            raise UserError(f"the images or annotations of {self} have changed since")
         return Truth(split.ground_truth(), [str(self.cwd / file) for file in split.files])
 
 

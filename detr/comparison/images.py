@@ -23,7 +23,7 @@ AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.js
 
 @dataclass(frozen=True)
 class PerImage:
-    """The predictions of a run's best epoch, matched."""
+    """Holds the predictions of a run's best epoch, matched."""
 
     truth: Truth
     results: list[dict[str, Any]]  # as in predictions.json
@@ -56,13 +56,13 @@ def per_image(run: Run, data: ValidationData) -> PerImage:
     if then is None or not abs(now - then) < AGREES:
         raise UserError(
             f"{predictions} gives an AP of {100 * now:.1f} on {data}, the run had "
-            f"{'none' if then is None else format(100 * then, '.1f')}: one of the files is another one by now"
+            f"{'none' if then is None else format(100 * then, '.1f')}: one of the files has changed since"
         )
     return found
 
 
 def over_images(baseline: PerImage, other: PerImage, name: str, level: float) -> Interval:
-    """The difference in a metric where images are drawn anew with replacement, the same ones for both.
+    """Return the difference in a metric where images are drawn with replacement, the same ones for both.
 
     Raises:
         UserError: it is none of the metrics that can be resampled, or there are no objects.

@@ -19,20 +19,20 @@ NOTHING = "–"
 
 
 def shown_metrics(runs: Iterable[Run]) -> list[str]:
-    """The metrics of the tables that some run has."""
+    """Return the metrics of the tables that some run has."""
     rows = [run.best for run in runs]
     names = [*SHOWN, *MASKS, *PANOPTIC, LOSS]
     return [name for name in names if any(metric(row, name) is not None for row in rows)]
 
 
 def class_metrics(runs: Iterable[Run]) -> list[str]:
-    """AP/CLASS of every class that some run has a number for, in the order of the first."""
+    """Return AP/CLASS of every class that some run has a number for, in the order of the first."""
     names = dict.fromkeys(key.removeprefix("val/") for run in runs for key in run.best if key.startswith("val/AP/"))
     return [name for name in names if any(metric(run.best, name) is not None for run in runs)]
 
 
 def is_fraction(name: str) -> bool:
-    """Whether it is written times 100."""
+    """Return whether a metric is written times 100."""
     return name != LOSS and not name.startswith(("PQ", "SQ", "RQ"))
 
 
@@ -41,19 +41,19 @@ def unit(name: str) -> str:
 
 
 def points(row: Row, name: str) -> float | None:
-    """A metric as people write it."""
+    """Return a metric as people write it."""
     value = metric(row, name)
     return value * 100 if value is not None and is_fraction(name) else value
 
 
 def values(runs: Sequence[Run], name: str, *, last: bool = False) -> list[float]:
-    """A metric of each run that has it, of its best epoch or its last one, as people write it."""
+    """Return a metric of each run that has it, of its best epoch or its last one, as people write it."""
     found = [points(run.last if last else run.best, name) for run in runs]
     return [value for value in found if value is not None]
 
 
 def moments(runs: Sequence[Run], name: str, *, last: bool = False) -> str:
-    """A metric's mean and, over several runs, its standard deviation."""
+    """Return a metric's mean and, over several runs, its standard deviation."""
     found = values(runs, name, last=last)
     if not found:
         return NOTHING
@@ -62,7 +62,7 @@ def moments(runs: Sequence[Run], name: str, *, last: bool = False) -> str:
 
 
 def number(value: float | None, name: str = "AP", *, signed: bool = False) -> str:
-    """One decimal for points and percents, three for losses."""
+    """Return a value as text: one decimal for points and percents, three for losses."""
     if value is None:
         return NOTHING
     digits = 3 if name == LOSS else 1

@@ -13,7 +13,7 @@ ALIKE = 1.1  # minutes of training that differ by less are no news
 
 
 def notes(grouping: Grouping, *, last: bool) -> list[str]:
-    """One sentence for each thing."""
+    """Return one sentence for each thing."""
     settings = grouping.settings
     runs = [run for setting in settings for run in setting.runs]
     found = [_selection(runs, last), _length(settings), *_states(runs), _revisions(settings), _processes(settings)]
@@ -65,7 +65,7 @@ def _revisions(settings: Sequence[Setting]) -> str:
         each = "; ".join(f"{name} {', '.join(map(_short, found))}" for name, found in by_setting.items())
         return f"the code was not the same: {each}"
     if any(revision.endswith("-dirty") for revision in known):
-        return f"the code had changes that no commit has ({_short(*known)}), so that it may not have been the same"
+        return f"the code had uncommitted changes ({_short(*known)}), so it may not have been the same"
     return ""
 
 

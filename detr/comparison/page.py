@@ -28,7 +28,7 @@ MARKS = {
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page."""
+    """Return the whole page."""
     settings, runs = comparison.settings, comparison.runs
     title = f"{_count(len(settings), 'setting')} compared in {unit(comparison.metric)}, {_count(len(runs), 'run')}"
     epoch = "last" if comparison.last else "best"

@@ -31,7 +31,7 @@ FOUND = 0.5  # IoU of a box of the right class
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture."""
+    """Holds one picture."""
 
     caption: str
     description: str  # for those who cannot see it
@@ -40,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Row by row, and what they are."""
+    """Holds pictures row by row, and what they are."""
 
     rows: list[list[Panel]]
     note: str
@@ -48,14 +48,14 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Seen:
-    """All images of a split as one setting sees them."""
+    """Holds all images of a split as one setting sees them."""
 
     letter: str
     drawn: list[Boxes]  # of each image
     found: list[int]  # of each image's objects
 
     def quality(self, index: int, objects: int) -> float:
-        """F1 of one image; 1 where nothing is there and nothing was found."""
+        """Return F1 of one image; 1 where nothing is there and nothing was found."""
         total = objects + len(self.drawn[index].labels)
         return 2 * self.found[index] / total if total else 1.0
 
@@ -65,7 +65,7 @@ class Seen:
 
 
 def pictures(settings: Sequence[Setting], metric: str) -> Pictures:
-    """Ground truth and predictions side by side, redrawn; where that cannot be, the pictures that the runs kept."""
+    """Return ground truth and predictions side by side, redrawn; or the pictures that the runs kept."""
     shown = [setting for setting in settings if settings[0].data.same(setting.data)][:MAX_SETTINGS]
     chosen = {setting.letter: representative(setting, settings[0], metric) for setting in shown}
     try:
@@ -83,7 +83,7 @@ def pictures(settings: Sequence[Setting], metric: str) -> Pictures:
 
 
 def representative(setting: Setting, baseline: Setting, metric: str) -> Run:
-    """The run whose metric is the median; the baseline's seed where there is one of it, so that seeds are the same."""
+    """Return the run with the median metric; the baseline's seed where possible, so that seeds are the same."""
     return setting.seeds.get(_median(baseline, metric).seed) or _median(setting, metric)
 
 
@@ -113,7 +113,7 @@ def look(letter: str, predictions: PerImage, truth: Sequence[Boxes], classes: Ma
 
 
 def count_found(truth: Boxes, predicted: Boxes) -> int:
-    """How many objects have a box of their class; each box, the best-scored first, finds one at most."""
+    """Return how many objects have a box of their class; each box, the best-scored first, finds one at most."""
     if not truth.labels or not predicted.labels:
         return 0
     overlaps = box_iou(torch.tensor(predicted.corners), torch.tensor(truth.corners))
@@ -128,7 +128,7 @@ def count_found(truth: Boxes, predicted: Boxes) -> int:
 
 
 def order(seen: Sequence[Seen], truth: Sequence[Boxes]) -> list[int]:
-    """Images by how much settings differ from the first in F1; of one setting alone, by how bad it is on them."""
+    """Return the images by how much settings differ from the first in F1; of one setting alone, by how bad it is."""
 
     def gap(index: int) -> float:
         first, *others = (each.quality(index, len(truth[index].labels)) for each in seen)

@@ -20,7 +20,7 @@ State = Literal["finished", "unfinished", "failed"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """Holds one run's folder."""
 
     folder: Path
     recorded: Recorded
@@ -33,32 +33,32 @@ class Run:
 
     @functools.cached_property
     def trainer(self) -> dict[str, Any]:
-        """The section of the config, resolved."""
+        """Return the section of the config, resolved."""
         return self.recorded.section("trainer") or {}
 
     @property
     def monitor(self) -> str:
-        """The metric that decided which epoch is best."""
+        """Return the metric that decided which epoch is best."""
         return str(self.trainer.get("monitor", "AP"))
 
     @property
     def evaluated(self) -> list[Row]:
-        """The rows with validation metrics."""
+        """Return the rows with validation metrics."""
         return [row for row in self.rows if any(key.startswith("val/") for key in row)]
 
     @functools.cached_property
     def best(self) -> Row:
-        """The row of the best epoch by `trainer.monitor`, the first one among equals; that of predictions.json."""
+        """Return the row of the best epoch by `trainer.monitor`, the first among equals; that of predictions.json."""
         return best_row(self.evaluated, self.monitor) or self.evaluated[0]
 
     @property
     def last(self) -> Row:
-        """The last row with validation metrics."""
+        """Return the last row with validation metrics."""
         return self.evaluated[-1]
 
     @property
     def revision(self) -> str | None:
-        """The commit of the code, where the run recorded it."""
+        """Return the commit of the code, where the run recorded it."""
         return self.facts.get("git")
 
     @property
@@ -71,18 +71,18 @@ class Run:
 
     @property
     def minutes(self) -> float | None:
-        """Of training; evaluation not counted."""
+        """Return the minutes of training; evaluation is not counted."""
         seconds = self.rows[-1].get("train/seconds")
         return None if seconds is None else seconds / 60
 
     @functools.cached_property
     def error(self) -> str | None:
-        """The last error in the run's log."""
+        """Return the last error in the run's log."""
         return last_error(self.folder)
 
     @property
     def state(self) -> State:
-        """Finished if all its steps were done, or `trainer.patience` ran out."""
+        """Return the state: finished if all its steps were done, or `trainer.patience` ran out."""
         if self._progress() >= 1 or self._poor() >= (self.trainer.get("patience") or math.inf):
             return "finished"
         return "failed" if self.error else "unfinished"
@@ -99,7 +99,7 @@ class Run:
 
 
 def last_error(folder: Path) -> str | None:
-    """In the log of a run."""
+    """Return the last error in the log of a run."""
     log = folder / "train.log"
     text = log.read_text(errors="replace") if log.exists() else ""
     found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", text, re.MULTILINE)
@@ -107,7 +107,7 @@ def last_error(folder: Path) -> str | None:
 
 
 def find_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """The runs in the folders, each once, and a line for each folder that was skipped.
+    """Return the runs in the folders, each once, and a line for each folder that was skipped.
 
     A path is a run's folder, or a folder with runs below it, such as a sweep's.
 
@@ -135,7 +135,7 @@ def find_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """One run.
+    """Read one run.
 
     Raises:
         UserError: the folder has no config or no metrics, or they cannot be read.
@@ -159,7 +159,7 @@ def _folders(path: Path) -> list[Path]:
         below = [config.parents[1] for config in path.glob(f"{pattern}/{CONFIG}")]
         if below:
             return sorted(below, key=_by_number)
-    raise UserError(f"{path}: no run: neither in it nor below it is a .hydra/config.yaml")
+    raise UserError(f"{path}: not a run: there is no .hydra/config.yaml in it or below it")
 
 
 def _by_number(folder: Path) -> list[tuple[int, str]]:

@@ -24,7 +24,7 @@ THRESHOLDS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of
 
 @dataclass(frozen=True)
 class Matched:
-    """The detections of one category on all I images, best first; T IoU thresholds."""
+    """Holds the detections of one category on all I images, best first; T IoU thresholds."""
 
     image: NDArray[np.int64]  # [n] index of the image
     matched: NDArray[np.bool_]  # [T, n]
@@ -49,7 +49,7 @@ def match(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Matc
 
 
 def average_precision(matched: Sequence[Matched], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """AP, AP50 and AP75, each [R], of R resamples: `weights` [R, I] say how often each image was drawn.
+    """Return AP, AP50 and AP75, each [R], of R resamples: `weights` [R, I] say how often each image was drawn.
 
     NaN where no object was drawn.
     """
@@ -60,7 +60,7 @@ def average_precision(matched: Sequence[Matched], weights: NDArray[np.int64]) ->
 
 
 def draw(images: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
-    """[R, I] how often each image is drawn when as many are drawn with replacement as there are."""
+    """Return [R, I] how often each image is drawn when as many are drawn with replacement as there are."""
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
 
 

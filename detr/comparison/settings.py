@@ -28,7 +28,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """One config with its runs, a run a seed, in the order in which they were given."""
+    """Holds one config with its runs, one run for each seed, in the order in which they were given."""
 
     letter: str  # A, B, C …: A is the baseline
     description: str  # what makes it differ from the others
@@ -46,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Grouping:
-    """All settings, the baseline first, and what differs between them."""
+    """Holds all settings, the baseline first, and what differs between them."""
 
     settings: list[Setting]
     differences: dict[str, list[str]]  # config key → its value in each setting, as YAML would have it
@@ -54,7 +54,7 @@ class Grouping:
 
 
 def group(runs: Sequence[Run]) -> Grouping:
-    """Runs → settings, in the order of their first runs.
+    """Return the settings of runs, in the order of their first runs.
 
     Of two runs with the same config and seed the later one counts: a run that was repeated is not two seeds.
     """
@@ -81,7 +81,7 @@ def group(runs: Sequence[Run]) -> Grouping:
 
 
 def settled(config: Mapping[str, Any], path: Key = ()) -> dict[Key, str]:
-    """Key → value as text, of everything that makes a setting; lists are values."""
+    """Return key → value as text, of everything that makes a setting; lists are values."""
     leaves: dict[Key, str] = {}
     for key, value in config.items():
         here = (*path, str(key))
@@ -95,14 +95,14 @@ def settled(config: Mapping[str, Any], path: Key = ()) -> dict[Key, str]:
 
 
 def differing(configs: Sequence[Mapping[Key, str]]) -> dict[str, list[str]]:
-    """The keys that some of the configs have otherwise than the first, with each one's value."""
+    """Return the keys in which some config differs from the first, with each one's value."""
     keys = dict.fromkeys(key for config in configs for key in config)
     values = {".".join(key): [config.get(key, ABSENT) for config in configs] for key in keys}
     return {key: found for key, found in values.items() if len(set(found)) > 1}
 
 
 def describe(differences: Mapping[str, Sequence[str]], groups: Sequence[Sequence[Run]]) -> list[str]:
-    """A name for each setting: its values of the keys that differ, its overrides, or where it lies."""
+    """Return a name for each setting: its values of the keys that differ, its overrides, or its folder."""
     firsts = [runs[0] for runs in groups]
     folders = [str(run.folder) for run in firsts]
     if 0 < len(differences) <= MAX_KEYS:
@@ -116,13 +116,13 @@ def describe(differences: Mapping[str, Sequence[str]], groups: Sequence[Sequence
 
 
 def letter(index: int) -> str:
-    """A … Z, then A1, B1, …"""
+    """Return A … Z, then A1, B1, …"""
     turn, place = divmod(index, len(string.ascii_uppercase))
     return string.ascii_uppercase[place] + (str(turn) if turn else "")
 
 
 def text(value: Any) -> str:
-    """A value as one would write it on the command line."""
+    """Return a value as one would write it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):

@@ -17,7 +17,7 @@ Method = Literal["paired", "welch", "images"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference, the other setting less the baseline, and where it lies by some level of confidence."""
+    """Holds a difference, the other setting less the baseline, and its interval at some level of confidence."""
 
     difference: float
     low: float
@@ -31,12 +31,12 @@ class Interval:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation (n - 1); None for a single value."""
+    """Return the sample's standard deviation (n - 1); None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def paired(baseline: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
-    """Student's interval of the mean difference of pairs: runs of the same seed share what the seed decides.
+    """Return Student's interval of the mean difference of pairs: runs of the same seed share what the seed decides.
 
     Raises:
         ValueError: there are fewer than two pairs.
@@ -49,7 +49,7 @@ def paired(baseline: Sequence[float], other: Sequence[float], level: float = LEV
 
 
 def welch(baseline: Sequence[float], other: Sequence[float], level: float = LEVEL) -> Interval:
-    """Interval of the difference of two means whose spreads may differ (Welch 1947, with Satterthwaite's degrees).
+    """Return the interval of the difference of two means with different spreads (Welch 1947, Satterthwaite's degrees).
 
     Raises:
         ValueError: a side has fewer than two values.
@@ -69,7 +69,7 @@ def welch(baseline: Sequence[float], other: Sequence[float], level: float = LEVE
 def percentiles(
     baseline: NDArray[np.float64], other: NDArray[np.float64], difference: float, level: float = LEVEL
 ) -> Interval:
-    """Percentile interval of bootstrap draws.
+    """Return the percentile interval of bootstrap draws.
 
     Args:
         baseline, other: [R] the metric on each resample, both on the same one.
@@ -81,7 +81,7 @@ def percentiles(
 
 
 def simultaneous(level: float, comparisons: int) -> float:
-    """The level of each of several intervals for all of them to hold together with `level` (Bonferroni)."""
+    """Return the level of each of several intervals for all of them to hold together with `level` (Bonferroni)."""
     return 1 - (1 - level) / max(1, comparisons)
 
 

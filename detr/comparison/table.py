@@ -15,7 +15,7 @@ MAX_COLUMNS = 6
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Settings, what differs, metrics, classes, what it amounts to and what to beware of."""
+    """Print settings, what differs, metrics, classes, the conclusions and the notes."""
     settings = comparison.settings
     for setting in settings:
         seeds = ", ".join(str(run.seed) for run in setting.runs)
@@ -76,7 +76,7 @@ def _classes(comparison: Comparison) -> Table:
 
 
 def cell(comparison: Comparison, setting: Setting, name: str, *, last: bool = False) -> str:
-    """The setting's value and, behind it, the difference to the baseline."""
+    """Return the setting's value and, after it, the difference to the baseline."""
     difference = comparison.difference(setting, name, last=last)
     behind = "" if difference is None else f" ({number(difference, name, signed=True)})"
     return moments(setting.runs, name, last=last) + behind

@@ -32,7 +32,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """The arguments that a target takes by name, annotations evaluated where that is possible.
+    """Return the arguments that a target takes by name, with evaluated annotations where that is possible.
 
     None if it takes any name (`**kwargs`) or does not say.
     """
@@ -52,7 +52,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | Non
 
 
 def problem(value: Any, annotation: Any) -> tuple[Path, str] | None:
-    """What is wrong with a value: where inside of it, and "expected …, got …". None if nothing is.
+    """Return what is wrong with a value: the place inside it, and "expected …, got …". None if nothing is wrong.
 
     Integers pass as floats and lists as any sequence; nothing else is converted. Annotations that mean nothing
     in YAML (modules, tensors, callables) refuse single values only.
@@ -138,7 +138,7 @@ def _expectation(error: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as YAML would have it, cut off where it is long."""
+    """Return a value as YAML would have it, cut off where it is long."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -40,7 +40,7 @@ def build(node: Mapping[str, Any] | None, where: str = "", /, **facts: Any) -> A
 
 
 class Factory:
-    """A constructor with some of its arguments: what a nested node with `_partial_: true` becomes.
+    """Calls a constructor with some of its arguments: what a nested node with `_partial_: true` becomes.
 
     Args:
         constructor: to be called.

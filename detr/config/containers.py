@@ -16,7 +16,7 @@ from detr.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """What crosses the door: a checked config, and how the run was asked for."""
+    """Holds a checked config, and how the run was asked for."""
 
     values: Section  # plain containers, every interpolation replaced by its value
     stored: dict[str, Any]  # the same for checkpoints: interpolations within it stay
@@ -28,12 +28,12 @@ class Config:
 
 
 class Section(dict[str, Any]):
-    """A dict that knows under which key the user finds it: `backbone`, also where `model` refers to it."""
+    """Remembers under which key the user finds a dict: `backbone`, also where `model` refers to it."""
 
     path: str = ""
 
     def changed(self, **values: Any) -> Section:
-        """The same with other values."""
+        """Return the same with other values."""
         section = Section({**self, **values})
         section.path = self.path
         return section

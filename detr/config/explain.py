@@ -25,7 +25,7 @@ from detr.errors import UserError
 
 @dataclass
 class CommandLine:
-    """What was asked of Hydra."""
+    """Holds what was asked of Hydra."""
 
     config_name: str
     overrides: list[str]
@@ -34,7 +34,7 @@ class CommandLine:
 
 
 def explain(error: Exception, command: CommandLine) -> str:
-    """One line about why `command` does not compose."""
+    """Return one line about why `command` does not compose."""
     if _os_error(error) is not None:
         return _folder_problem(error)
     try:
@@ -47,7 +47,7 @@ def explain(error: Exception, command: CommandLine) -> str:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's grammar.
+    """Parse overrides by Hydra's grammar.
 
     Raises:
         UserError: what cannot be read.
@@ -63,7 +63,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def check_key(override: Override, tree: dict[str, Any], all_groups: dict[str, list[str]]) -> None:
-    """Whether an override fits the keys of a config.
+    """Check that an override fits the keys of a config.
 
     Raises:
         UserError: it changes what is not there, or adds what is.
@@ -79,14 +79,14 @@ def check_key(override: Override, tree: dict[str, Any], all_groups: dict[str, li
         return
     if override.is_add():
         if there and not isinstance(override.value(), dict | list):
-            raise UserError(f"{text}: {key} is there already; change it without the plus: {text.lstrip('+')}")
+            raise UserError(f"{text}: {key} exists already; change it without the plus: {text.lstrip('+')}")
     elif not there:
         hint = did_you_mean(key, candidates) or _neighbours(key, tree)
         raise UserError(f"{key}: there is no such key{hint}")
 
 
 def check_choice(override: Override, all_groups: dict[str, list[str]]) -> None:
-    """Whether the options that an override chooses of a group exist.
+    """Check that the options that an override chooses of a group exist.
 
     Raises:
         UserError: they do not, or the value is no name.
@@ -103,7 +103,7 @@ def check_choice(override: Override, all_groups: dict[str, list[str]]) -> None:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Hydra's message and its cause's, the first line of each."""
+    """Return Hydra's message and its cause's, the first line of each."""
     messages = [str(each).strip() for each in (error, error.__cause__) if each is not None]
     first = [message.splitlines()[0] for message in messages if message]
     return ": ".join(dict.fromkeys(first)) or type(error).__name__

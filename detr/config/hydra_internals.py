@@ -71,7 +71,7 @@ def register_sweeper(sweeper: type[Sweeper]) -> None:
 
 
 def replace_basic_sweeper(sweeper: type[Sweeper], **defaults: Any) -> None:
-    """Put a sweeper in the place of Hydra's own, which `--multirun` takes unless told otherwise."""
+    """Replace Hydra's own sweeper, which `--multirun` takes unless told otherwise."""
     node = {"_target_": f"{sweeper.__module__}.{sweeper.__name__}", **defaults}
     replacing: dict[str, Any] = {} if V1_3 else {"replace": True}
     ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=node, provider="detr", **replacing)

@@ -18,7 +18,7 @@ CONFIG = f"{HYDRA}/config.yaml"
 
 @dataclass(frozen=True)
 class Recorded:
-    """What Hydra wrote into a run's `.hydra/`."""
+    """Holds what Hydra wrote into a run's `.hydra/`."""
 
     config: dict[str, Any]  # interpolations as they stand: a value that others refer to differs in one place only
     overrides: list[str]  # of the command line
@@ -26,7 +26,7 @@ class Recorded:
     cwd: Path  # where the command was given; relative paths of the config start there
 
     def section(self, key: str) -> Any:
-        """A part of the config as plain containers, interpolations resolved.
+        """Return a part of the config as plain containers, interpolations resolved.
 
         Raises:
             UserError: there is no such part, or an interpolation leads nowhere.
@@ -46,7 +46,7 @@ def recorded(folder: Path) -> Recorded:
     """
     config = _read(folder / CONFIG)
     if not isinstance(config, DictConfig):
-        raise UserError(f"{folder / CONFIG}: no config of a run")
+        raise UserError(f"{folder / CONFIG}: there is no config of a run")
     container: Any = OmegaConf.to_container(config, resolve=False)
     overrides, hydra = folder / HYDRA / "overrides.yaml", folder / HYDRA / "hydra.yaml"
     return Recorded(

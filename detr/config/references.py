@@ -16,7 +16,7 @@ _RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
 def origin(tree: Any, path: Path) -> Path:
-    """Where the value at `path` really stands: references on the way are followed to their end."""
+    """Return where the value at `path` really is: references on the way are followed to their end."""
     for _ in range(100):  # a cycle is OmegaConf's to report
         step = _follow(tree, path)
         if step is None:
@@ -26,7 +26,7 @@ def origin(tree: Any, path: Path) -> Path:
 
 
 def references(tree: Any) -> set[Path]:
-    """The paths of everything that some value refers to."""
+    """Return the paths of everything that some value refers to."""
     found = set()
     for path, value in leaves(tree):
         if isinstance(value, str):
@@ -47,17 +47,17 @@ def reached(tree: Any, start: Path) -> list[Path]:
 
 
 def is_reference(value: Any) -> bool:
-    """Whether the value is one reference and nothing else: `${transformer.d_model}`."""
+    """Return whether the value is one reference and nothing else: `${transformer.d_model}`."""
     return isinstance(value, str) and _REFERENCE.fullmatch(value.strip()) is not None
 
 
 def has_resolver(value: Any) -> bool:
-    """Whether the value calls a resolver, as `${hydra:…}`, `${now:…}` and `${oc.env:…}` do."""
+    """Return whether the value calls a resolver, as `${hydra:…}`, `${now:…}` and `${oc.env:…}` do."""
     return isinstance(value, str) and _RESOLVER.search(value) is not None
 
 
 def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Path and value of everything that is no container."""
+    """Yield path and value of everything that is not a container."""
     if isinstance(tree, dict | list):
         for key, value in children(tree):
             yield from leaves(value, (*path, key))
@@ -66,12 +66,12 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def children(tree: dict[str, Any] | list[Any]) -> list[tuple[Any, Any]]:
-    """Keys and values of a dict, indices and items of a list."""
+    """Return keys and values of a dict, indices and items of a list."""
     return list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree))
 
 
 def contains(tree: Any, path: Path) -> bool:
-    """Whether there is something at `path`, without following references. Digits in the path index lists."""
+    """Return whether there is something at `path`, without following references. Digits in the path index lists."""
     for key in path:
         if isinstance(tree, list) and str(key).isdigit() and int(key) < len(tree):
             tree = tree[int(key)]
@@ -83,7 +83,7 @@ def contains(tree: Any, path: Path) -> bool:
 
 
 def own_keys(tree: Any) -> list[str]:
-    """Dotted keys that a user may want to change: all nodes and leaves but those that only refer to others."""
+    """Return dotted keys that a user may want to change: all nodes and leaves but those that only refer to others."""
     keys = []
     for path, value in leaves(tree):
         names = tuple(name for name in path if isinstance(name, str))
@@ -94,7 +94,7 @@ def own_keys(tree: Any) -> list[str]:
 
 
 def dotted(path: Path) -> str:
-    """The path as it is written on the command line."""
+    """Return the path as it is written on the command line."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 

@@ -10,13 +10,13 @@ AS_GOOD = 0.1  # suggestions may be this much less similar than the best
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """`; did you mean a or b?`, to be put behind a message; empty where nothing is close."""
+    """Return `; did you mean a or b?`, to be appended to a message; empty where nothing is close."""
     found = closest(word, candidates)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def closest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """The candidates nearest to `word`, best first.
+    """Return the candidates nearest to `word`, best first.
 
     Dotted keys are also compared by their last part alone, so that `batch_size` finds `dataloader.batch_size`.
     """
@@ -27,7 +27,7 @@ def closest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
 
 
 def similarity(word: str, candidate: str) -> float:
-    """From 0 to 1, 1 for equal words; a last part in common counts a little less."""
+    """Return a number from 0 to 1, 1 for equal words; a last part in common counts a little less."""
     whole = _ratio(word, candidate)
     last = _ratio(_last(word), _last(candidate))
     return max(whole, 0.8 * last + 0.2 * whole)

@@ -22,7 +22,7 @@ MAX_WARNINGS = 5  # of one kind; the others are counted
 
 @dataclass(frozen=True)
 class Annotations:
-    """I images and their A annotations, grouped by image. Arrays, not objects, so that forked workers share them."""
+    """Holds I images and their A annotations, by image. Arrays, not objects, so that forked workers share them."""
 
     image_ids: NDArray[np.int64]  # [I]
     sizes: NDArray[np.int64]  # [I, 2] (height, width), as the JSON says
@@ -42,15 +42,15 @@ class Annotations:
 
     @property
     def image_index(self) -> NDArray[np.int64]:
-        """[A] which image each annotation belongs to."""
+        """Return [A] which image each annotation belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def objects(self, index: int) -> slice:
-        """The annotations of one image."""
+        """Return the annotations of one image."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def keep(self, mask: NDArray[np.bool_]) -> Annotations:
-        """Without the annotations whose entry in `mask` [A] is False."""
+        """Return a copy without the annotations whose entry in `mask` [A] is False."""
         counts = np.bincount(self.image_index[mask], minlength=len(self))
         return replace(
             self,
@@ -64,7 +64,7 @@ class Annotations:
         )
 
     def subset(self, indices: Sequence[int]) -> Annotations:
-        """Only these images, in this order, with their annotations."""
+        """Return only these images, in this order, with their annotations."""
         chosen = np.asarray(indices, dtype=np.int64)
         rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen]
         order = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
@@ -83,7 +83,7 @@ class Annotations:
         )
 
     def corners(self) -> NDArray[np.float32]:
-        """[A, 4] xyxy, clipped to the image; float32 sums, as datasets/coco.py of facebookresearch/detr has them."""
+        """Return [A, 4] xyxy, clipped to the image; float32 sums, as in datasets/coco.py of facebookresearch/detr."""
         corners = self.boxes.astype(np.float32)
         corners[:, 2:] += corners[:, :2]
         height, width = self.sizes[self.image_index].astype(np.float32).T
@@ -92,7 +92,7 @@ class Annotations:
         return corners
 
     def to_coco(self) -> dict[str, Any]:
-        """As a COCO dictionary for evaluators: boxes as in the file, crowds included, original category ids.
+        """Return a COCO dictionary for evaluators: boxes as in the file, crowds included, original category ids.
 
         Where masks were read, each annotation has its "segmentation" as compressed run lengths. Annotations are
         numbered from 1: pycocotools takes the id 0 for "not matched", and ids of merged files may clash.
@@ -120,7 +120,7 @@ class Annotations:
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def digest(self) -> str:
-        """SHA-256 of what a training or an evaluation depends on, wherever the images lie."""
+        """Return the SHA-256 of what a training or an evaluation depends on, wherever the images lie."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(f"{Path(str(file)).name}\n".encode())
@@ -136,12 +136,12 @@ class Annotations:
 
 
 def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[I] annotations of each image → [I + 1] where they begin and end, as `Annotations.offsets`."""
+    """Convert [I] annotations of each image → [I + 1] where they begin and end, as `Annotations.offsets`."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def check_images_exist(files: Iterable[str], source: str, *, key: str = "dataset.*.images") -> None:
-    """UserError if a file is missing; `key` names its folder. Lists each folder once."""
+    """Raise UserError if a file is missing; `key` names its folder. Lists each folder once."""
     by_folder: dict[Path, list[str]] = {}
     for file in files:
         path = Path(file)

@@ -17,14 +17,14 @@ MAX_IDENTITY_CLASSES = 10_000  # beyond it the ids are numbers of something, not
 
 
 class SplitFiles(TypedDict):
-    """Where one split lies: an image folder for all annotation files, or one each."""
+    """Holds where one split lies: an image folder for all annotation files, or one each."""
 
     images: str | list[str]
     annotations: str | list[str]
 
 
 class CocoSplits:
-    """The splits of one data set in COCO format.
+    """Builds the splits of one data set in COCO format.
 
     Args:
         root: the data set's folder; the paths of the splits usually start with it.
@@ -52,20 +52,20 @@ class CocoSplits:
 
     @property
     def classes(self) -> Classes:
-        """From the categories of the training annotations, read when first asked for."""
+        """Return the categories of the training annotations, read when first asked for."""
         if self._classes is None:
             files = _paths(self._files("train")["annotations"])
             self._classes = self._classes_from(self.categories("train"), files)
         return self._classes
 
     def categories(self, name: Split) -> dict[int, str]:
-        """Category id → name, as the annotations of a split list them."""
+        """Return category id → name, as the annotations of a split list them."""
         return read_categories(_paths(self._files(name)["annotations"]))
 
     def split(
         self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None
     ) -> AnnotatedImages:
-        """One split, validated. With `classes` (of a checkpoint), the training annotations are not read.
+        """Return one split, validated. With `classes` (of a checkpoint), the training annotations are not read.
 
         Raises:
             UserError: whatever is wrong with the files, naming file and id; see `read_annotations`.

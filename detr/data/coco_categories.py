@@ -39,7 +39,7 @@ PANOPTIC_CLASSES = 250  # of the official models, whatever the largest id is (mo
 
 
 def coco_classes(count: int) -> Classes | None:
-    """The identity map of official weights with this many classes; None if they are not COCO's."""
+    """Return the identity map of official weights with this many classes; None if they are not COCO's."""
     if count == max(THINGS) + 1:
         return Classes.identity(THINGS)
     if count == PANOPTIC_CLASSES:

@@ -17,7 +17,7 @@ Item = dict[str, Any]
 
 
 def load(path: Path) -> Item:
-    """A file's content. Raises UserError if it is missing or no JSON object."""
+    """Return a file's content. Raises UserError if it is missing or not a JSON object."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -28,53 +28,53 @@ def load(path: Path) -> Item:
         reason = str(error).replace("\n", " ")
         raise UserError(f"{path}: not valid JSON ({reason}); export the annotations again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not COCO format: a JSON object is expected, this is a {type(content).__name__}")
+        raise UserError(f"{path}: not COCO format: expected a JSON object, got a {type(content).__name__}")
     return content
 
 
 def items_of(path: Path, content: Item, key: str) -> list[Item]:
-    """The list of objects under a key. Raises UserError if it is none."""
+    """Return the list of objects under a key. Raises UserError if it is none."""
     if key not in content:
         raise UserError(f'{path}: not COCO format: the key "{key}" is missing; export the annotations as COCO JSON')
     items = content[key]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UserError(f'{path}: not COCO format: "{key}" must be a list of objects')
+        raise UserError(f'{path}: not COCO format: "{key}": expected a list of objects')
     return items
 
 
 def name_of(item: Item, position: int) -> str:
-    """How an error calls an entry: its id, or its place where it has none."""
+    """Return how an error names an entry: its id, or its place where it has none."""
     return str(item["id"]) if isinstance(item.get("id"), int) else f"number {position}"
 
 
 def integers(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.int64]:
-    """[n] the whole number under a key of each entry. Raises UserError if one is none."""
+    """Return [n] the whole number under a key of each entry. Raises UserError if one is none."""
     for position, item in enumerate(items):
         if not is_whole(item.get(key)):
-            found = f"is {str(item[key])[:60]!r}" if key in item else "is missing"
-            raise UserError(f'{path}: {what} {name_of(item, position)}: "{key}" {found}; a whole number is due')
+            found = f"got {str(item[key])[:60]!r}" if key in item else "but it is missing"
+            raise UserError(f'{path}: {what} {name_of(item, position)}: "{key}": expected a whole number, {found}')
     return np.array([int(item[key]) for item in items], dtype=np.int64)
 
 
 def is_whole(value: object) -> bool:
-    """Whether it fits an int64; 640.0 counts, as some exporters write sizes like this."""
+    """Return whether it fits an int64; 640.0 counts, as some exporters write sizes like this."""
     if isinstance(value, float):
         return value.is_integer() and abs(value) < 2**63
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def strings(path: Path, what: str, items: list[Item], key: str) -> list[str]:
-    """[n] the text under a key of each entry. Raises UserError if one is missing or empty."""
+    """Return [n] the text under a key of each entry. Raises UserError if one is missing or empty."""
     for position, item in enumerate(items):
         value = item.get(key)
         if not isinstance(value, str) or not value:
-            found = f"is {value!r}" if key in item else "is missing"
-            raise UserError(f'{path}: {what} {name_of(item, position)}: "{key}" {found}; a text is due')
+            found = f"got {value!r}" if key in item else "but it is missing"
+            raise UserError(f'{path}: {what} {name_of(item, position)}: "{key}": expected a text, {found}')
     return [item[key] for item in items]
 
 
 def unique(path: Path, what: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The ids themselves. Raises UserError if one occurs twice."""
+    """Return the ids themselves. Raises UserError if one occurs twice."""
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         repeated = values[counts > 1]
@@ -86,15 +86,17 @@ def unique(path: Path, what: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def check_sizes(path: Path, image_ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-    """UserError if an image has no extent. `sizes`: [I, 2] (height, width)."""
+    """Raise UserError if an image has no extent. `sizes`: [I, 2] (height, width)."""
     wrong = np.flatnonzero((sizes <= 0).any(axis=1))
     if len(wrong):
         height, width = sizes[wrong[0]]
-        raise UserError(f"{path}: image {image_ids[wrong[0]]}: width {width} × height {height}; both must be positive")
+        raise UserError(
+            f"{path}: image {image_ids[wrong[0]]}: expected a positive width and height, got {width} × {height}"
+        )
 
 
 def categories_of(path: Path, content: Item) -> dict[int, str]:
-    """id -> name. Raises UserError if an id or a name stands for two categories."""
+    """Return id -> name. Raises UserError if an id or a name stands for two categories."""
     items = items_of(path, content, "categories")
     ids = unique(path, "category", integers(path, "category", items, "id"))
     names = strings(path, "category", items, "name")
@@ -110,5 +112,5 @@ def categories_of(path: Path, content: Item) -> dict[int, str]:
 
 
 def is_coordinate(value: object) -> bool:
-    """Whether it is a finite number of pixels."""
+    """Return whether it is a finite number of pixels."""
     return isinstance(value, (int, float)) and -MAX_COORDINATE < value < MAX_COORDINATE  # NaN compares False

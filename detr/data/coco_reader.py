@@ -59,7 +59,7 @@ def read_annotations(
 
 
 def read_categories(files: Sequence[str]) -> dict[int, str]:
-    """Only the category table (id -> name) of COCO files. Raises UserError as `read_annotations`."""
+    """Read only the category table (id -> name) of COCO files. Raises UserError as `read_annotations`."""
     return _merge_categories([categories_of(Path(file), load(Path(file))) for file in files], files)
 
 
@@ -128,10 +128,10 @@ def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
     for position, item in enumerate(items):
         box = item.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
-            found = f"is {str(box)[:60]}" if "bbox" in item else "is missing"
+            found = f"got {str(box)[:60]}" if "bbox" in item else "but it is missing"
             raise UserError(
-                f'{path}: annotation {name_of(item, position)}: "bbox" {found}; '
-                "four finite numbers are due: x, y, width, height in pixels"
+                f'{path}: annotation {name_of(item, position)}: "bbox": '
+                f"expected four finite numbers (x, y, width, height in pixels), {found}"
             )
     return np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
 
@@ -145,8 +145,8 @@ def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray
             continue
         if not isinstance(area, (int, float)) or not 0 <= area < MAX_COORDINATE**2:
             raise UserError(
-                f'{path}: annotation {name_of(item, position)}: "area" is {str(area)[:60]}; '
-                "a number of square pixels is due, or none: then it is that of the box"
+                f'{path}: annotation {name_of(item, position)}: "area": '
+                f"expected a number of square pixels, or none (then it is that of the box), got {str(area)[:60]}"
             )
         areas[position] = area
     return areas

@@ -31,7 +31,7 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells the images of a split from others: counts, and a digest of all annotations."""
+    """Holds what tells the images of a split from others: counts, and a digest of all annotations."""
 
     images: int
     objects: int
@@ -39,7 +39,7 @@ class Fingerprint:
 
 
 class ImageSet(Protocol):
-    """The images of one split with their objects: what loaders, evaluations and comparisons ask for."""
+    """Offers the images of one split with their objects: what loaders, evaluations and comparisons ask for."""
 
     classes: Classes
 
@@ -54,42 +54,42 @@ class ImageSet(Protocol):
 
     @property
     def files(self) -> list[str]:
-        """[I] paths of the images."""
+        """Return [I] paths of the images."""
 
     @property
     def image_ids(self) -> list[int]:
-        """[I] what results call the images."""
+        """Return [I] the names of the images in results."""
 
     @property
     def objects_per_image(self) -> NDArray[np.int64]:
-        """[I] how many objects an image trains with."""
+        """Return [I] how many objects an image trains with."""
 
     @property
     def annotated(self) -> bool:
-        """False where there are images only: nothing to evaluate against."""
+        """Return False where there are images only: nothing to evaluate against."""
 
     def ground_truth(self) -> dict[str, Any]:
-        """A COCO dictionary of all images for evaluators, in the data set's own category ids."""
+        """Return a COCO dictionary of all images for evaluators, in the data set's own category ids."""
 
     def fingerprint(self) -> Fingerprint:
-        """What tells this split from others, wherever it lies."""
+        """Return what tells this split from others, wherever it lies."""
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """These images only, in this order."""
+        """Return these images only, in this order."""
 
 
 class DataSet(Protocol):
-    """The splits of a data set: what `dataset=NAME` builds."""
+    """Offers the splits of a data set: what `dataset=NAME` builds."""
 
     @property
     def classes(self) -> Classes:
-        """Those of the training split."""
+        """Return the classes of the training split."""
 
     def categories(self, name: Split) -> dict[int, str]:
-        """Category id → name, as the annotations of a split list them."""
+        """Return category id → name, as the annotations of a split list them."""
 
     def split(self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None) -> ImageSet:
-        """One split, validated.
+        """Return one split, validated.
 
         Args:
             name: which.
@@ -103,7 +103,7 @@ class DataSet(Protocol):
 
 
 class AnnotatedImages(Dataset[Sample]):
-    """Images with boxes, and masks where they were read: an `ImageSet` for any format that is read into `Annotations`.
+    """Offers images with boxes and maybe masks: an `ImageSet` for any format that is read into `Annotations`.
 
     `dataset[index]` or `dataset[epoch, index]` -> `Sample`. The augmentation is a pure function of
     (seed, epoch, index): neither the number of workers nor resuming changes it, and torch's global
@@ -155,37 +155,37 @@ class AnnotatedImages(Dataset[Sample]):
 
     @property
     def files(self) -> list[str]:
-        """[I] paths of the images (a new list: ask once)."""
+        """Return [I] paths of the images (a new list: ask once)."""
         return self._annotations.files.tolist()
 
     @property
     def image_ids(self) -> list[int]:
-        """[I] ids of the images (a new list: ask once); of merged files, clashing ids are renumbered."""
+        """Return [I] ids of the images (a new list: ask once); of merged files, clashing ids are renumbered."""
         return self._annotations.image_ids.tolist()
 
     @property
     def objects_per_image(self) -> NDArray[np.int64]:
-        """[I] how many objects an image trains with: without crowds and boxes without area."""
+        """Return [I] how many objects an image trains with: without crowds and boxes without area."""
         return np.diff(self._targets.offsets)
 
     @property
     def annotated(self) -> bool:
-        """False where the JSON lists images only (COCO's test sets): nothing to evaluate against."""
+        """Return False where the JSON lists images only (COCO's test sets): nothing to evaluate against."""
         return self._annotations.annotated
 
     def fingerprint(self) -> Fingerprint:
-        """What tells this split from others, wherever it lies."""
+        """Return what tells this split from others, wherever it lies."""
         return Fingerprint(len(self), int(self.objects_per_image.sum()), self._annotations.digest())
 
     def ground_truth(self) -> dict[str, Any]:
-        """A COCO dictionary for evaluators: boxes as in the file, crowds (regions to ignore) included.
+        """Return a COCO dictionary for evaluators: boxes as in the file, crowds (regions to ignore) included.
 
         Boxes without area are left out: no detection could match them. Annotations are numbered anew.
         """
         return self._annotations.to_coco()
 
     def subset(self, indices: Sequence[int]) -> AnnotatedImages:
-        """These images only; augmentation counts them anew."""
+        """Return these images only; augmentation counts them anew."""
         chosen = self._annotations.subset(indices)
         return AnnotatedImages(chosen, self.classes, transform=self.transform, seed=self.seed)
 
@@ -210,7 +210,7 @@ class AnnotatedImages(Dataset[Sample]):
 
 
 def check_capacity(dataset: ImageSet, num_queries: int) -> None:
-    """UserError if an image has more objects than the model has queries: some could never be matched."""
+    """Raise UserError if an image has more objects than the model has queries: some could never be matched."""
     counts = dataset.objects_per_image
     fullest = int(counts.argmax())
     if counts[fullest] > num_queries:

@@ -58,7 +58,7 @@ def _padded(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """The batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
+    """Yields the batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
 
     Several processes share each slice of the order among them, so that N processes with batches of b see in every step
     the images that one process sees with batches of N × b. All of them have equally many batches: images at the end
@@ -84,13 +84,13 @@ class EpochSampler(Sampler[list[Key]]):
         self.first_batch = 0
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Which epoch comes next. `first_batch` skips batches, to resume within it."""
+        """Set which epoch comes next. `first_batch` skips batches, to resume within it."""
         self.epoch = epoch
         self.first_batch = first_batch
 
     @property
     def batches_per_epoch(self) -> int:
-        """Of a whole epoch, for each process, wherever in it the next one starts."""
+        """Return the batches of a whole epoch, for each process, wherever in it the next one starts."""
         return self.size // self.together
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class _InOrder(Sampler[list[Key]]):
 
 
 class Loader:
-    """Batches of a data set, in the order of its sampler. Workers change nothing but the speed.
+    """Loads batches of a data set, in the order of its sampler. Workers change nothing but the speed.
 
     Worker processes live as long as the loader and compute with one thread each (PyTorch's default for them).
 
@@ -200,22 +200,22 @@ class Loader:
 
 
 class TrainLoader(Loader):
-    """Shuffled batches of equal length; call `set_epoch` before each epoch."""
+    """Loads shuffled batches of equal length; call `set_epoch` before each epoch."""
 
     sampler: EpochSampler
 
     @property
     def batches_per_epoch(self) -> int:
-        """Of a whole epoch, for each process, wherever in it the next one starts."""
+        """Return the batches of a whole epoch, for each process, wherever in it the next one starts."""
         return self.sampler.batches_per_epoch
 
     @property
     def images_per_batch(self) -> int:
-        """Of one batch of every process."""
+        """Return the images of one batch of every process."""
         return self.sampler.together
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Which epoch comes next. `first_batch` skips batches, to resume within it."""
+        """Set which epoch comes next. `first_batch` skips batches, to resume within it."""
         self.sampler.set_epoch(epoch, first_batch)
 
     def epochs(self) -> Iterator[Batch]:
@@ -238,12 +238,12 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 class EvalLoader(Loader):
-    """Every image exactly once, in order, over all processes together."""
+    """Loads every image exactly once, in order, over all processes together."""
 
     sampler: _InOrder
 
     def rounds(self) -> Iterator[Batch | None]:
-        """The batches of this process, and None where others have one more."""
+        """Yield the batches of this process, and None where others have one more."""
         missing = self.sampler.rounds - len(self)
         yield from self
         yield from [None] * missing

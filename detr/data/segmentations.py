@@ -29,31 +29,31 @@ Rows = NDArray[np.int64] | NDArray[np.bool_] | slice  # whatever picks rows of a
 
 
 class Segmentations(ABC):
-    """The masks of A annotations, a row each; what `Annotations.segmentations` holds.
+    """Holds the masks of A annotations, a row each; what `Annotations.segmentations` refers to.
 
     Forked workers share it: implementations hold arrays, not a Python object an annotation.
     """
 
     @abstractmethod
     def take(self, rows: Rows) -> Self:
-        """Only these rows, in this order; cheap."""
+        """Return only these rows, in this order; cheap."""
 
     @abstractmethod
     def masks(self, rows: Rows, size: Size) -> NDArray[np.bool_]:
-        """[n, height, width] the masks of rows that belong to one image, `size` being its size as the file says.
+        """Return [n, height, width] the masks of rows that belong to one image; `size` is its size in the file.
 
         Raises:
             UserError: what the masks are read from is broken.
         """
 
     def rles(self, rows: Rows, size: Size) -> list[RLE]:
-        """The same [n] masks, encoded."""
+        """Return the same [n] masks, encoded."""
         return encode(self.masks(rows, size))
 
 
 @dataclass(frozen=True)
 class CocoSegmentations(Segmentations):
-    """Polygons and run lengths of COCO JSON in one array of bytes; rows are windows of it, so `take` copies none.
+    """Holds polygons and run lengths of COCO JSON in one array of bytes; rows are windows of it, so `take` copies none.
 
     A record of polygons is their coordinates x, y, x, y … in float64, with a NaN between two polygons; one of run
     lengths is the compressed string. Build it with `read_segmentations`.
@@ -90,7 +90,7 @@ class CocoSegmentations(Segmentations):
 
     @classmethod
     def join(cls, parts: Sequence[CocoSegmentations]) -> CocoSegmentations:
-        """The rows of all, one after the other."""
+        """Return the rows of all, one after the other."""
         shifts = np.cumsum([0, *(len(part.content) for part in parts[:-1])])
         return cls(
             content=np.concatenate([part.content for part in parts]),
@@ -103,7 +103,7 @@ class CocoSegmentations(Segmentations):
 def read_segmentations(
     path: Path, items: Sequence[dict[str, Any]], annotation_ids: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> CocoSegmentations:
-    """The "segmentation" of each of A annotations in a COCO file.
+    """Read the "segmentation" of each of A annotations in a COCO file.
 
     Args:
         path: of the file, for messages.
@@ -132,12 +132,12 @@ def read_segmentations(
 
 
 def encode(masks: NDArray[np.bool_]) -> list[RLE]:
-    """[n, h, w] masks, compressed."""
+    """Compress [n, h, w] masks."""
     return [_text(hotcoco.mask.encode(mask)) for mask in masks]
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
-    """[h, w] the mask."""
+    """Return the [h, w] mask."""
     return hotcoco.mask.decode(rle).astype(np.bool_)
 
 
@@ -152,8 +152,8 @@ def _record(segmentation: object, size: Size) -> bytes:
         return _run_lengths(segmentation, size)
     if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
         raise _BrokenError(
-            f"is {_shown(segmentation)}; a list of polygons [[x, y, x, y, …], …], "
-            'or run lengths {"size": …, "counts": …} are due'
+            f"is {_shown(segmentation)}; expected a list of polygons [[x, y, x, y, …], …], "
+            'or run lengths {"size": …, "counts": …}'
         )
     return _polygons(segmentation)
 
@@ -167,15 +167,15 @@ def _polygons(polygons: list[list[Any]]) -> bytes:
 def _coordinates(polygon: list[Any]) -> NDArray[np.float64]:
     if not set(map(type, polygon)) <= {int, float}:
         wrong = next(value for value in polygon if type(value) not in (int, float))
-        raise _BrokenError(f"has the coordinate {_shown(wrong)}; numbers x, y, x, y, … in pixels are due")
+        raise _BrokenError(f"has the coordinate {_shown(wrong)}; expected numbers x, y, x, y, … in pixels")
     if len(polygon) % 2:
-        raise _BrokenError(f"has a polygon of {len(polygon)} numbers; an even number is due: x, y, x, y, …")
+        raise _BrokenError(f"has a polygon of {len(polygon)} numbers; expected an even number: x, y, x, y, …")
     if len(polygon) < 6:
-        raise _BrokenError(f"has a polygon of {len(polygon) // 2} points; at least three are due: remove or redraw it")
+        raise _BrokenError(f"has a polygon of {len(polygon) // 2} points; expected at least three: remove or redraw it")
     coordinates = np.array(polygon, dtype=np.float64)
     inside = np.abs(coordinates) < MAX_OUTSIDE  # NaN compares False
     if not inside.all():
-        raise _BrokenError(f"has the coordinate {coordinates[~inside][0]}; finite pixel coordinates are due")
+        raise _BrokenError(f"has the coordinate {coordinates[~inside][0]}; expected finite pixel coordinates")
     return coordinates
 
 
@@ -190,7 +190,9 @@ def _run_lengths(rle: dict[str, Any], size: Size) -> bytes:
         _check_fills(counts, size)
         return hotcoco.mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
     if not isinstance(counts, str):
-        raise _BrokenError(f"has the counts {_shown(counts)}; a list of run lengths, or their compressed string is due")
+        raise _BrokenError(
+            f"has the counts {_shown(counts)}; expected a list of run lengths, or their compressed string"
+        )
     _check_fills(_decompressed(counts), size)
     return counts.encode("ascii")
 
@@ -207,7 +209,7 @@ def _decompressed(counts: str) -> list[int]:
     first = np.flatnonzero(np.concatenate([[True], last[:-1]]))
     place = np.arange(len(characters)) - np.repeat(first, np.diff([*first, len(characters)]))
     if not len(characters) or not last[-1] or characters.min() < 0 or characters.max() > 63 or place.max() > 6:
-        raise _BrokenError(f"has counts that are no compressed run lengths: {_shown(counts)}; export them again")
+        raise _BrokenError(f"has counts that are not compressed run lengths: {_shown(counts)}; export them again")
     negative = last & ((characters & 16) != 0)
     digits = ((characters & 31) - 32 * negative) << (5 * place)
     numbers = np.add.reduceat(digits, first)
@@ -218,7 +220,7 @@ def _decompressed(counts: str) -> list[int]:
 
 def _check_fills(counts: list[Any], size: Size) -> None:
     if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
-        raise _BrokenError("has counts that are no run lengths; whole numbers from 0 are due: export the masks again")
+        raise _BrokenError("has counts that are not run lengths; expected whole numbers from 0: export the masks again")
     if sum(counts) != math.prod(size):
         raise _BrokenError(
             f"has run lengths of {sum(counts)} pixels, but the image has {size[0]} × {size[1]} = {math.prod(size)}; "

@@ -25,7 +25,7 @@ GREY = (124, 116, 104)  # ImageNet's mean colour
 
 
 def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
-    """The paper's training pipeline: flip; then resize, or resize, crop and resize (appendix A.4;
+    """Build the paper's training pipeline: flip; then resize, or resize, crop and resize (appendix A.4;
     `make_coco_transforms` in datasets/coco.py of facebookresearch/detr).
 
     Args:
@@ -38,7 +38,7 @@ def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
 
 
 def light_train(max_size: int) -> v2.Transform:
-    """For small images and little time: flip, zoom and colour.
+    """Build a pipeline for small images and little time: flip, zoom and colour.
 
     The output has the size that `ShrinkLongSide(max_size)` gives, so that equal images make batches without padding.
     """
@@ -46,12 +46,12 @@ def light_train(max_size: int) -> v2.Transform:
 
 
 def flip_train(max_size: int) -> v2.Transform:
-    """Nothing but the flip, for trainings of a few epochs: what else would vary costs time and is not seen twice."""
+    """Build nothing but the flip, for trainings of a few epochs: other changes cost time and are not seen twice."""
     return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
 
 
 class ResizeShortSide(v2.Transform):
-    """Resize to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
+    """Resizes to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
 
     One size makes it deterministic.
     """
@@ -59,7 +59,7 @@ class ResizeShortSide(v2.Transform):
     def __init__(self, sizes: Sequence[int], max_size: int | None) -> None:
         super().__init__()
         if not sizes or min(sizes) < 1:
-            raise UserError(f"augmentation: sizes {list(sizes)}; at least one positive number of pixels is due")
+            raise UserError(f"augmentation: sizes: expected at least one positive number of pixels, got {list(sizes)}")
         _check_max_size(max_size)
         self.sizes = list(sizes)
         self.max_size = max_size
@@ -73,7 +73,7 @@ class ResizeShortSide(v2.Transform):
 
 
 class ShrinkLongSide(v2.Transform):
-    """Scale images down whose longer side exceeds `max_size`; leave smaller ones as they are."""
+    """Scales images down whose longer side exceeds `max_size`; leaves smaller ones as they are."""
 
     def __init__(self, max_size: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _DroppingTransform(v2.Transform):
 
 
 class RandomSizeCrop(_DroppingTransform):
-    """Crop to a height and width drawn from `min_size` … `max_size`; a side shorter than `min_size` stays whole."""
+    """Crops to a height and width drawn from `min_size` … `max_size`; a side shorter than `min_size` stays whole."""
 
     def __init__(self, min_size: int, max_size: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class RandomSizeCrop(_DroppingTransform):
 
 
 class RandomZoom(_DroppingTransform):
-    """Zoom in on a random window or out onto a grey canvas; the output size is `ShrinkLongSide`'s.
+    """Zooms in on a random window or out onto a grey canvas; the output size is `ShrinkLongSide`'s.
 
     One resize does the zoom and the shrinking.
 
@@ -167,7 +167,7 @@ class RandomZoom(_DroppingTransform):
 
 
 class RandomPhotometric(v2.Transform):
-    """Brightness, contrast and saturation, each times a factor of 1 ± `strength`, half of the time."""
+    """Changes brightness, contrast and saturation by factors of 1 ± `strength`, each half of the time."""
 
     def __init__(self, p: float = 0.5, strength: float = 0.3) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class RandomPhotometric(v2.Transform):
 
 
 def short_side_size(size: Size, short: int, max_size: int | None) -> Size:
-    """(height, width) with the shorter side `short`; `get_size_with_aspect_ratio` in datasets/transforms.py.
+    """Return (height, width) with the shorter side `short`; `get_size_with_aspect_ratio` in datasets/transforms.py.
 
     Its rounding is kept: the limited shorter side is rounded, the longer side cut off.
     """
@@ -204,7 +204,7 @@ def short_side_size(size: Size, short: int, max_size: int | None) -> Size:
 
 
 def long_side_size(size: Size, max_size: int) -> Size:
-    """(height, width) with the longer side at most `max_size`."""
+    """Return (height, width) with the longer side at most `max_size`."""
     high = max(size)
     if high <= max_size:
         return size
@@ -212,7 +212,7 @@ def long_side_size(size: Size, max_size: int) -> Size:
 
 
 def drop_empty_boxes(target: Target) -> Target:
-    """Without the objects whose box has no area; every entry loses their rows."""
+    """Drop the objects whose box has no area; every entry loses their rows."""
     boxes = target["boxes"]
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     if keep.all():
@@ -242,4 +242,4 @@ def _place(inner: Size, outer: Size) -> tuple[int, int]:
 
 def _check_max_size(max_size: int | None) -> None:
     if max_size is not None and max_size < 1:
-        raise UserError(f"augmentation: max_size is {max_size}; a positive number of pixels is due")
+        raise UserError(f"augmentation: max_size: expected a positive number of pixels, got {max_size}")

@@ -49,7 +49,7 @@ class CollateOrReport:
 
 @contextmanager
 def shielding() -> Iterator[None]:
-    """Around the start of worker processes: they are born with SIGTERM blocked, for `shield` to take up.
+    """Start worker processes with SIGTERM blocked, for `shield` to take up.
 
     Were it blocked by the worker itself, threads that libraries start in every forked process (OpenBLAS does) would
     let it through.
@@ -63,7 +63,7 @@ def shielding() -> Iterator[None]:
 
 
 def shield(worker: int) -> None:
-    """In a worker process of a data loader, which schedulers and terminals signal, too: its parent alone may end it.
+    """Leave it to the parent to end this worker process of a data loader, which schedulers and terminals signal, too.
 
     The parent does so by SIGTERM, so that it counts who sent one. The worker has to be started in `shielding`.
     """

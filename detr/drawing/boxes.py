@@ -21,14 +21,14 @@ INK: Color = (30, 30, 30)
 
 
 def class_color(label: int) -> Color:
-    """A class has one colour everywhere. Golden-ratio steps around the hues keep neighbours apart."""
+    """Return the colour of a class, the same everywhere. Golden-ratio steps around the hues keep neighbours apart."""
     hue = (0.02 + label * 0.618034) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.8, 0.65)[label // 5 % 3])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.Image:
-    """A copy of the image with masks, boxes and labels; small images are scaled up to `MIN_SIDE` first.
+    """Return a copy of the image with masks, boxes and labels; small images are scaled up to `MIN_SIDE` first.
 
     Masks are half transparent with an outline, and lie below all boxes. The best-scored of either are drawn last, on
     top of the others.
@@ -51,7 +51,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
 
 
 def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.Image:
-    """Ground truth on the left, predictions of at least `min_score` on the right, a caption above each."""
+    """Draw ground truth on the left, predictions of at least `min_score` on the right, a caption above each."""
     predicted = example.predicted.above(min_score)
     left = draw_boxes(example.image, example.truth, example.names)
     right = draw_boxes(example.image, predicted, example.names)
@@ -64,7 +64,7 @@ def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.I
 
 
 def join_captioned(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Pictures of equal height in a row, each under its caption."""
+    """Join pictures of equal height in a row, each under its caption."""
     height = max(picture.height for picture, _ in panels)
     gap = max(4, height // 80)
     font = _font(max(12, height // 32))
@@ -81,7 +81,7 @@ def join_captioned(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
 
 
 def label_font(unit: int) -> ImageFont.FreeTypeFont:
-    """For names on a picture whose longer side is `unit` pixels."""
+    """Return the font for names on a picture whose longer side is `unit` pixels."""
     return _font(max(11, unit // 42))
 
 
@@ -139,7 +139,7 @@ def _draw_label(
 
 
 def readable_on(color: Color) -> Color:
-    """Black or white, by the ground's luminance (ITU-R BT.601)."""
+    """Return black or white, by the ground's luminance (ITU-R BT.601)."""
     red, green, blue = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 

@@ -25,7 +25,7 @@ LABELLED = 0.004  # part of the picture; smaller segments have no name written o
 
 
 def comparison(example: Example) -> Image.Image:
-    """Ground truth on the left, predictions on the right: segments where they were evaluated, else boxes."""
+    """Draw ground truth on the left, predictions on the right: segments where they were evaluated, else boxes."""
     if example.segments is None:
         return side_by_side(example)
     true, predicted = example.segments
@@ -38,7 +38,7 @@ def comparison(example: Example) -> Image.Image:
 
 
 def draw_segments(image: Image.Image, segments: Segments, names: Sequence[str]) -> Image.Image:
-    """A copy of the image with tinted segments, their borders and names; void keeps its colours.
+    """Return a copy of the image with tinted segments, their borders and names; void keeps its colours.
 
     A class has one hue; its segments differ in lightness. Small images are scaled up to `MIN_SIDE` first.
     """
@@ -57,7 +57,7 @@ def draw_segments(image: Image.Image, segments: Segments, names: Sequence[str]) 
 
 
 def segment_colors(labels: Sequence[int]) -> list[Color]:
-    """[n] the colour of each segment's class, darker from one segment of a class to the next."""
+    """Return [n] the colour of each segment's class, darker from one segment of a class to the next."""
     seen: dict[int, int] = {}
     colors = []
     for label in labels:

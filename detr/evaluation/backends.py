@@ -30,7 +30,7 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Curves:
-    """What the evaluation accumulates. T IoU thresholds, R recalls, K classes, A areas, M caps on detections.
+    """Holds what the evaluation accumulates. T IoU thresholds, R recalls, K classes, A areas, M caps on detections.
 
     Classes are in the order of their ids, areas all, small, medium, large, caps 1, 10, 100 in an image; -1 where
     there is no ground truth.
@@ -44,7 +44,7 @@ class Curves:
 
 
 class GroundTruth:
-    """A COCO data set, loaded once into a backend and evaluated against as often as one likes."""
+    """Holds a COCO data set, loaded once into a backend and evaluated against as often as one likes."""
 
     def __init__(self, content: Mapping[str, Any], backend: Backend, *, masks: bool = False) -> None:
         """
@@ -55,7 +55,7 @@ class GroundTruth:
             masks: whether masks are evaluated, too; otherwise segmentations are not read.
 
         Raises:
-            UserError: the backend's package is not installed, or an annotation has no mask although they are due.
+            UserError: the backend's package is not installed, or an annotation lacks a mask that is needed.
         """
         self.backend = backend
         self.masks = masks
@@ -101,7 +101,7 @@ class GroundTruth:
         return self.match(image_ids, detections, "bbox")
 
     def match(self, image_ids: Sequence[int], detections: Any, kind: Literal["bbox", "segm"]) -> Curves:
-        """Detections that were loaded by the backend, against the ground truth of `image_ids`."""
+        """Match detections that were loaded by the backend to the ground truth of `image_ids`."""
         with silence():
             evaluation = self._evaluation(self._loaded, detections, kind)
             evaluation.params.imgIds = sorted(self._image_ranks[image] for image in image_ids)
@@ -116,7 +116,7 @@ class GroundTruth:
         boxes: np.ndarray,
         scores: np.ndarray,
     ) -> list[list[dict[str, Any]]]:
-        """What matches what in every image, sizes apart, before anything is summed up; hotcoco only.
+        """Return what matches what in every image, sizes apart, before anything is summed up; hotcoco only.
 
         For each category in the order of ids, for each image with objects or detections of it: "image" (rank of its
         id, from 0), "objects" (how many are to be found), and of the at most 100 best detections "scores" [n],
@@ -144,13 +144,13 @@ class GroundTruth:
     def rows(
         self, images: Sequence[int], categories: Sequence[int], boxes: np.ndarray, scores: np.ndarray
     ) -> np.ndarray:
-        """[D, 7] image, x, y, width, height, score, category; image and category by their rank."""
+        """Return [D, 7] image, x, y, width, height, score, category; image and category by their rank."""
         image_ranks = np.array([self._image_ranks[image] for image in images], dtype=np.float64)
         category_ranks = np.array([self._category_ranks[category] for category in categories], dtype=np.float64)
         return np.column_stack([image_ranks, boxes, scores, category_ranks])
 
     def load(self, annotations: list[dict[str, Any]]) -> Any:
-        """Annotations or detections as a data set of the backend's own."""
+        """Load annotations or detections as a data set of the backend's own."""
         dataset = self._dataset | {"annotations": annotations}
         with silence():
             if self.backend == "hotcoco":
@@ -162,11 +162,11 @@ class GroundTruth:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The categories, renumbered."""
+        """Return the categories, renumbered."""
         return self._dataset["categories"]
 
     def image(self, image_id: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """An image and its annotations, renumbered."""
+        """Return an image and its annotations, renumbered."""
         rank = self._image_ranks[image_id]
         return self._dataset["images"][rank - 1], self._annotations_of.get(rank, [])
 
@@ -198,7 +198,7 @@ class GroundTruth:
 
 
 def detection(index: int, row: Sequence[float]) -> dict[str, Any]:
-    """A row of `GroundTruth.rows` as COCO's loadRes makes a data set's annotation of it: the area is the box's."""
+    """Return a row of `GroundTruth.rows` as COCO's loadRes makes an annotation of it: the area is the box's."""
     image, x, y, width, height, score, category = row
     return {
         "id": index,
@@ -214,7 +214,7 @@ def detection(index: int, row: Sequence[float]) -> dict[str, Any]:
 def _segmentation(annotation: Mapping[str, Any]) -> Any:
     if not annotation.get("segmentation"):
         raise UserError(
-            f"evaluator.masks=true, but annotation {annotation.get('id')} of the ground truth comes without mask; "
+            f"evaluator.masks=true, but annotation {annotation.get('id')} of the ground truth has no mask; "
             "set dataset.masks=true, or evaluator.masks=false"
         )
     return annotation["segmentation"]
@@ -225,7 +225,7 @@ def _ranks(ids: Iterable[int]) -> dict[int, int]:
 
 
 def curves(evaluation: Any) -> Curves:
-    """Of a COCOeval that has accumulated."""
+    """Return the curves of a COCOeval that has accumulated."""
     arrays = {name: np.asarray(evaluation.eval[name], dtype=np.float64) for name in ("precision", "recall", "scores")}
     return Curves(
         **arrays,
@@ -251,6 +251,6 @@ def _import(backend: Backend) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def silence() -> Any:
-    """The backends report their progress by printing."""
+    """Silence the backends, which report their progress by printing."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -38,7 +38,7 @@ METRICS: dict[str, tuple[str, float | None, str, int]] = {
 
 
 class Converted(NamedTuple):
-    """The n detections of one image that are of a known category."""
+    """Holds the n detections of one image that are of a known category."""
 
     image_id: int
     categories: NDArray[np.int64]  # [n] ids of the data set
@@ -48,7 +48,7 @@ class Converted(NamedTuple):
 
 
 class CocoEvaluator(Evaluator):
-    """Average precision and recall of the images that were shown to it.
+    """Computes average precision and recall of the images that were shown to it.
 
     Images of the ground truth that never came by (as with `trainer.overfit_batches`) are left out. The ground truth
     counts as it is given: the numbers are those of pycocotools on a file with that content.
@@ -78,7 +78,7 @@ class CocoEvaluator(Evaluator):
             ValueError: no detections.
         """
         if detections_per_image < 1:
-            raise ValueError(f"detections_per_image must be at least 1, not {detections_per_image}")
+            raise ValueError(f"detections_per_image: expected at least 1, got {detections_per_image}")
         self.masks = masks
         self.detections_per_image = detections_per_image
         self._ground_truth = GroundTruth(ground_truth, backend, masks=masks)
@@ -121,7 +121,7 @@ class CocoEvaluator(Evaluator):
         self.take(self.convert(image_ids, detections))
 
     def convert(self, image_ids: list[int], detections: list[Detections]) -> list[Converted]:
-        """The detections of some images as `take` wants them: compact, and fit to be sent to another process."""
+        """Return the detections of some images as `take` wants them: compact, and fit to be sent to another process."""
         return [self._converted(image_id, each) for image_id, each in zip(image_ids, detections, strict=True)]
 
     def take(self, found: list[Converted]) -> None:

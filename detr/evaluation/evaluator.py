@@ -14,7 +14,7 @@ from detr.structures import Batch, Classification, Detections, PanopticSegments,
 
 @dataclass
 class Findings:
-    """What an evaluator finds in the predictions of a batch."""
+    """Holds what an evaluator finds in the predictions of a batch."""
 
     found: list[Any]  # of each image, for `Evaluator.take`: compact, and fit to be sent to another process
     detections: list[Detections]  # of each image, to be shown
@@ -40,7 +40,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def find(self, predictions: Predictions, batch: Batch, classification: Classification) -> Findings:
-        """What the predictions of a batch come to in the original images. The evaluator takes nothing yet."""
+        """Return what the predictions of a batch come to in the original images. The evaluator takes nothing yet."""
 
     @abstractmethod
     def take(self, found: list[Any]) -> None:
@@ -53,7 +53,7 @@ class Evaluator(ABC):
 
     @abstractmethod
     def results(self) -> Results:
-        """All detections since the last reset, in COCO's results format, in the order in which they were taken."""
+        """Return all detections since the last reset, in COCO's results format, in the order they were taken."""
 
     @abstractmethod
     def compute(self) -> Evaluation:

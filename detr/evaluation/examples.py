@@ -20,7 +20,7 @@ KEPT_SCORE = 0.05  # predictions below never help a reader
 
 @dataclass(frozen=True)
 class Boxes:
-    """n boxes of one image, in plain numbers, and maybe their masks."""
+    """Holds n boxes of one image, in plain numbers, and maybe their masks."""
 
     corners: list[Corners]  # [n] xyxy in pixels
     labels: list[int]  # [n] class index
@@ -35,7 +35,7 @@ class Boxes:
     def from_tensors(
         cls, boxes: Tensor, labels: Tensor, scores: Tensor | None = None, masks: Tensor | None = None
     ) -> Self:
-        """Boxes [n, 4] xyxy in pixels, labels [n], scores [n], masks [n, height, width]."""
+        """Convert boxes [n, 4] xyxy in pixels, labels [n], scores [n], masks [n, height, width]."""
         return cls(
             corners=[(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()],
             labels=labels.tolist(),
@@ -44,7 +44,7 @@ class Boxes:
         )
 
     def above(self, score: float) -> Boxes:
-        """Those with at least this score; all where there are no scores."""
+        """Return those with at least this score; all where there are no scores."""
         if self.scores is None:
             return self
         keep = [index for index, value in enumerate(self.scores) if value >= score]
@@ -58,7 +58,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Segments:
-    """n panoptic segments of one image."""
+    """Holds n panoptic segments of one image."""
 
     ids: NDArray[np.integer]  # [height, width] 0 void, i + 1 segment i
     labels: list[int]  # [n] class index
@@ -69,14 +69,14 @@ class Segments:
 
     @classmethod
     def from_masks(cls, masks: Tensor, labels: Tensor) -> Self:
-        """Masks [n, height, width], of which the last wins where they overlap, and labels [n]."""
+        """Convert masks [n, height, width], of which the last wins where they overlap, and labels [n]."""
         numbers = np.arange(1, len(masks) + 1)[:, None, None]
         return cls((masks.cpu().numpy() * numbers).max(axis=0, initial=0), labels.tolist())
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image, what is in it and what was found."""
+    """Holds an image, what is in it and what was found."""
 
     image: Image.Image
     truth: Boxes

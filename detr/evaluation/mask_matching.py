@@ -22,7 +22,7 @@ class MaskMatching(ABC):
     def add(
         self, image_id: int, categories: np.ndarray, boxes: np.ndarray, scores: np.ndarray, rles: Sequence[RLE]
     ) -> None:
-        """Detections of one image: category ids [n], boxes [n, 4] xywh, scores [n] and masks [n].
+        """Add detections of one image: category ids [n], boxes [n, 4] xywh, scores [n] and masks [n].
 
         As with every results file that has boxes beside masks, COCO takes a detection for small, medium or large by
         the area of its box; that concerns nothing but which misses count for APs, APm and APl.
@@ -34,7 +34,7 @@ class MaskMatching(ABC):
 
     @abstractmethod
     def compute(self) -> Curves:
-        """Of everything so far; asking twice is fine."""
+        """Evaluate everything so far; asking twice is fine."""
 
 
 class StreamedMatching(MaskMatching):
@@ -75,5 +75,5 @@ class HeldMatching(MaskMatching):
 
 
 def mask_matching(truth: GroundTruth) -> MaskMatching:
-    """The best that the ground truth's backend can do."""
+    """Return the best that the ground truth's backend can do."""
     return (StreamedMatching if truth.backend == "hotcoco" else HeldMatching)(truth)

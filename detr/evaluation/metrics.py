@@ -17,19 +17,19 @@ MAX_DETECTIONS = (1, 10, 100)  # of one class in one image, the best ones
 
 @dataclass(frozen=True)
 class PanopticEvaluation:
-    """The outcome, in percent; -1 where there is neither ground truth nor prediction."""
+    """Holds the outcome, in percent; -1 where there is neither ground truth nor prediction."""
 
     metrics: dict[str, float]  # PQ, SQ, RQ, PQ_things, … RQ_stuff
     per_class: dict[str, float]  # name → PQ, in the order of the category ids
 
     def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as PQ, PQ_things, PQ/CLASS."""
+        """Return every number under one name for rows, such as PQ, PQ_things, PQ/CLASS."""
         return self.metrics | {f"PQ/{name}": value for name, value in self.per_class.items()}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome. T IoU thresholds, R recalls, K classes, A areas, M caps on detections (see `Curves`)."""
+    """Holds the outcome. T IoU thresholds, R recalls, K classes, A areas, M caps on detections (see `Curves`)."""
 
     metrics: dict[str, float]  # AP, AP50, … ARl; -1 where there is no ground truth of that size
     per_class: dict[str, float]  # name → AP, in the order of the category ids; -1 where the class does not occur
@@ -43,7 +43,7 @@ class Evaluation:
     panoptic: PanopticEvaluation | None = None  # of segments, where they are evaluated
 
     def to_dict(self) -> dict[str, Any]:
-        """For metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
+        """Return metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
         content: dict[str, Any] = self.metrics | {"per_class": self.per_class}
         if self.segm is not None:
             content["segm"] = self.segm.to_dict()
@@ -52,7 +52,7 @@ class Evaluation:
         return content
 
     def named(self) -> dict[str, float]:
-        """For rows: every number under one name, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
+        """Return every number under one name for rows, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
         numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
         segm = {} if self.segm is None else self.segm.named()
         panoptic = {} if self.panoptic is None else self.panoptic.named()
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
-    """Category id → name, sorted by id; a name that several categories share gets the id behind it."""
+    """Return category id → name, sorted by id; a name that several categories share gets the id after it."""
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     occurrences = Counter(names.values())
     return {i: name if occurrences[name] == 1 else f"{name} ({i})" for i, name in sorted(names.items())}

@@ -20,14 +20,14 @@ from detr.structures import Batch, Classes, Classification, PanopticSegments, Pr
 
 
 class MinScore(TypedDict):
-    """What a query's best class must score to become a segment, by what class logits mean."""
+    """Holds what a query's best class must score to become a segment, by what class logits mean."""
 
     softmax: float
     sigmoid: float
 
 
 class PanopticEvaluator(CocoEvaluator):
-    """`CocoEvaluator`, and the panoptic quality of segments."""
+    """Computes what `CocoEvaluator` does, and the panoptic quality of segments."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PanopticEvaluator(CocoEvaluator):
         """
         if "panoptic" not in ground_truth:
             raise UserError(
-                "evaluator=panoptic needs segments to compare with, which this data set has not; choose "
+                "evaluator=panoptic needs segments to compare with, which this data set does not have; choose "
                 "dataset=coco_panoptic or dataset=shapes_panoptic, or evaluator=coco"
             )
         self.min_score = min_score
@@ -91,7 +91,7 @@ class PanopticEvaluator(CocoEvaluator):
     def segments(
         self, predictions: Predictions, batch: Batch, classification: Classification
     ) -> list[PanopticSegments]:
-        """Those of each image of a batch. The predictions must have masks."""
+        """Return the segments of each image of a batch. The predictions must have masks."""
         return panoptic_segments(
             predictions,
             batch,

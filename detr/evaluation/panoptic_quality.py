@@ -27,7 +27,7 @@ METRICS = {
 
 
 class PanopticQuality:
-    """Panoptic quality of the images that were shown to it.
+    """Computes the panoptic quality of the images that were shown to it.
 
     Images of the ground truth that never came by are left out.
     """
@@ -51,7 +51,7 @@ class PanopticQuality:
 
     @property
     def metric_names(self) -> list[str]:
-        """What `PanopticEvaluation.named` will have."""
+        """Return what `PanopticEvaluation.named` will have."""
         return [*METRICS, *(f"PQ/{name}" for name in self._names.values())]
 
     def update(self, image_ids: Sequence[int], segments: Sequence[PanopticSegments]) -> None:

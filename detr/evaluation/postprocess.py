@@ -67,7 +67,7 @@ def postprocess(
 def masks_of_queries(
     masks: MaskDecoder, image: int, queries: Tensor, padded_size: Size, size: Size, original_size: Size
 ) -> Tensor:
-    """[n, height, width] bool, on the CPU: the masks of queries [n] of one image, in the size of the original.
+    """Return [n, height, width] bool, on the CPU: the masks of queries [n] of one image, in the original size.
 
     As `PostProcessSegm` in models/segmentation.py of facebookresearch/detr: bilinear to the padded size, cut at
     probability one half, cropped to the image, nearest to the original size. A few queries at a time, each once even

@@ -16,7 +16,7 @@ from detr.errors import UserError
 
 
 class Results:
-    """Detections in COCO's results format, in the order in which they came.
+    """Collects detections in COCO's results format, in the order in which they came.
 
     Each is image_id, category_id (the data set's own), bbox (xywh in pixels), score, and, where masks were given, the
     segmentation as compressed run lengths. Those wait in a temporary file: iterating reads them one by one, so that
@@ -37,7 +37,7 @@ class Results:
         scores: NDArray[np.float64],
         rles: Sequence[RLE] | None = None,
     ) -> None:
-        """One image's detections; with masks for every image, or for none.
+        """Add one image's detections; with masks for every image, or for none.
 
         Raises:
             ValueError: the image came before.
@@ -66,13 +66,13 @@ class Results:
 
 
 class MaskFile:
-    """Run lengths on the disk, a line each; the file goes when nothing refers to it any more."""
+    """Keeps run lengths on the disk, a line each; the file goes when nothing refers to it any more."""
 
     def __init__(self) -> None:
         self._stream = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the object
 
     def append(self, rles: Sequence[RLE]) -> None:
-        """Raises UserError if the disk is full."""
+        """Append run lengths. Raises UserError if the disk is full."""
         try:
             self._stream.seek(0, os.SEEK_END)
             self._stream.writelines(json.dumps(rle).encode() + b"\n" for rle in rles)

@@ -27,7 +27,7 @@ def panoptic_segments(
     things: Tensor,
     min_score: float,
 ) -> list[PanopticSegments]:
-    """One `PanopticSegments` an image.
+    """Return one `PanopticSegments` for each image.
 
     Queries that are sure enough compete for each pixel, the highest mask logit wins; those of one stuff class are one
     segment. Segments of hardly any pixel are dropped and theirs shared out anew among the others, as long as there
@@ -60,7 +60,7 @@ def panoptic_segments(
 
 
 def share_out(masks: Tensor, stuff: list[int | None], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Who gets which pixel.
+    """Decide who gets which pixel.
 
     Args:
         masks: [n, h, w] logits.

@@ -18,7 +18,7 @@ from detr.files import write_json
 
 
 class Submission:
-    """Segments of a split. They wait on the disk, so that memory does not grow with the data set.
+    """Collects segments of a split. They wait on the disk, so that memory does not grow with the data set.
 
     The temporary folder goes when nothing refers to the object any more.
     """
@@ -29,7 +29,7 @@ class Submission:
 
     @property
     def folder(self) -> Path:
-        """Where the PNGs are."""
+        """Return where the PNGs are."""
         return Path(self._folder.name)
 
     def __contains__(self, image_id: int) -> bool:
@@ -39,7 +39,7 @@ class Submission:
         return len(self._annotations)
 
     def add(self, image_id: int, file_name: str, ids: NDArray[np.integer], segments: list[dict[str, Any]]) -> None:
-        """One image.
+        """Add one image.
 
         Args:
             image_id: as in the ground truth.
@@ -63,11 +63,11 @@ class Submission:
         self._annotations[image_id] = {"image_id": image_id, "file_name": file_name, "segments_info": segments}
 
     def content(self) -> dict[str, Any]:
-        """The JSON."""
+        """Return the JSON."""
         return {"annotations": list(self._annotations.values())}
 
     def save(self, folder: Path) -> None:
-        """Write FOLDER/panoptic/*.png and FOLDER/panoptic.json, instead of those that are there.
+        """Write FOLDER/panoptic/*.png and FOLDER/panoptic.json, in place of those that are there.
 
         Raises:
             UserError: the folder cannot be written, or the disk is full.

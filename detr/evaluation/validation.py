@@ -27,7 +27,7 @@ Autocast = Callable[[], Any]  # gives the context that the model computes in
 
 @dataclass
 class Outcome:
-    """What a pass over a split found."""
+    """Holds what a pass over a split found."""
 
     results: Results  # COCO results format
     evaluation: Evaluation | None = None  # None: the split has no annotations
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Every number of the evaluation by its name, and the loss where it was computed."""
+        """Return every number of the evaluation by its name, and the loss where it was computed."""
         numbers = self.evaluation.named() if self.evaluation else {}
         return numbers | ({"loss": self.loss} if self.loss is not None else {})
 
@@ -91,7 +91,7 @@ class Validation:
 
     @property
     def metric_names(self) -> list[str]:
-        """What `Outcome.metrics` will have."""
+        """Return what `Outcome.metrics` will have."""
         if not self.loader.dataset.annotated:
             return []
         return self.evaluator.metric_names + (["loss"] if self.criterion is not None else [])

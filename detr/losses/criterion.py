@@ -59,7 +59,7 @@ class SetCriterion(nn.Module):
         self.auxiliary = auxiliary
 
     def normalizer(self, *, objects: float, images: float, micro_batches: int, processes: int) -> Normalizer:
-        """What the losses of each micro-batch of an optimizer step are divided by.
+        """Return what the losses of each micro-batch of an optimizer step are divided by.
 
         Args:
             objects, images: of the whole step, in all processes.
@@ -72,7 +72,7 @@ class SetCriterion(nn.Module):
         return Normalizer(max(least, objects / processes), images / processes, micro_batches, whole_step)
 
     def forward(self, predictions: Predictions, targets: Targets, normalizer: Normalizer) -> Losses:
-        """Losses of one micro-batch, in fp32 whatever the precision of the model.
+        """Return losses of one micro-batch, in fp32 at any precision of the model.
 
         Raises:
             NonFiniteError: from the matcher.

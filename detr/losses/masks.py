@@ -10,7 +10,7 @@ from detr.losses.terms import Term
 
 
 class MaskFocal(Term):
-    """Focal loss (Lin et al. 2017), a mean over the pixels of a mask, over the number of objects.
+    """Computes the focal loss (Lin et al. 2017), a mean over the pixels of a mask, over the number of objects.
 
     Args:
         weight, alpha, gamma: as for `Focal`.
@@ -23,19 +23,19 @@ class MaskFocal(Term):
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, matched: Matched) -> Tensor:
-        """[1], of the last layer."""
+        """Return [1], of the last layer."""
         logits, wanted = matched.masks
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma, reduction="none")
         return losses.mean((1, 2)).sum().reshape(1) / matched.normalizer.objects
 
 
 class Dice(Term):
-    """1 − the Dice coefficient (Milletari et al. 2016) with 1 added above and below, over the number of objects."""
+    """Computes 1 − the Dice coefficient (Milletari et al. 2016), 1 added to both parts, over the number of objects."""
 
     of_groups = False
 
     def forward(self, matched: Matched) -> Tensor:
-        """[1], of the last layer."""
+        """Return [1], of the last layer."""
         logits, wanted = matched.masks
         probability = logits.sigmoid()
         overlap = 2 * (probability * wanted).sum((1, 2))

@@ -14,7 +14,7 @@ from detr.structures import Matches, Normalizer, Predictions, Targets
 
 
 class Masks(NamedTuple):
-    """Masks of the last layer's M matched queries and of their objects, in the size of the padded images."""
+    """Holds masks of the last layer's M matched queries and of their objects, in the size of the padded images."""
 
     logits: Tensor  # [M, H, W]
     wanted: Tensor  # [M, H, W] 0 or 1
@@ -22,7 +22,7 @@ class Masks(NamedTuple):
 
 @dataclass
 class Matched:
-    """The outputs of one group, the objects, who answers for which, and what losses are divided by.
+    """Holds the outputs of one group, the objects, who answers for which, and what losses are divided by.
 
     The outputs that count are a group, too: the one without a name.
     """
@@ -34,27 +34,27 @@ class Matched:
     groups: Mapping[str, Matched]  # all of them by name, for terms that compare groups or layers with each other
 
     def boxes(self) -> tuple[Tensor, Tensor]:
-        """Predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
+        """Return predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
         predicted = self.predictions.boxes[self.matches.layer, self.matches.image, self.matches.query]
         return predicted, self.targets.boxes[self.matches.target].to(predicted)
 
     def labels(self) -> Tensor:
-        """[M] the class of each pair's object."""
+        """Return [M] the class of each pair's object."""
         return self.targets.labels[self.matches.target]
 
     def labels_of_queries(self, elsewhere: int) -> Tensor:
-        """[L, B, Q] the class that is wanted of every query; `elsewhere` of those that answer for no object."""
+        """Return [L, B, Q] the class wanted of every query; `elsewhere` of those that answer for no object."""
         labels = self.targets.labels.new_full(self.predictions.logits.shape[:-1], elsewhere)
         labels[self.matches.layer, self.matches.image, self.matches.query] = self.labels()
         return labels
 
     def sum_by_layer(self, values: Tensor) -> Tensor:
-        """Values [M] of the pairs, summed to [L]."""
+        """Sum values [M] of the pairs to [L]."""
         return values.new_zeros(len(self.predictions.logits)).index_add(0, self.matches.layer, values)
 
     @cached_property
     def masks(self) -> Masks:
-        """Masks of what the last layer matched, brought to the size of the images (bilinear).
+        """Return masks of what the last layer matched, brought to the size of the images (bilinear).
 
         Raises:
             ValueError: the model has no mask head, or the targets have no masks.

@@ -15,7 +15,7 @@ from detr.structures import Classification, Group, Matches, Predictions, Targets
 
 
 class NonFiniteError(ArithmeticError):
-    """A cost or a loss is NaN or infinite. `images`: indices into the batch, or None when it cannot be told."""
+    """Reports a NaN or infinite cost or loss. `images`: indices into the batch, or None when it cannot be told."""
 
     def __init__(self, what: str, images: list[int] | None = None) -> None:
         super().__init__(what)
@@ -23,7 +23,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def softmax_class_cost(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the probability of the object's class.
+    """Return minus the probability of the object's class.
 
     Args:
         logits: [L, B, Q, K].
@@ -36,7 +36,7 @@ def softmax_class_cost(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def focal_class_cost(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss of answering yes minus that of answering no for the object's class (Deformable DETR's matcher).
+    """Return the focal loss of answering yes minus that of no for the object's class (Deformable DETR's matcher).
 
     Shapes as in `softmax_class_cost`.
     """
@@ -60,7 +60,7 @@ CLASS_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class HungarianMatcher(nn.Module):
-    """The assignment of least total cost between queries and objects, for every layer and image.
+    """Finds the assignment of least total cost between queries and objects, for every layer and image.
 
     Args:
         classification: what the class logits mean; decides the class cost.
@@ -84,7 +84,7 @@ class HungarianMatcher(nn.Module):
         weights = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
         for name, weight in weights.items():
             if weight < 0:
-                raise ValueError(f"{name} must be at least 0, not {weight}")
+                raise ValueError(f"{name}: expected at least 0, got {weight}")
         if not any(weights.values()):
             raise ValueError("all matching costs are 0; give at least one of " + ", ".join(weights))
         self.classification = classification
@@ -120,7 +120,7 @@ class HungarianMatcher(nn.Module):
         return {name: found[name] if group.matches is None else group.matches for name, group in groups.items()}
 
     def costs(self, predictions: Predictions, targets: Targets, *, class_agnostic: bool = False) -> Tensor:
-        """Costs [L, B, Q, n] of every query against the objects of its image, in fp32; n is the largest count.
+        """Return costs [L, B, Q, n] of every query against its image's objects, in fp32; n is the largest count.
 
         Columns beyond an image's count are padding.
         """

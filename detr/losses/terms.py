@@ -13,7 +13,7 @@ from detr.structures import Classification
 
 
 class Term(nn.Module):
-    """One addend of the loss.
+    """Computes one addend of the loss.
 
     Args:
         weight: what the criterion multiplies it with; at least 0.
@@ -29,16 +29,16 @@ class Term(nn.Module):
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
         if weight < 0:
-            raise ValueError(f"weight must be at least 0, not {weight}")
+            raise ValueError(f"weight: expected at least 0, got {weight}")
         self.weight = weight
 
     def forward(self, matched: Matched) -> Tensor:
-        """The unweighted loss of each layer, [L]."""
+        """Return the unweighted loss of each layer, [L]."""
         raise NotImplementedError
 
 
 class CrossEntropy(Term):
-    """Softmax cross-entropy over classes and no-object, as a mean weighted by class.
+    """Computes softmax cross-entropy over classes and no-object, as a mean weighted by class.
 
     The paper's code takes the mean over its own process's queries and does not divide by the number of boxes.
 
@@ -52,7 +52,7 @@ class CrossEntropy(Term):
     def __init__(self, *, weight: float = 1.0, no_object_weight: float = 0.1) -> None:
         super().__init__(weight=weight)
         if no_object_weight <= 0:
-            raise ValueError(f"no_object_weight must be above 0, not {no_object_weight}")
+            raise ValueError(f"no_object_weight: expected a number above 0, got {no_object_weight}")
         self.no_object_weight = no_object_weight
 
     def forward(self, matched: Matched) -> Tensor:
@@ -69,7 +69,7 @@ class CrossEntropy(Term):
 
 
 class Focal(Term):
-    """Sigmoid focal loss (Lin et al. 2017), summed over queries and classes, over the number of objects.
+    """Computes sigmoid focal loss (Lin et al. 2017), summed over queries and classes, over the number of objects.
 
     Args:
         weight: what the criterion multiplies it with; at least 0.
@@ -92,7 +92,7 @@ class Focal(Term):
 
 
 class Varifocal(Term):
-    """Sigmoid classification whose target is the box's IoU with its object (Zhang et al. 2021, equation 2).
+    """Classifies by sigmoids whose target is the box's IoU with its object (Zhang et al. 2021, equation 2).
 
     RT-DETR (Zhao et al. 2024, section 4.3) trains queries and proposals with it, so that a score tells the quality of
     the box, too. Over the number of objects; no gradient goes through the IoU.
@@ -121,7 +121,7 @@ class Varifocal(Term):
 
 
 class L1(Term):
-    """Absolute difference of cxcywh boxes, summed over the four numbers, over the number of objects.
+    """Computes the absolute difference of cxcywh boxes, summed over the four numbers, over the number of objects.
 
     Args:
         weight: what the criterion multiplies it with; at least 0.
@@ -136,7 +136,7 @@ class L1(Term):
 
 
 class GIoU(Term):
-    """1 − generalised IoU, over the number of objects.
+    """Computes 1 − generalised IoU, over the number of objects.
 
     Args:
         weight: what the criterion multiplies it with; at least 0.

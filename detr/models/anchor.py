@@ -12,7 +12,7 @@ from detr.models.structures import Decoded, Memory, QuerySet
 
 
 class AnchorDecoder(Decoder):
-    """Queries carry an anchor, of which their position is made in each layer and which each layer corrects.
+    """Gives queries an anchor, which makes their position in each layer and which each layer corrects.
 
     Positions as DAB-DETR (Liu et al. 2022, section 4.2) makes them; refinement as in Deformable DETR
     (Zhu et al. 2021, appendix A.4), with the gradient of a layer's box reaching the layer before it

@@ -22,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """What every backbone offers: features of several levels, and its own normalisation of images.
+    """Offers what every backbone does: features of several levels, and its own normalisation of images.
 
     Args:
         mean, std: of each colour, that images in [0, 1] are normalised with.
@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def normalize(self, images: Tensor, padding: Tensor) -> Tensor:
-        """uint8 or [0, 1] images [B, 3, H, W] → normalised; padding [B, H, W] becomes 0, that is the mean colour.
+        """Normalise uint8 or [0, 1] images [B, 3, H, W]; padding [B, H, W] becomes 0, that is the mean colour.
 
         Channels come last in memory: convolutions are faster so, depthwise ones on a CPU by half.
         """
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         return normalized.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, 3, H, W] → levels [B, C, h, w], fine to coarse."""
+        """Return levels [B, C, h, w], fine to coarse, of normalised images [B, 3, H, W]."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm with fixed statistics and affine parameters, and the activation that timm puts behind it.
+    """Applies batch norm with fixed statistics and affine parameters, and the activation that timm puts after it.
 
     torchvision's and timm's frozen batch norms say the same in three elementwise passes; this is one, which on a CPU
     is a third of a frozen backbone's time. Its names are theirs, so that state dicts fit.
@@ -113,7 +113,7 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 
 
 class ResNet(Backbone):
-    """torchvision's ResNet with frozen batch norm.
+    """Wraps torchvision's ResNet with frozen batch norm.
 
     Args:
         name: resnet18, resnet34, resnet50 or resnet101.
@@ -181,7 +181,7 @@ class ResNet(Backbone):
 
 
 class Timm(Backbone):
-    """Any convolutional timm model that can extract features, with its batch norm frozen.
+    """Wraps any convolutional timm model that can extract features, with its batch norm frozen.
 
     Args:
         name: of the model, as in `timm.list_models()`.
@@ -245,7 +245,7 @@ def _check_levels(name: str, extractor: Any) -> None:
     extractor.train()
     channels = extractor.feature_info.channels()
     if any(level.dim() != 4 or level.shape[1] != count for level, count in zip(levels, channels, strict=True)):
-        raise UserError(f"backbone.name={name}: its features are no maps of channels; take a convolutional model")
+        raise UserError(f"backbone.name={name}: its features are not maps of channels; choose a convolutional model")
 
 
 def _drop_unused_stages(extractor: Any) -> None:
@@ -265,7 +265,7 @@ def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
         unused -= matching
     if unused:
         tops = ", ".join(dict.fromkeys(key.partition(".")[0] for key, _ in module.named_parameters()))
-        raise ValueError(f"trainable: {min(unused)} matches no parameter's name; names start with {tops}")
+        raise ValueError(f"trainable: {min(unused)} does not match any parameter's name; names start with {tops}")
 
 
 def _level(level: str | int, stages: Sequence[str]) -> str:
@@ -273,13 +273,13 @@ def _level(level: str | int, stages: Sequence[str]) -> str:
     if isinstance(level, str):
         return level
     if not -len(stages) <= level < len(stages):
-        raise ValueError(f"levels: {level} is no index into {', '.join(stages)}")
+        raise ValueError(f"levels: expected an index into {', '.join(stages)}, got {level}")
     return stages[level]
 
 
 def _check_choices(key: str, values: Sequence[str], choices: Sequence[str]) -> None:
     for value in values:
         if value not in choices:
-            raise ValueError(f"{key}: {value} is none of {', '.join(choices)}")
+            raise ValueError(f"{key}: expected {' or '.join(choices)}, got {value}")
     if key == "levels" and not values:
-        raise ValueError("levels: give at least one")
+        raise ValueError("levels: expected at least one, got none")

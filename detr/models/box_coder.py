@@ -14,7 +14,7 @@ from detr.boxes import inverse_sigmoid
 
 
 class BoxCoder(ABC):
-    """What every box coder offers.
+    """Offers what every box coder does.
 
     Attributes:
         num_outputs: numbers that a box head says of each box.
@@ -24,23 +24,23 @@ class BoxCoder(ABC):
 
     @abstractmethod
     def encode(self, boxes: Tensor) -> Tensor:
-        """Boxes cxcywh or points (x, y), [..., 2 or 4] in [0, 1] → references of the same shape."""
+        """Convert boxes cxcywh or points (x, y), [..., 2 or 4] in [0, 1] → references of the same shape."""
 
     @abstractmethod
     def decode(self, references: Tensor) -> Tensor:
-        """References [..., 2 or 4] → boxes or points in [0, 1]."""
+        """Convert references [..., 2 or 4] → boxes or points in [0, 1]."""
 
     @abstractmethod
     def from_free(self, values: Tensor) -> Tensor:
-        """Any numbers [..., 2 or 4], such as parameters that learn, → references."""
+        """Convert any numbers [..., 2 or 4], such as parameters that learn, → references."""
 
     @abstractmethod
     def correct(self, references: Tensor, corrections: Tensor) -> Tensor:
-        """References [..., 4] and what the box head says [..., num_outputs] → corrected references [..., 4]."""
+        """Correct references [..., 4] by what the box head says [..., num_outputs] → [..., 4]."""
 
 
 class LogitBoxCoder(BoxCoder):
-    """References are logits, to which corrections are added (Deformable DETR, appendix A.3 and A.4)."""
+    """Takes logits for references, to which corrections are added (Deformable DETR, appendix A.3 and A.4)."""
 
     def encode(self, boxes: Tensor) -> Tensor:
         return inverse_sigmoid(boxes)

@@ -18,7 +18,7 @@ from detr.models.structures import Decoded, Memory, QuerySet
 
 
 class SeparateSelfAttention(nn.Module):
-    """Self-attention among queries, with projections of content and of position that are added."""
+    """Lets queries attend to each other, with projections of content and of position that are added."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SeparateSelfAttention(nn.Module):
         self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
 
     def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """content and position [B, Q, D], attention_mask [Q, Q] bool, True = may not attend → [B, Q, D]."""
+        """Attend: content and position [B, Q, D], attention_mask [Q, Q] bool, True = may not attend → [B, Q, D]."""
         query = self.query_content(content) + self.query_position(position)
         key = self.key_content(content) + self.key_position(position)
         query, key, value = (_by_head(each, self.num_heads) for each in (query, key, self.value(content)))
@@ -37,7 +37,7 @@ class SeparateSelfAttention(nn.Module):
 
 
 class ConditionalCrossAttention(nn.Module):
-    """Attention to tokens by content and by location, concatenated (section 3.2).
+    """Attends to tokens by content and by location, concatenated (section 3.2).
 
     Args:
         first: of the first layer, which adds the queries' position to their content, too: there is nothing yet in it.
@@ -52,7 +52,7 @@ class ConditionalCrossAttention(nn.Module):
         self.query_position = nn.Linear(d_model, d_model) if first else None
 
     def forward(self, content: Tensor, position: Tensor, spatial: Tensor, memory: Memory) -> Tensor:
-        """content, position and spatial query (the sines of the reference, transformed) [B, Q, D] → [B, Q, D]."""
+        """Attend: content, position and spatial query (sines of the reference, transformed) [B, Q, D] → [B, Q, D]."""
         query, key = self.query_content(content), self.key_content(memory.tokens)
         key_position = self.key_position(memory.positions)
         if self.query_position is not None:
@@ -77,7 +77,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | Non
 
 
 class ConditionalLayer(ResidualLayer):
-    """Self-attention among queries, conditional cross-attention, feed-forward."""
+    """Applies self-attention among queries, conditional cross-attention, feed-forward."""
 
     def __init__(self, config: LayerConfig, *, first: bool) -> None:
         super().__init__(config, sublayers=3)
@@ -88,14 +88,14 @@ class ConditionalLayer(ResidualLayer):
     def forward(
         self, content: Tensor, position: Tensor, spatial: Tensor, memory: Memory, attention_mask: Tensor | None
     ) -> Tensor:
-        """content, position and spatial query [B, Q, D], attention_mask [Q, Q] → [B, Q, D]."""
+        """Apply the layer: content, position, spatial query [B, Q, D], attention_mask [Q, Q] → [B, Q, D]."""
         content = self.residual(1, content, lambda x: self.self_attn(x, position, attention_mask))
         content = self.residual(2, content, lambda x: self.cross_attn(x, position, spatial, memory))
         return self.residual(3, content, self.feed_forward)
 
 
 class ConditionalDecoder(Decoder):
-    """Queries attend to a point, which is read off their learned position and scaled by their content.
+    """Lets queries attend to a point, which is read off their learned position and scaled by their content.
 
     Boxes are corrections of that point; layers do not refine it.
 
@@ -131,5 +131,5 @@ class ConditionalDecoder(Decoder):
 
 
 def location_embedding(points: Tensor, d_model: int) -> Tensor:
-    """Points [..., 2] (x, y) in [0, 1] → sines [..., D], in the order of `SinePositionEmbedding`: y first."""
+    """Convert points [..., 2] (x, y) in [0, 1] → sines [..., D], in the order of `SinePositionEmbedding`: y first."""
     return sine_embedding(points.flip(-1), d_model // 2).flatten(-2)

@@ -17,7 +17,7 @@ MIN_SIDE = 1e-3  # of an anchor by whose sides attention is modulated, in units 
 
 
 class DabEncoder(TransformerEncoder):
-    """The paper's encoder, in which every layer scales a token's position by its content.
+    """Applies the paper's encoder, in which every layer scales a token's position by its content.
 
     Args:
         layer, num_layers: as in `TransformerEncoder`.
@@ -36,7 +36,7 @@ class DabEncoder(TransformerEncoder):
 
 
 class DabDecoder(ConditionalDecoder):
-    """Queries are anchors; their sides widen or narrow attention, and each layer refines them (sections 4.2–4.5).
+    """Takes anchors for queries; sides widen or narrow attention, each layer refines them (sections 4.2–4.5).
 
     A layer's box reaches the layer before it with its gradient, in the authors' code as in DINO.
 
@@ -68,7 +68,7 @@ class DabDecoder(ConditionalDecoder):
         return Decoded(torch.stack(hidden), torch.stack(refinement.boxes))
 
     def spatial_query(self, content: Tensor, anchor: Tensor, *, first: bool) -> Tensor:
-        """[B, Q, D]: the sines of the centre, scaled by content and by how the sides relate to those that it wants."""
+        """Return [B, Q, D]: the sines of the centre, scaled by content and by the wanted ratio of the sides."""
         sines = location_embedding(anchor[..., :2], content.shape[-1])
         if not first:
             sines = sines * self.spatial_scale(content)

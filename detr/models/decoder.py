@@ -21,7 +21,7 @@ POINT_SIDE = 1 / (1 + math.exp(2))  # of the box around a point that nothing cor
 
 
 class Decoder(nn.Module):
-    """What every decoder offers: layers, of which an evaluation may use the first ones only.
+    """Offers what every decoder does: layers, of which an evaluation may use the first ones only.
 
     Args:
         layers: one after the other; each one's output is supervised, so that any number of the first is a decoder.
@@ -52,28 +52,28 @@ class Decoder(nn.Module):
         self.norm = norm
         self.box_coder = box_coder
         if not self.layers:
-            raise ValueError("num_layers must be at least 1, not 0")
+            raise ValueError("num_layers: expected at least 1, got 0")
         if eval_layers is not None and not 1 <= eval_layers <= len(self.layers):
-            raise ValueError(f"eval_layers must lie between 1 and num_layers={len(self.layers)}, not {eval_layers}")
+            raise ValueError(f"eval_layers: expected 1 to num_layers={len(self.layers)}, got {eval_layers}")
         self.eval_layers = eval_layers
 
     @property
     def active_layers(self) -> nn.ModuleList:
-        """All while training, the first `eval_layers` in evaluations."""
+        """Return all layers while training, the first `eval_layers` in evaluations."""
         return self.layers if self.training or self.eval_layers is None else self.layers[: self.eval_layers]
 
     @property
     def box_outputs(self) -> int:
-        """Numbers that the box head has to say of each box."""
+        """Return how many numbers the box head has to say of each box."""
         return 4 if self.box_coder is None else self.box_coder.num_outputs
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
-        """States and boxes of every layer, and what else later heads or losses read."""
+        """Return states and boxes of every layer, and what else later heads or losses read."""
         raise NotImplementedError
 
 
 class Refinement:
-    """Layers correct a reference one after the other; each one's box (Deformable DETR, appendix A.4).
+    """Corrects a reference layer by layer, and keeps each one's box (Deformable DETR, appendix A.4).
 
     Args:
         queries: with references, for the first layer.
@@ -107,11 +107,11 @@ class Refinement:
 
     @property
     def location(self) -> Tensor:
-        """[B, Q, 2 or 4] where the layer that comes looks, in [0, 1]."""
+        """Return [B, Q, 2 or 4] where the next layer looks, in [0, 1]."""
         return self.box_coder.decode(at_least_fp32(self.reference))
 
     def add(self, normed: Tensor, state: Tensor) -> None:
-        """Take the box of the next layer, after which the reference is that of the one behind it.
+        """Take the box of the next layer and make it the reference of the one after it.
 
         Args:
             normed: [B, Q, D] what the layer says, of which the box is.
@@ -137,7 +137,7 @@ class Refinement:
 
 
 class DecoderLayer(ResidualLayer):
-    """Self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
+    """Applies self-attention among queries, cross-attention to the encoder's tokens, feed-forward."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config, sublayers=3)
@@ -146,7 +146,7 @@ class DecoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(config)
 
     def forward(self, content: Tensor, position: Tensor, memory: Memory, attention_mask: Tensor | None) -> Tensor:
-        """content and position [B, Q, D], attention_mask [Q, Q] or None → [B, Q, D]."""
+        """Apply the layer: content and position [B, Q, D], attention_mask [Q, Q] or None → [B, Q, D]."""
 
         def attend_queries(x: Tensor) -> Tensor:
             placed = x + position
@@ -164,7 +164,7 @@ class DecoderLayer(ResidualLayer):
 
 
 class TransformerDecoder(Decoder):
-    """The paper's decoder: queries have learned positions, and one box head reads every layer's output.
+    """Applies the paper's decoder: queries have learned positions, and one box head reads every layer's output.
 
     Args:
         layer: what each layer is like; one final layer norm serves every layer's output.

@@ -14,7 +14,7 @@ from detr.models.structures import Decoded, Features, Memory, QuerySet
 
 
 class DeformableEncoderLayer(ResidualLayer):
-    """Deformable self-attention and feed-forward."""
+    """Applies deformable self-attention and feed-forward."""
 
     def __init__(self, config: LayerConfig, attention: DeformableAttention) -> None:
         super().__init__(config, sublayers=2)
@@ -23,13 +23,13 @@ class DeformableEncoderLayer(ResidualLayer):
         xavier_uniform(self.feed_forward)
 
     def forward(self, tokens: Tensor, locations: Tensor, memory: Memory) -> Tensor:
-        """tokens [B, T, D], locations [B, T, levels, 2] → [B, T, D]."""
+        """Apply the layer: tokens [B, T, D], locations [B, T, levels, 2] → [B, T, D]."""
         tokens = self.residual(1, tokens, lambda x: self.self_attn(x + memory.positions, locations, memory, x))
         return self.residual(2, tokens, self.feed_forward)
 
 
 class DeformableDecoderLayer(ResidualLayer):
-    """Self-attention among queries, deformable cross-attention, feed-forward."""
+    """Applies self-attention among queries, deformable cross-attention, feed-forward."""
 
     def __init__(self, config: LayerConfig, attention: DeformableAttention) -> None:
         super().__init__(config, sublayers=3)
@@ -42,7 +42,7 @@ class DeformableDecoderLayer(ResidualLayer):
     def forward(
         self, content: Tensor, position: Tensor, locations: Tensor, memory: Memory, attention_mask: Tensor | None
     ) -> Tensor:
-        """content and position [B, Q, D], locations [B, Q, levels, 2 or 4], mask [Q, Q] → [B, Q, D]."""
+        """Apply the layer: content, position [B, Q, D], locations [B, Q, levels, 2 or 4], mask [Q, Q] → [B, Q, D]."""
 
         def attend_queries(x: Tensor) -> Tensor:
             placed = x + position
@@ -57,7 +57,7 @@ class DeformableDecoderLayer(ResidualLayer):
 
 
 class DeformableEncoder(Encoder):
-    """Every token of every level looks at points around itself in all levels.
+    """Lets every token of every level look at points around itself in all levels.
 
     Args:
         layer, num_layers: as in `TransformerEncoder`.
@@ -85,7 +85,7 @@ class DeformableEncoder(Encoder):
 
 
 class DeformableDecoder(Decoder):
-    """Queries look at points around their reference, a point or an anchor, which each layer may refine.
+    """Lets queries look at points around their reference, a point or an anchor, which each layer may refine.
 
     Args:
         layer, num_layers, eval_layers: as in `TransformerDecoder`.

@@ -13,7 +13,7 @@ from detr.structures import at_least_fp32
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at a few points around its reference in every level, instead of at every token.
+    """Lets each query look at a few points around its reference in every level, instead of at every token.
 
     Args:
         d_model: width of queries and memory.
@@ -29,7 +29,7 @@ class DeformableAttention(nn.Module):
         super().__init__()
         for name, value in {"num_heads": num_heads, "num_levels": num_levels, "num_points": num_points}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         if d_model % num_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of num_heads={num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
@@ -41,7 +41,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As the authors: the points of head m start at 1, 2, … steps in direction m, and all weigh the same."""
+        """Initialise as the authors do: points of head m start at 1, 2, … steps in direction m, all with one weight."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the square around the reference
@@ -57,7 +57,8 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, queries: Tensor, locations: Tensor, memory: Memory, tokens: Tensor) -> Tensor:
-        """
+        """Attend to points of the tokens.
+
         Args:
             queries: [B, Q, D], positions added.
             locations: [B, Q, levels, 2 or 4] (x, y) or cxcywh in [0, 1] of the padded image. Samples are taken in
@@ -83,7 +84,7 @@ class DeformableAttention(nn.Module):
 
 
 def deformable_attention(values: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of bilinear samples, in one `grid_sample` a level.
+    """Return weighted sums of bilinear samples, in one `grid_sample` a level.
 
     Gathering the four neighbours of all levels at once (`embedding_bag`) takes twice as long on a CPU.
 

@@ -15,7 +15,7 @@ from detr.structures import Group, Matches, Targets
 
 
 class Denoising(nn.Module):
-    """DN-DETR (section 4): groups of all objects, their classes flipped and their boxes shifted and scaled at random.
+    """Makes groups of all objects as DN-DETR (section 4), their classes flipped and boxes shifted and scaled at random.
 
     A query's content is an embedding of the class and an indicator; its anchor is the box. Images with fewer objects
     than the fullest of the batch, and batches without any, are filled up with queries that stand for no object and
@@ -50,26 +50,26 @@ class Denoising(nn.Module):
     ) -> None:
         super().__init__()
         if groups < 1:
-            raise ValueError(f"groups must be at least 1, not {groups}")
+            raise ValueError(f"groups: expected at least 1, got {groups}")
         if not (0 <= label_noise <= 1 and 0 <= box_noise <= 1):
-            raise ValueError(f"label_noise and box_noise must lie between 0 and 1, not {label_noise} and {box_noise}")
+            raise ValueError(f"label_noise, box_noise: expected numbers from 0 to 1, got {label_noise} and {box_noise}")
         if weight < 0:
-            raise ValueError(f"weight must not be negative, but is {weight}")
+            raise ValueError(f"weight: expected at least 0, got {weight}")
         self.num_classes, self.box_coder, self.groups = num_classes, box_coder, groups
         self.label_noise, self.box_noise, self.weight = label_noise, box_noise, weight
         self.add_embedding(num_classes, d_model)
 
     def add_embedding(self, num_classes: int, d_model: int) -> None:
-        """One row a class, and one for no object. The indicator takes one column."""
+        """Add a table with one row for each class, and one for no object. The indicator takes one column."""
         self.embedding = nn.Embedding(num_classes + 1, d_model - 1)
 
     def content(self, labels: Tensor) -> Tensor:
-        """[...] → [..., D], the last column telling these queries from others."""
+        """Convert [...] → [..., D], the last column telling these queries from others."""
         embedded = self.embedding(labels)
         return torch.cat([embedded, torch.ones_like(embedded[..., :1])], -1)
 
     def forward(self, queries: QuerySet, targets: Targets, position_of: Callable[[Tensor], Tensor | None]) -> QuerySet:
-        """The query set with a group `denoising` behind it.
+        """Return the query set with a group `denoising` after it.
 
         Args:
             position_of: positions of anchors [B, n, 4], where queries have such of their own.
@@ -96,11 +96,11 @@ class Denoising(nn.Module):
         return append(queries, "denoising", more, group, sees_queries=True)
 
     def number_of_groups(self, largest: int) -> int:
-        """For a batch whose fullest image has `largest` objects."""
+        """Return the number of groups for a batch whose fullest image has `largest` objects."""
         return self.groups
 
     def matches(self, targets: Targets, groups: int, size: int) -> Matches:
-        """Which query answers for which object: in each group the object's place in its image."""
+        """Return which query answers for which object: in each group the object's place in its image."""
         device = targets.image.device
         places = torch.cat([torch.arange(count, device=device) for count in targets.counts])
         starts = torch.arange(groups, device=device)[:, None] * size
@@ -109,18 +109,18 @@ class Denoising(nn.Module):
         return Matches(torch.zeros_like(target), targets.image.repeat(groups), queries, target, layers=1)
 
     def noisy_labels(self, labels: Tensor) -> Tensor:
-        """Some of them replaced by any class, the true one among them."""
+        """Return the labels with some of them replaced by any class, the true one among them."""
         random = torch.randint_like(labels, self.num_classes)
         return torch.where(torch.rand(labels.shape, device=labels.device) < self.label_noise, random, labels)
 
     def noisy_boxes(self, boxes: Tensor, *, negative: bool) -> Tensor:
-        """cxcywh [M, 4]: centres stay inside of the boxes, and sides change by a factor of 1 ± λ."""
+        """Return cxcywh [M, 4]: centres stay inside of the boxes, and sides change by a factor of 1 ± λ."""
         spans = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], -1)
         return (boxes + (2 * torch.rand_like(boxes) - 1) * spans * self.box_noise).clamp(0, 1)
 
 
 class ContrastiveDenoising(Denoising):
-    """DINO (section 3.3): each noisy object has a second query that is further off and has to say that it is none.
+    """Adds a second query to each noisy object, further off, that has to say no object (DINO, section 3.3).
 
     Args:
         num_queries: about how many pairs there are: as many groups as fit into them, at least one.
@@ -152,7 +152,7 @@ class ContrastiveDenoising(Denoising):
             weight=weight,
         )
         if num_queries < 1:
-            raise ValueError(f"num_queries must be at least 1, not {num_queries}")
+            raise ValueError(f"num_queries: expected at least 1, got {num_queries}")
         self.num_queries = num_queries
 
     def add_embedding(self, num_classes: int, d_model: int) -> None:
@@ -165,7 +165,7 @@ class ContrastiveDenoising(Denoising):
         return max(1, self.num_queries // largest)
 
     def noisy_boxes(self, boxes: Tensor, *, negative: bool) -> Tensor:
-        """Each corner coordinate moves by a random part of λ half sides, of negatives by λ half sides more."""
+        """Return boxes with corners moved by a random part of λ half sides, of negatives by λ half sides more."""
         spans = boxes[:, 2:].repeat(1, 2) / 2 * self.box_noise
         signs = torch.randint_like(boxes, 2) * 2 - 1
         corners = (cxcywh_to_xyxy(boxes) + signs * (torch.rand_like(boxes) + negative) * spans).clamp(0, 1)

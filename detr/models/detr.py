@@ -20,7 +20,7 @@ from detr.structures import Classification, Predictions, Targets
 
 
 class DETR(nn.Module):
-    """A backbone, a transformer, and two heads on every layer of its decoder.
+    """Combines a backbone, a transformer, and two heads on every layer of its decoder.
 
     Args:
         backbone: images → levels of features.
@@ -89,7 +89,8 @@ class DETR(nn.Module):
             self.neck.freeze_positions()
 
     def forward(self, images: Tensor, padding: Tensor, targets: Targets | None = None) -> Predictions:
-        """
+        """Return the predictions of every decoder layer.
+
         Args:
             images: [B, 3, H, W], uint8 or float in [0, 1].
             padding: [B, H, W] bool, True = padding (bottom and right).
@@ -110,7 +111,7 @@ class DETR(nn.Module):
         return predictions
 
     def with_further(self, queries: QuerySet, targets: Targets | None) -> QuerySet:
-        """Put the queries that are there for training only behind those that count."""
+        """Append the queries that are there for training only to those that count."""
         if self.one_to_many is not None:
             queries = self.one_to_many.split(queries, self.queries.further)
         if self.denoising is not None and targets is not None:

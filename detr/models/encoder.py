@@ -12,7 +12,7 @@ from detr.models.structures import Features, Memory, as_tokens
 
 
 class EncoderLayer(ResidualLayer):
-    """Self-attention and feed-forward."""
+    """Applies self-attention and feed-forward."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config, sublayers=2)
@@ -20,7 +20,7 @@ class EncoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(config)
 
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """tokens and positions [B, T, D], padding [B, T] → [B, T, D]."""
+        """Apply the layer: tokens and positions [B, T, D], padding [B, T] → [B, T, D]."""
 
         def attend(x: Tensor) -> Tensor:
             placed = x + positions
@@ -31,7 +31,7 @@ class EncoderLayer(ResidualLayer):
 
 
 class Encoder(nn.Module):
-    """What every encoder offers.
+    """Offers what every encoder does.
 
     Attributes:
         num_levels: of the features that it takes; None: as many as there are.
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
     @property
     def reads_positions(self) -> bool:
-        """Whether a position of the features plays a role; without layers it does not."""
+        """Return whether positions of the features play a role; without layers they do not."""
         return len(self.layers) > 0
 
     def forward(self, features: Features) -> Memory:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class TransformerEncoder(Encoder):
-    """The paper's encoder. Levels, where there are several, are concatenated to one sequence.
+    """Applies the paper's encoder. Levels, where there are several, are concatenated to one sequence.
 
     Args:
         layer: what each layer is like.
@@ -69,12 +69,12 @@ class TransformerEncoder(Encoder):
         return memory
 
     def encode(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
-        """All layers: [B, T, D] → [B, T, D]."""
+        """Apply all layers: [B, T, D] → [B, T, D]."""
         for layer in self.layers:
             tokens = layer(tokens, positions, padding)
         return self.norm(tokens)
 
     def encode_coarsest(self, features: Features) -> Tensor:
-        """All layers on the coarsest level only: its map [B, D, h, w]."""
+        """Apply all layers to the coarsest level only, and return its map [B, D, h, w]."""
         level = (features.maps[-1], features.positions[-1], features.padding[-1])
         return self.encode(*(as_tokens(each) for each in level)).mT.unflatten(-1, features.maps[-1].shape[-2:])

@@ -17,7 +17,7 @@ from detr.structures import Group, Predictions
 
 
 def append(queries: QuerySet, name: str, more: QuerySet, group: Group, *, sees_queries: bool) -> QuerySet:
-    """The query set with `more` behind it.
+    """Return the query set with `more` after it.
 
     Args:
         name: of the group.
@@ -47,7 +47,7 @@ def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 def separate(predictions: Predictions, groups: dict[str, Group], matching: int) -> Predictions:
-    """What the decoder says of all queries → that of the `matching` first, which count, with the groups beside it."""
+    """Return what the decoder says of the `matching` first queries, which count, with the groups beside it."""
     found = {}
     for name, group in groups.items():
         outputs = group.outputs if group.queries is None else predictions.select(queries=group.queries)
@@ -57,7 +57,7 @@ def separate(predictions: Predictions, groups: dict[str, Group], matching: int) 
 
 
 class OneToMany:
-    """Further queries of the same kind, of which several answer for one object.
+    """Adds further queries of the same kind, of which several answer for one object.
 
     Args:
         weight: of their losses, of one part.
@@ -75,15 +75,15 @@ class OneToMany:
 
     def __init__(self, *, weight: float) -> None:
         if weight < 0:
-            raise ValueError(f"weight must not be negative, but is {weight}")
+            raise ValueError(f"weight: expected at least 0, got {weight}")
         self.weight = weight
 
     def further(self, num_queries: int) -> int:
-        """How many further queries there are beside `num_queries`."""
+        """Return how many further queries there are beside `num_queries`."""
         raise NotImplementedError
 
     def split(self, queries: QuerySet, further: int) -> QuerySet:
-        """The last `further` of the queries become a group."""
+        """Split the last `further` of the queries off as a group."""
         count = len(queries) - further
         matching, more = _rows(queries, slice(0, count)), _rows(queries, slice(count, None))
         if self.parts > 1:
@@ -93,7 +93,7 @@ class OneToMany:
 
 
 class HybridMatching(OneToMany):
-    """H-DETR (Jia et al. 2023, section 3.2, "hybrid branch"): each object is matched to several of further queries.
+    """Matches each object to several of further queries (H-DETR, Jia et al. 2023, section 3.2, "hybrid branch").
 
     Args:
         num_queries: T, the further queries.
@@ -108,7 +108,7 @@ class HybridMatching(OneToMany):
         super().__init__(weight=weight)
         for name, value in {"num_queries": num_queries, "copies": copies}.items():
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         self.num_queries, self.copies = num_queries, copies
 
     def further(self, num_queries: int) -> int:
@@ -116,7 +116,7 @@ class HybridMatching(OneToMany):
 
 
 class GroupMatching(OneToMany):
-    """Group DETR (Chen et al. 2023, section 3.2): several groups of queries, each matched one-to-one.
+    """Matches several groups of queries one-to-one each (Group DETR, Chen et al. 2023, section 3.2).
 
     Args:
         groups: K, the first of which is there in evaluations, too.
@@ -129,7 +129,7 @@ class GroupMatching(OneToMany):
     def __init__(self, *, groups: int = 11, weight: float = 1.0) -> None:
         super().__init__(weight=weight)
         if groups < 2:
-            raise ValueError(f"groups must be at least 2, not {groups}; one_to_many=none does without")
+            raise ValueError(f"groups: expected at least 2, got {groups}; one_to_many=none turns it off")
         self.parts = groups - 1
 
     def further(self, num_queries: int) -> int:
@@ -137,7 +137,7 @@ class GroupMatching(OneToMany):
 
 
 def blocks(count: int, size: int, device: torch.device) -> Tensor:
-    """[count · size, count · size] bool: each of `count` blocks sees nothing but itself."""
+    """Return [count · size, count · size] bool: each of `count` blocks sees nothing but itself."""
     block = torch.arange(count, device=device).repeat_interleave(size)
     return block[:, None] != block
 

@@ -18,7 +18,7 @@ PRIOR = 0.01  # of every class, where logits are independent (focal loss, Lin et
 
 
 class ClassHead(nn.Linear):
-    """One linear layer on the decoder's states.
+    """Applies one linear layer to the decoder's states.
 
     Args:
         d_model: D.
@@ -32,12 +32,12 @@ class ClassHead(nn.Linear):
             nn.init.constant_(self.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, decoded: Decoded) -> Tensor:  # type: ignore[override]
-        """[L, B, Q, K]. Other heads may look at boxes and extras, too."""
+        """Return [L, B, Q, K]. Other heads may look at boxes and extras, too."""
         return super().forward(decoded.hidden)
 
 
 class BoxHead(MLP):
-    """The paper's three linear layers: states [..., D] → what the box coder reads [..., num_outputs].
+    """Applies the paper's three linear layers: states [..., D] → what the box coder reads [..., num_outputs].
 
     Args:
         d_model: D.
@@ -54,25 +54,25 @@ class BoxHead(MLP):
 
 
 class PerLayer(nn.ModuleList):
-    """A head for each decoder layer (Deformable DETR with refinement), in the place of one for all."""
+    """Has a head for each decoder layer (Deformable DETR with refinement), in the place of one for all."""
 
     def forward(self, decoded: Decoded) -> Tensor:
-        """Of each layer its own head; there may be fewer layers than heads."""
+        """Apply to each layer its own head; there may be fewer layers than heads."""
         return torch.cat([self[index](decoded.layer(index)) for index in range(len(decoded.hidden))])
 
 
 def each_layer(head: nn.Module, hidden: Tensor) -> Tensor:
-    """What a box head, or one of each layer, says of the states of all layers [L, B, Q, D]."""
+    """Return what a box head, or one of each layer, says of the states of all layers [L, B, Q, D]."""
     if isinstance(head, PerLayer):
         return torch.stack([head[index](state) for index, state in enumerate(hidden)])
     return head(hidden)
 
 
 def for_layers(count: int | None, head: Callable[[], nn.Module]) -> nn.Module:
-    """One head for all decoder layers, or as many as there are."""
+    """Return one head for all decoder layers, or as many as there are."""
     return head() if count is None else PerLayer(head() for _ in range(count))
 
 
 def head_of_layer(head: nn.Module, index: int) -> nn.Module:
-    """What a decoder layer's states go through: its own head, or the one for all."""
+    """Return what a decoder layer's states go through: its own head, or the one for all."""
     return head[index] if isinstance(head, PerLayer) else head

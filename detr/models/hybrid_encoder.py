@@ -18,7 +18,7 @@ REP_BLOCKS = 3  # of a fusion block
 
 
 class HybridEncoder(TransformerEncoder):
-    """Self-attention on the coarsest level only (AIFI), then convolutions that fuse levels down and up again (CCFM).
+    """Applies self-attention to the coarsest level only (AIFI), then fuses levels down and up by convolutions (CCFM).
 
     Args:
         layer, num_layers: as in `TransformerEncoder`.
@@ -42,7 +42,7 @@ class HybridEncoder(TransformerEncoder):
     ) -> None:
         super().__init__(layer=layer, num_layers=num_layers)
         if num_levels < 2:
-            raise ValueError(f"num_levels={num_levels}: fusing levels needs 2 of them; use neck=multi_level")
+            raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
         self.num_levels = num_levels
         steps, d_model = range(num_levels - 1), layer.d_model
         self.lateral = nn.ModuleList(_convolution(d_model, d_model, 1, normalization) for _ in steps)
@@ -64,7 +64,7 @@ class HybridEncoder(TransformerEncoder):
 
 
 class FusionBlock(nn.Module):
-    """Two levels, concatenated, to one: [B, 2 D, h, w] → [B, D, h, w] (figure 4 of the paper)."""
+    """Fuses two levels, concatenated, to one: [B, 2 D, h, w] → [B, D, h, w] (figure 4 of the paper)."""
 
     def __init__(self, d_model: int, normalization: Normalization) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class FusionBlock(nn.Module):
 
 
 class RepBlock(nn.Module):
-    """A 3×3 and a 1×1 convolution side by side (RepVGG, Ding et al. 2021), [B, D, h, w] → [B, D, h, w]."""
+    """Applies a 3×3 and a 1×1 convolution side by side (RepVGG, Ding et al. 2021), [B, D, h, w] → [B, D, h, w]."""
 
     def __init__(self, d_model: int, normalization: Normalization) -> None:
         super().__init__()

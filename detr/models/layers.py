@@ -18,7 +18,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "ge
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One layer of a transformer (Vaswani et al. 2017).
+    """Holds the settings of one layer of a transformer (Vaswani et al. 2017).
 
     Args:
         d_model: width of queries and tokens.
@@ -45,7 +45,7 @@ class LayerConfig:
 
 
 class ResidualLayer(nn.Module):
-    """What encoder and decoder layers share: residual sublayers with layer norm after (paper) or before them.
+    """Offers what encoder and decoder layers share: residual sublayers with layer norm after (paper) or before them.
 
     Args:
         sublayers: how many; each has a norm and a dropout of its own, called norm1, dropout1, ….
@@ -67,7 +67,7 @@ class ResidualLayer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; maps [..., in_features] to [..., out_features]."""
+    """Applies linear layers with ReLU between them; maps [..., in_features] to [..., out_features]."""
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The two linear layers of a transformer layer: [..., D] → [..., D]."""
+    """Applies the two linear layers of a transformer layer: [..., D] → [..., D]."""
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 def self_attention(config: LayerConfig) -> nn.MultiheadAttention:
-    """Attention as the paper's layers have it; with `need_weights=False` it is `scaled_dot_product_attention`."""
+    """Build attention as the paper's layers have it; with `need_weights=False` it is `scaled_dot_product_attention`."""
     return nn.MultiheadAttention(config.d_model, config.num_heads, config.dropout, batch_first=True)
 
 
@@ -108,18 +108,18 @@ def xavier_uniform(module: nn.Module) -> None:
 
 
 def group_norm(d_model: int) -> nn.GroupNorm:
-    """Group norm of the transformer's width.
+    """Build group norm of the transformer's width.
 
     Raises:
         ValueError: a width that cannot be grouped.
     """
     if d_model % NORM_GROUPS:
-        raise ValueError(f"group norm needs a multiple of {NORM_GROUPS} as transformer.d_model, not {d_model}")
+        raise ValueError(f"transformer.d_model: expected a multiple of {NORM_GROUPS} for group norm, got {d_model}")
     return nn.GroupNorm(NORM_GROUPS, d_model)
 
 
 def frozen_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that have parameters, none of which learns."""
+    """Yield the outermost modules that have parameters, none of which learns."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         yield module

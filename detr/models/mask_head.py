@@ -19,7 +19,7 @@ MIN_SIDE = 1e-3  # of a box, in units of the image
 
 
 class AttentionMap(nn.Module):
-    """Where each query looks in each head; no values are gathered.
+    """Tells where each query looks in each head; no values are gathered.
 
     Args:
         d_model: width of queries and memory.
@@ -37,7 +37,7 @@ class AttentionMap(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, queries: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
-        """Queries [M, D], the tokens [M, h·w, D] and padding [M, h·w] of each one's image → [M, N, h·w].
+        """Attend: queries [M, D], tokens [M, h·w, D] and padding [M, h·w] of each one's image → [M, N, h·w].
 
         The softmax runs over heads and pixels together, as in the paper's code: a query's heads share its attention.
         """
@@ -48,7 +48,7 @@ class AttentionMap(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """A mask for each query: its attention map, refined by convolutions while climbing to the finest level.
+    """Finds a mask for each query: its attention map, refined by convolutions while climbing to the finest level.
 
     Starts on one of the levels that the transformer reads and adds every backbone level that is finer than it; with the
     paper's four levels (layer4 for the transformer, layer3 to layer1 to climb) it is `MaskHeadSmallConv`; masks then
@@ -80,7 +80,9 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         if not -num_levels <= level < num_levels:
-            raise ValueError(f"level: {level} is no index into the {num_levels} backbone levels of the transformer")
+            raise ValueError(
+                f"level: expected an index into the {num_levels} backbone levels of the transformer, got {level}"
+            )
         self.level = range(num_levels)[level]
         self.box = box
         finer = channels[: len(channels) - num_levels + self.level][::-1]
@@ -103,7 +105,8 @@ class MaskHead(nn.Module):
     def forward(
         self, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, backbone: list[Tensor]
     ) -> MaskDecoder:
-        """
+        """Return a function that computes masks.
+
         Args:
             hidden: [B, Q, D] the decoder's last layer.
             boxes: [B, Q, 4] cxcywh in [0, 1], of the same; no gradient reaches them.
@@ -153,7 +156,7 @@ class MaskHead(nn.Module):
 
 
 def relative_to_box(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Centres of tokens [M, T, 2] in units of boxes [M, 4] cxcywh from their middle, and whether they lie inside.
+    """Return centres of tokens [M, T, 2] relative to the middle of boxes [M, 4] cxcywh, and whether they lie inside.
 
     Returns:
         [M, BOX_CHANNELS, T].

@@ -14,7 +14,7 @@ from detr.models.structures import Features
 
 
 class Neck(nn.Module):
-    """A 1×1 convolution for each level of the backbone (DETR's `input_proj`), and where every feature is.
+    """Applies a 1×1 convolution to each level of the backbone (DETR's `input_proj`), and tells where every feature is.
 
     Args:
         channels: of the backbone's levels, fine to coarse.
@@ -51,7 +51,7 @@ class Neck(nn.Module):
         self.num_levels = len(channels) + extra_levels if num_levels is None else num_levels
         self.backbone_levels = self.num_levels - extra_levels
         if extra_levels < 0 or self.backbone_levels < 1:
-            raise ValueError(f"extra_levels must lie between 0 and num_levels - 1, not {extra_levels}")
+            raise ValueError(f"extra_levels: expected 0 to num_levels - 1, got {extra_levels}")
         if self.backbone_levels > len(channels):
             extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
             raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
@@ -70,13 +70,13 @@ class Neck(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model)) if level_embedding else None
 
     def freeze_positions(self) -> None:
-        """For a transformer that reads none: what learns without a gradient stops a training in several processes."""
+        """Freeze positions that nothing reads: parameters without a gradient stop a training in several processes."""
         self.position_embedding.requires_grad_(False)
         if self.level_embedding is not None:
             self.level_embedding.requires_grad_(False)
 
     def forward(self, features: list[Tensor], padding: Tensor) -> Features:
-        """Levels [B, C, h, w] and padding [B, H, W] → features of width D."""
+        """Return features of width D of levels [B, C, h, w] and padding [B, H, W]."""
         features = features[-self.backbone_levels :]
         maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]
         coarsest = features[-1]

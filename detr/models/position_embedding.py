@@ -12,7 +12,7 @@ from detr.models.layers import MLP, xavier_uniform
 
 
 class SinePositionEmbedding(nn.Module):
-    """Sines and cosines of the row (first half of the channels) and of the column (second half).
+    """Gives sines and cosines of the row (first half of the channels) and of the column (second half).
 
     Args:
         d_model: number of channels, a multiple of 4.
@@ -23,13 +23,13 @@ class SinePositionEmbedding(nn.Module):
     def __init__(self, *, d_model: int, temperature: float = 10000.0, centered: bool = False) -> None:
         super().__init__()
         if d_model % 4:
-            raise ValueError(f"d_model must be a multiple of 4 for sine positions, not {d_model}")
+            raise ValueError(f"d_model: expected a multiple of 4 for sine positions, got {d_model}")
         self.d_model = d_model
         self.temperature = temperature
         self.centered = centered
 
     def forward(self, padding: Tensor) -> Tensor:
-        """padding [B, h, w] bool → [B, D, h, w]; positions run from 0 to 1 over the part that is not padding."""
+        """Embed padding [B, h, w] bool → [B, D, h, w]; positions run from 0 to 1 over the part that is not padding."""
         valid = ~padding
         rows, columns = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
         eps = 1e-6
@@ -43,7 +43,7 @@ class SinePositionEmbedding(nn.Module):
 
 
 def sine_embedding(values: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """Values in [0, 1], [...] → [..., channels]: sine and cosine alternate, the wavelength grows from 1 upward."""
+    """Embed values in [0, 1], [...] → [..., channels]: sine and cosine alternate, wavelengths grow from 1 upward."""
     index = torch.arange(channels, dtype=torch.float32, device=values.device)
     wavelength = temperature ** (2 * (index // 2) / channels)
     angles = values[..., None] * 2 * math.pi / wavelength
@@ -51,12 +51,12 @@ def sine_embedding(values: Tensor, channels: int, temperature: float = 10000.0) 
 
 
 def box_sines(boxes: Tensor, d_model: int) -> Tensor:
-    """Boxes cxcywh [..., 4] in [0, 1] → the sines of the four numbers [..., 2 D] (DAB-DETR, section 4.2)."""
+    """Embed boxes cxcywh [..., 4] in [0, 1] → the sines of the four numbers [..., 2 D] (DAB-DETR, section 4.2)."""
     return sine_embedding(boxes, d_model // 2).flatten(-2)
 
 
 class BoxPosition(nn.Module):
-    """The position of a query, made of its box (DAB-DETR, Liu et al. 2022, section 4.2).
+    """Makes the position of a query from its box (DAB-DETR, Liu et al. 2022, section 4.2).
 
     The authors put the sines of y before those of x, which is another order of the first layer's columns.
     """
@@ -68,12 +68,12 @@ class BoxPosition(nn.Module):
         xavier_uniform(self.mlp)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """Boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
+        """Embed boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
         return self.mlp(box_sines(boxes, self.d_model))
 
 
 class LearnedPositionEmbedding(nn.Module):
-    """A learned vector for every column (first half of the channels) and every row (second half).
+    """Learns a vector for every column (first half of the channels) and every row (second half).
 
     Args:
         d_model: number of channels, even.
@@ -88,7 +88,7 @@ class LearnedPositionEmbedding(nn.Module):
             nn.init.uniform_(table.weight)
 
     def forward(self, padding: Tensor) -> Tensor:
-        """padding [B, h, w] bool → [B, D, h, w].
+        """Embed padding [B, h, w] bool → [B, D, h, w].
 
         Raises:
             UserError: h or w is larger than the tables.

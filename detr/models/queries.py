@@ -18,7 +18,7 @@ from detr.structures import at_least_fp32
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What queries are told of the detector around them."""
+    """Holds what queries are told of the detector around them."""
 
     num_logits: int  # K of the class head
     sigmoid: bool  # whether class logits are independent; else the last one means no object
@@ -27,7 +27,7 @@ class Surroundings:
 
 
 class Queries(nn.Module):
-    """What all kinds of queries share. They sit between encoder and decoder: they may look at the image first.
+    """Offers what all kinds of queries share. They sit between encoder and decoder: they may look at the image first.
 
     Args:
         surroundings: the detector around them.
@@ -46,18 +46,18 @@ class Queries(nn.Module):
     def __init__(self, *, surroundings: Surroundings, num_queries: int) -> None:
         super().__init__()
         if num_queries < 1:
-            raise ValueError(f"num_queries must be at least 1, not {num_queries}")
+            raise ValueError(f"num_queries: expected at least 1, got {num_queries}")
         more = surroundings.one_to_many
         self.num_queries = num_queries
         self.further = 0 if more is None else more.further(num_queries)
 
     @property
     def count(self) -> int:
-        """How many queries there are now: with the further ones while training."""
+        """Return how many queries there are now: with the further ones while training."""
         return self.num_queries + (self.further if self.training else 0)
 
     def position_of(self, reference: Tensor) -> Tensor | None:
-        """Positions [B, n, D] of queries with these anchors [B, n, 4]; None: `QuerySet.embed` makes them."""
+        """Return positions [B, n, D] of queries with these anchors [B, n, 4]; None: `QuerySet.embed` makes them."""
         return None
 
     def forward(self, memory: Memory) -> QuerySet:
@@ -65,7 +65,7 @@ class Queries(nn.Module):
 
 
 class LearnedQueries(Queries):
-    """The paper's object queries: learned positions, and zeros for content.
+    """Learns the paper's object queries: positions that learn, and zeros for content.
 
     A decoder that starts from points has them read off the positions.
 
@@ -105,7 +105,7 @@ class LearnedQueries(Queries):
         )
 
     def points(self, position: Tensor) -> Tensor:
-        """References [B, Q, 2] of positions [B, Q, D]."""
+        """Return references [B, Q, 2] of positions [B, Q, D]."""
         assert self.point_head is not None
         return self.box_coder.from_free(at_least_fp32(self.point_head(position)))
 
@@ -120,7 +120,7 @@ def _point_head(d_model: int, num_layers: int) -> MLP:
 
 
 class AnchorQueries(Queries):
-    """A learned anchor for each query (DAB-DETR, Liu et al. 2022, section 4.1), and learned content.
+    """Learns an anchor for each query (DAB-DETR, Liu et al. 2022, section 4.1), and content.
 
     Args:
         surroundings: the detector around them.

@@ -17,7 +17,7 @@ from detr.structures import Group
 
 @dataclass
 class Features:
-    """What the neck hands to the encoder: levels from fine to coarse, all of width D."""
+    """Holds what the neck hands to the encoder: levels from fine to coarse, all of width D."""
 
     maps: list[Tensor]  # each [B, D, h, w]
     padding: list[Tensor]  # each [B, h, w] bool, True = padding
@@ -25,7 +25,7 @@ class Features:
     strides: list[int]  # of each level, in pixels of the image
 
     def flatten(self) -> Memory:
-        """One sequence of tokens, fine to coarse, row by row."""
+        """Return one sequence of tokens, fine to coarse, row by row."""
         return Memory(
             tokens=torch.cat([as_tokens(each) for each in self.maps], 1),
             positions=torch.cat([as_tokens(each) for each in self.positions], 1),
@@ -37,7 +37,7 @@ class Features:
 
 @dataclass
 class Memory:
-    """What the encoder hands to queries and decoder: the tokens of all levels in one sequence."""
+    """Holds what the encoder hands to queries and decoder: the tokens of all levels in one sequence."""
 
     tokens: Tensor  # [B, T, D]
     positions: Tensor  # [B, T, D]
@@ -48,13 +48,13 @@ class Memory:
 
     @cached_property
     def sizes(self) -> Tensor:
-        """[levels, 2] float (w, h) of each level. Filled in number by number: a copy of a list would be waited for."""
+        """Return [levels, 2] float (w, h). Filled in number by number: a copy of a list would be waited for."""
         sides = [self.tokens.new_full((), side, dtype=torch.float) for h, w in self.shapes for side in (w, h)]
         return torch.stack(sides).view(-1, 2)
 
     @cached_property
     def centres(self) -> Tensor:
-        """[B, T, 2] where each token lies: (x, y) in [0, 1], relative to the unpadded image."""
+        """Return [B, T, 2] where each token lies: (x, y) in [0, 1], relative to the unpadded image."""
         centres = []
         for (height, width), valid in zip(self.shapes, self._valid, strict=True):
             rows, columns = torch.meshgrid(
@@ -70,7 +70,7 @@ class Memory:
 
     @cached_property
     def valid_ratios(self) -> Tensor:
-        """[B, levels, 2] how much of each level, (width, height) in [0, 1], is not padding."""
+        """Return [B, levels, 2] how much of each level, (width, height) in [0, 1], is not padding."""
         return torch.stack(
             [torch.stack([v[:, 0].float().mean(-1), v[:, :, 0].float().mean(-1)], -1) for v in self._valid], 1
         )
@@ -84,7 +84,7 @@ class Memory:
 
 @dataclass
 class QuerySet:
-    """What the decoder starts from.
+    """Holds what the decoder starts from.
 
     A reference is what boxes are corrections of, in the space of the box coder: a point (x, y), or an anchor, which is
     a box. The paper's queries have none.
@@ -103,12 +103,12 @@ class QuerySet:
 
     @property
     def matching(self) -> int:
-        """How many queries come before those of groups: they count."""
+        """Return how many queries come before those of groups: they count."""
         starts = [group.queries.start for group in self.groups.values() if group.queries is not None]
         return min(starts, default=len(self))
 
     def positions_at(self, boxes: Tensor) -> Tensor:
-        """[B, Q, D] the queries' positions in a layer whose references are at `boxes` [B, Q, 2 or 4] in [0, 1]."""
+        """Return [B, Q, D] positions in a layer whose references are at `boxes` [B, Q, 2 or 4] in [0, 1]."""
         if self.position is not None:
             return self.position
         assert self.embed is not None  # queries bring the one or the other
@@ -117,7 +117,7 @@ class QuerySet:
 
 @dataclass
 class Decoded:
-    """What the decoder says of every query in every layer."""
+    """Holds what the decoder says of every query in every layer."""
 
     hidden: Tensor  # [L, B, Q, D]
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
@@ -125,12 +125,12 @@ class Decoded:
     groups: dict[str, Group] = field(default_factory=dict)  # outputs of the decoder's own that are supervised
 
     def layer(self, index: int) -> Decoded:
-        """One layer as the only one."""
+        """Return one layer as the only one."""
         rows = slice(index, index + 1)
         extras = {name: value[rows] for name, value in self.extras.items()}
         return Decoded(self.hidden[rows], self.boxes[rows], extras)
 
 
 def as_tokens(level: Tensor) -> Tensor:
-    """[B, D, h, w] → [B, h·w, D]; [B, h, w] → [B, h·w]."""
+    """Convert [B, D, h, w] → [B, h·w, D]; [B, h, w] → [B, h·w]."""
     return level.flatten(2).mT if level.dim() == 4 else level.flatten(1)

@@ -11,7 +11,7 @@ from detr.models.structures import Features, Memory
 
 
 class TopDownEncoder(TransformerEncoder):
-    """Self-attention on the coarsest level only, then a convolutional top-down path into the finer ones.
+    """Applies self-attention to the coarsest level only, then a convolutional top-down path into the finer ones.
 
     Attention over the coarsest level is what RT-DETR found to be worth its cost (Zhao et al. 2023, section 4.2); the
     top-down path is that of feature pyramids (Lin et al. 2017), each sum refined by a residual block of two 3×3
@@ -36,7 +36,7 @@ class TopDownEncoder(TransformerEncoder):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with group norm around a shortcut, [B, D, h, w] → [B, D, h, w]."""
+    """Applies two 3×3 convolutions with group norm around a shortcut, [B, D, h, w] → [B, D, h, w]."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

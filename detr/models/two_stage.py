@@ -23,7 +23,7 @@ LARGEST = 0.9  # side of an anchor, in units of the image
 
 
 class TwoStageQueries(Queries):
-    """Every token of the encoder proposes a class and a box; the best become queries (Deformable DETR, section 4).
+    """Lets every token of the encoder propose a class and a box; the best become queries (Deformable DETR, section 4).
 
     Boxes are corrections of a square anchor at the token. The proposals learn from a loss of their own, matched
     one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
@@ -73,15 +73,15 @@ class TwoStageQueries(Queries):
     ) -> None:
         super().__init__(surroundings=surroundings, num_queries=num_queries)
         if not 0 < anchor_side < 1:
-            raise ValueError(f"anchor_side must lie between 0 and 1, not {anchor_side}")
+            raise ValueError(f"anchor_side: expected a number between 0 and 1, got {anchor_side}")
         if not 0 <= border < 0.5:
-            raise ValueError(f"border must be at least 0 and below 0.5, not {border}")
+            raise ValueError(f"border: expected at least 0 and below 0.5, got {border}")
         if distinct is not None and not 0 < distinct < 1:
-            raise ValueError(f"distinct must lie between 0 and 1, not {distinct}")
+            raise ValueError(f"distinct: expected a number between 0 and 1, got {distinct}")
         if copies < 1:
-            raise ValueError(f"copies must be at least 1, not {copies}")
+            raise ValueError(f"copies: expected at least 1, got {copies}")
         if weight < 0:
-            raise ValueError(f"weight must not be negative, but is {weight}")
+            raise ValueError(f"weight: expected at least 0, got {weight}")
         self.sigmoid, self.copies, self.weight, self.class_agnostic = (
             surroundings.sigmoid,
             copies,
@@ -135,7 +135,7 @@ class TwoStageQueries(Queries):
         )
 
     def scores(self, logits: Tensor, boxes: Tensor, last: Tensor) -> Tensor:
-        """[B, T] in whose order tokens become queries: how surely they propose, with what comes last below all others.
+        """Return [B, T] scores that order tokens: how surely they propose, with what comes last below all others.
 
         Args:
             logits: [B, T, K].
@@ -148,7 +148,7 @@ class TwoStageQueries(Queries):
         return scores - REPEATED * self.repeats(scores, boxes, self.distinct)
 
     def repeats(self, scores: Tensor, boxes: Tensor, distinct: float) -> Tensor:
-        """[B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
+        """Return [B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
         count = min(CANDIDATES * self.num_queries, scores.shape[1])
         surest = scores.topk(count, dim=1)
         corners = cxcywh_to_xyxy(boxes.gather(1, surest.indices[..., None].expand(-1, -1, 4))).flatten(0, 1)
@@ -158,14 +158,14 @@ class TwoStageQueries(Queries):
         return torch.zeros_like(scores, dtype=torch.bool).scatter(1, surest.indices, repeated.view_as(surest.indices))
 
     def last(self, memory: Memory) -> Tensor:
-        """[B, T] which tokens are padding, or too close to an edge."""
+        """Return [B, T] which tokens are padding, or too close to an edge."""
         if not self.border:
             return memory.padding
         outside = (memory.centres <= self.border) | (memory.centres >= 1 - self.border)
         return memory.padding | outside.any(-1)
 
     def best(self, scores: Tensor) -> Tensor:
-        """[B, Q] the tokens of the highest scores [B, T]; further queries take the next, over and over if need be."""
+        """Return [B, Q] the tokens of the highest scores [B, T]; further queries take the next, in turns if needed."""
         count = min(self.num_queries, scores.shape[1])
         total = count + self.count - self.num_queries
         found = scores.topk(min(total, scores.shape[1]), dim=1)
@@ -174,7 +174,7 @@ class TwoStageQueries(Queries):
         return found.indices[:, torch.arange(total, device=scores.device) % scores.shape[1]]
 
     def of_anchors(self, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Position and content [B, Q, D] made of anchors; None: they come from elsewhere."""
+        """Return position and content [B, Q, D] made of anchors; None: they come from elsewhere."""
         if self.anchor_head is None:
             return None, None
         position, content = self.anchor_head(box_sines(self.box_coder.decode(reference), self.d_model)).chunk(2, -1)
@@ -184,7 +184,7 @@ class TwoStageQueries(Queries):
         return self.of_anchors(reference)[0]
 
     def anchors(self, memory: Memory) -> Tensor:
-        """References [B, T, 4]: a square around each token's centre."""
+        """Return references [B, T, 4]: a square around each token's centre."""
         sides = torch.cat(
             [
                 memory.centres.new_full((h * w,), min(LARGEST, self.anchor_side * stride / memory.strides[0]))
@@ -195,12 +195,12 @@ class TwoStageQueries(Queries):
         return self.box_coder.encode(torch.cat([memory.centres, squares], -1))
 
     def objectness(self, logits: Tensor) -> Tensor:
-        """How surely a token proposes any object: [B, T, K] → [B, T]."""
+        """Return how surely a token proposes any object: [B, T, K] → [B, T]."""
         if self.sigmoid:
             return logits.max(-1).values
         return logits[..., :-1].max(-1).values - logits[..., -1]
 
 
 def rows(table: Tensor, indices: Tensor) -> Tensor:
-    """Of each image's rows [B, T, n] those at [B, Q]: [B, Q, n]."""
+    """Return of each image's rows [B, T, n] those at [B, Q]: [B, Q, n]."""
     return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))

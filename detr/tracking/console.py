@@ -23,7 +23,7 @@ class Terminal(rich.console.Console):
 
 
 class Bar:
-    """One bar; silent where the output is no terminal."""
+    """Shows one bar; silent where the output is no terminal."""
 
     def __init__(self, progress: RichProgress, task: TaskID) -> None:
         self.progress, self.task = progress, task
@@ -32,26 +32,26 @@ class Bar:
         self.progress.advance(self.task, amount)
 
     def show(self, values: Mapping[str, float]) -> None:
-        """The losses of the last decoder layer behind the bar."""
+        """Show the losses of the last decoder layer after the bar."""
         shown = [name for name in values if "/" not in name and name != "lr"]
         self.progress.update(self.task, note=" ".join(f"{name} {values[name]:.3g}" for name in shown[:4]))
 
 
 class Console:
-    """The terminal; `quiet` is for processes that leave it to another."""
+    """Writes to the terminal; `quiet` is for processes that leave it to another."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.rich = Terminal(quiet=quiet)
 
     @contextmanager
     def epoch(self, epoch: int, batches: int, done: float) -> Iterator[Bar]:
-        """A bar over the batches of an epoch; `done`: the part of the whole run before it."""
+        """Show a bar over the batches of an epoch; `done`: the part of the whole run before it."""
         with self._bar(f"epoch {epoch} ({done:.0%} of the run)", batches) as bar:
             yield bar
 
     @contextmanager
     def evaluation(self, images: int) -> Iterator[Bar]:
-        """A bar over the images of an evaluation."""
+        """Show a bar over the images of an evaluation."""
         with self._bar("evaluating", images) as bar:
             yield bar
 
@@ -70,7 +70,7 @@ class Console:
             yield Bar(progress, progress.add_task(title, total=total, note=""))
 
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:
-        """One line an epoch."""
+        """Print one line an epoch."""
         parts = [f"epoch {epoch}", f"{row['train/seconds']:.0f} s", f"loss {row['train/loss']:.3f}"]
         shown = [name for name in SUMMARY if f"val/{name}" in row]
         parts += [f"{name} {row[f'val/{name}']:.{1 if name == 'PQ' else 3}f}" for name in shown]
@@ -78,7 +78,7 @@ class Console:
         return "  ".join(parts) + ("  (best so far)" if better else "")
 
     def results(self, title: str, rows: Mapping[str, Mapping[str, float]], per_class: Mapping[str, float]) -> None:
-        """A table of metrics, a row each, and AP by class."""
+        """Print a table of metrics, a row each, and AP by class."""
         table = Table("", *COLUMNS, title=title, title_justify="left")
         for name, metrics in rows.items():
             table.add_row(name, *(_number(metrics.get(column)) for column in COLUMNS))
@@ -90,7 +90,7 @@ class Console:
             self.rich.print(classes)
 
     def panoptic(self, metrics: Mapping[str, float]) -> None:
-        """A table of PQ, SQ and RQ in percent, where there are any."""
+        """Print a table of PQ, SQ and RQ in percent, where there are any."""
         if "PQ" not in metrics:
             return
         qualities = ("PQ", "SQ", "RQ")
@@ -101,7 +101,7 @@ class Console:
         self.rich.print(table)
 
     def places(self, places: Mapping[str, Path | str]) -> None:
-        """Where everything lies."""
+        """Print where everything lies."""
         width = max(map(len, places))
         for name, place in places.items():
             self.rich.print(f"{name:<{width}}  {place}", soft_wrap=True, highlight=False)

@@ -13,7 +13,7 @@ from detr.tracking.record import RunRecord
 
 @contextmanager
 def failed_run_on_error(config: Config) -> Iterator[None]:
-    """Around a training: as a job of a sweep it has a failed run in W&B also if it fails before opening one.
+    """Surround a training: as a job of a sweep it has a failed run in W&B also if it fails before opening one.
 
     Among the runs of a sweep one that is missing would be taken for one that was never wanted.
     """

@@ -31,7 +31,7 @@ TAGGED_CHOICES = ("dataset", "backbone", "transformer", "queries", "loss")  # gr
 
 
 class Logger(ABC):
-    """What the training loop tells about itself. As a context manager it ends the run, as failed on an exception."""
+    """Takes reports of the training loop. As a context manager it ends the run, as failed on an exception."""
 
     images: int = 0  # how many examples `log_images` wants
 
@@ -62,18 +62,18 @@ class Logger(ABC):
 
     @abstractmethod
     def log_step(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of one optimizer step, named "train/…"; their axis is `step`."""
+        """Log metrics of one optimizer step, named "train/…"; their axis is `step`."""
 
     @abstractmethod
     def log_epoch(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
-        """Metrics of one epoch; the axis of "val/…" is `epoch`.
+        """Log metrics of one epoch; the axis of "val/…" is `epoch`.
 
         Means over the epoch that are named "train/…" are kept as "train_epoch/…", apart from those of single steps.
         """
 
     @abstractmethod
     def log_images(self, examples: Sequence[Example], epoch: int) -> None:
-        """Predictions beside the ground truth; the first `images` of `examples`."""
+        """Log predictions beside the ground truth; the first `images` of `examples`."""
 
     @abstractmethod
     def log_best(self, metrics: Mapping[str, float]) -> None:
@@ -97,12 +97,12 @@ class Logger(ABC):
 
     @property
     def run_id(self) -> str | None:
-        """To be kept in the checkpoint and given to `start` on resuming."""
+        """Return the id to be kept in the checkpoint and given to `start` on resuming."""
         return None
 
     @property
     def directory(self) -> Path | None:
-        """Where the run's own files lie; `wandb sync DIRECTORY` uploads an offline run."""
+        """Return where the run's own files lie; `wandb sync DIRECTORY` uploads an offline run."""
         return None
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ class NullLogger(Logger):
 
 
 class WandbLogger(Logger):
-    """A run in Weights & Biases. Offline, everything is written to the run's folder, to be synced later.
+    """Logs to a run in Weights & Biases. Offline, everything is written to the run's folder, to be synced later.
 
     wandb counts its own steps and drops what comes with a lower one, and an offline run cannot be continued by it.
     So its steps are not used: every row carries `step` or `epoch`, declared as axes, and a resumed run is a further
@@ -290,7 +290,7 @@ class WandbLogger(Logger):
 
 
 def describe(run_name: str, overrides: Sequence[str]) -> str:
-    """A run's name: the experiment's and what sets this run apart, each key without the path to it.
+    """Return a run's name: the experiment's and what sets this run apart, each key without the path to it.
 
     "detr_r50_coco" with ["transformer.d_model=128", "logger=none"] is "detr_r50_coco d_model=128".
     """

@@ -11,7 +11,7 @@ from detr.data.dataset import Fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Facts about one run; those that do not apply are None, and left out of the file."""
+    """Holds facts about one run; those that do not apply are None, and left out of the file."""
 
     choices: dict[str, str]  # group → option
     overrides: list[str]  # of the command line
@@ -28,7 +28,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, config: Config, **facts: Any) -> RunRecord:
-        """Return the record of a run that was asked for so, with what else is known of it."""
+        """Return the record of a run from its config and what else is known of it."""
         return cls(choices=config.choices, overrides=config.overrides, sweep=config.sweep, **facts)
 
     def to_dict(self) -> dict[str, Any]:

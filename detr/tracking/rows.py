@@ -35,7 +35,7 @@ def read_rows(path: Path) -> list[Row]:
             row = json.loads(line)
             rows.append(row | {"epoch": int(row["epoch"]), "step": int(row["step"])})
         except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{path}: line {number} is no row of an epoch ({problem!r})") from problem
+            raise UserError(f"{path}: line {number} is not a row of an epoch ({problem!r})") from problem
     return rows
 
 

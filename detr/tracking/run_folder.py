@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """`run.json`, `metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`,
+    """Writes `run.json`, `metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`,
     `predictions/`.
 
     A panoptic evaluation adds `panoptic.json` and `panoptic/`.
@@ -61,7 +61,7 @@ class RunFolder:
     def _claim(self) -> None:
         if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
             raise UserError(
-                f"{self.path} holds a run already; go on with it by resume=auto, or choose another hydra.run.dir"
+                f"{self.path} holds a run already; continue it with resume=auto, or choose another hydra.run.dir"
             )
 
     def describe(self, record: RunRecord) -> None:

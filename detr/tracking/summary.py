@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """Count those of the whole model and of what learns."""
+    """Count the parameters of the whole model and of what learns."""
     return {
         "total": sum(parameter.numel() for parameter in model.parameters()),
         "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average that follows quickly at first: the decay rises as (1 + n) / (10 + n)."""
+    """Return an exponential moving average that follows quickly at first: the decay rises as (1 + n) / (10 + n)."""
 
     def update(averages: Any, parameters: Any, _: Tensor | int) -> None:
         updates = int(average.n_averaged)  # the number that is passed is on the device, which would be waited for

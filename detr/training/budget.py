@@ -26,7 +26,7 @@ OVERTIME = 1.25  # times the budget: beyond it the clock ends a run after all
 
 
 def seconds_per_step(step: Callable[[T], object], batches: Iterator[T], budget: float, device: torch.device) -> float:
-    """Time steps, and return the seconds of one, the same in every process.
+    """Time steps, and return the seconds of one step, the same in every process.
 
     Args:
         step: what is timed; all processes do equally many.

@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Requests:
-    """Takes note of signals while it is entered as a context, instead of dying of them.
+    """Notes signals while it is entered as a context, instead of dying of them.
 
     Ctrl-C a second time stops at once.
     """
@@ -30,7 +30,8 @@ class Requests:
         self._before: dict[signal.Signals, Any] = {}
 
     def check(self, received: list[float]) -> None:
-        """
+        """Raise Interrupted if a signal came.
+
         Args:
             received: of this process, or added up over all processes, so that all stop at the same place.
 
@@ -61,7 +62,7 @@ class Requests:
 
 @contextmanager
 def requeueing(wanted: bool) -> Iterator[None]:
-    """Around a whole run, logger included, since Slurm may end the job at once: have it start again if it was stopped.
+    """Surround a whole run, logger included, since Slurm may end the job at once: requeue it if it was stopped.
 
     Ctrl-C asks for the end, and gets it.
     """

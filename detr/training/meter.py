@@ -12,7 +12,7 @@ from detr.structures import Losses
 
 
 class Meter:
-    """Means over the steps of an epoch.
+    """Keeps means over the steps of an epoch.
 
     Args:
         since: seconds of training before the epoch.
@@ -25,7 +25,7 @@ class Meter:
         self.since = since
 
     def add(self, losses: Losses, images: int) -> None:
-        """One step; `images` of all processes."""
+        """Add one step; `images` of all processes."""
         self.last = {"loss": losses.total, **losses.terms, **losses.metrics}
         for name, value in self.last.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
@@ -33,14 +33,14 @@ class Meter:
         self.images += images
 
     def latest(self) -> dict[str, float]:
-        """Of the last step."""
+        """Return the values of the last step."""
         return _by_layer(self.last)
 
     def means(self) -> dict[str, float]:
         return _by_layer({name: value / self.steps for name, value in self.sums.items()})
 
     def state(self) -> dict[str, Any]:
-        """For checkpoints: plain, and on the host."""
+        """Return the state for checkpoints: plain, and on the host."""
         return {
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "steps": self.steps,
@@ -50,7 +50,7 @@ class Meter:
 
     @classmethod
     def restored(cls, states: Sequence[dict[str, Any]], device: torch.device) -> Self:
-        """From a state, or as the mean over the states of several processes."""
+        """Return a meter from a state, or as the mean over the states of several processes."""
         first = states[0]
         meter = cls(first["since"])
         meter.steps, meter.images = first["steps"], first["images"]

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
-    """How the parameters of a group learn."""
+    """Holds how the parameters of a group learn."""
 
     lr: float
     weight_decay: float
@@ -103,7 +103,7 @@ def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float], defau
     unused = [pattern for pattern in patterns if pattern not in found.values()]
     if unused:
         tops = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"{key}: {unused[0]} is found in no parameter's name; names start with {tops}")
+        raise ValueError(f"{key}: {unused[0]} is not found in any parameter's name; names start with {tops}")
     return {name: default if pattern is None else patterns[pattern] for name, pattern in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How to train; `conf/trainer/default.yaml` says what each means."""
+    """Holds how to train; `conf/trainer/default.yaml` says what each means."""
 
     max_epochs: int | None = 300
     max_steps: int | None = None
@@ -41,7 +41,7 @@ class TrainerOptions:
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """Holds how far a run is."""
 
     epoch: int = 0  # finished epochs, with their evaluation
     batches: int = 0  # micro-batches of the unfinished epoch that each process has done

@@ -18,7 +18,7 @@ from detr.weights.checkpoint import Recipe
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that `assembly` builds from a config, in the order in which the README tells it."""
+    """Holds everything that `assembly` builds from a config, in the order in which the README tells it."""
 
     options: TrainerOptions
     recipe: Recipe  # what goes into every checkpoint beside weights and state

@@ -22,7 +22,7 @@ SHOWN = 4
 
 
 def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[Checkpoint | None, str]:
-    """Return the checkpoint to resume from, if any, and where it was found: in every process what the first found.
+    """Return the checkpoint to resume from, if any, and where it was found; every process gets what the first found.
 
     Raises:
         UserError: there is none where `resume` says, or it cannot be resumed from.
@@ -47,7 +47,7 @@ def _newest(folder: RunFolder) -> tuple[Checkpoint | None, str]:
 
 
 def check_unchanged(before: Recipe, now: Recipe, source: str) -> None:
-    """Refuse to go on with another model or data set than the checkpoint's.
+    """Refuse to continue with another model or data set than the checkpoint's.
 
     Raises:
         UserError: with what differs.
@@ -56,8 +56,8 @@ def check_unchanged(before: Recipe, now: Recipe, source: str) -> None:
     if differences:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise UserError(
-            f"{source} is of another run: {'; '.join(differences[:SHOWN])}{more}; give what it had, start a new run "
-            f"with init_from={source}, or insist with resume_changed=true"
+            f"{source} belongs to another run: {'; '.join(differences[:SHOWN])}{more}; set what it had, start a new "
+            f"run with init_from={source}, or insist with resume_changed=true"
         )
 
 

@@ -12,7 +12,7 @@ Unit = Literal["epochs", "steps"]
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a run is."""
+    """Holds where a run is."""
 
     epoch: int  # finished epochs
     step: int  # finished optimizer steps
@@ -20,13 +20,13 @@ class Moment:
 
 
 class Schedule(Protocol):
-    """What the trainer asks of a schedule."""
+    """Offers what the trainer asks of a schedule."""
 
     def factor(self, moment: Moment) -> float:
-        """What every group's learning rate is multiplied with for the next step."""
+        """Return what every group's learning rate is multiplied with for the next step."""
 
     def drops(self, now: Moment, later: Moment) -> bool:
-        """Whether the learning rate falls between two moments: a checkpoint is kept from before."""
+        """Return whether the learning rate falls between two moments: a checkpoint is kept from before."""
 
 
 class _Warmup:
@@ -50,7 +50,7 @@ class _Warmup:
 
 
 class Constant(_Warmup):
-    """The learning rate stays what it is.
+    """Keeps the learning rate what it is.
 
     Args:
         warmup_steps: optimizer steps in which it rises to that.
@@ -76,7 +76,7 @@ class _Drops(_Warmup):
 
 
 class MultiStep(_Drops):
-    """The learning rate is multiplied by gamma at each milestone; the paper: by 0.1 after 400 of 500 epochs.
+    """Multiplies the learning rate by gamma at each milestone; the paper: by 0.1 after 400 of 500 epochs.
 
     Args:
         milestones: below 1 parts of the whole run; from 1 on counts of `unit`.
@@ -105,7 +105,7 @@ class MultiStep(_Drops):
 
 
 class Step(_Drops):
-    """The learning rate is multiplied by gamma every so often: torch's StepLR, official DETR's `--lr_drop`.
+    """Multiplies the learning rate by gamma every so often: torch's StepLR, official DETR's `--lr_drop`.
 
     Args:
         every: how many of `unit` lie between two drops.
@@ -128,7 +128,7 @@ class Step(_Drops):
 
 
 class Cosine(_Warmup):
-    """Half a cosine from 1 down to `final` over the whole run (Loshchilov and Hutter 2017, without restarts).
+    """Follows half a cosine from 1 down to `final` over the whole run (Loshchilov and Hutter 2017, without restarts).
 
     Args:
         final: factor at the end.

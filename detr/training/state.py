@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Training(Protocol):
-    """What of a training goes into a checkpoint and comes back."""
+    """Holds what of a training goes into a checkpoint and comes back."""
 
     recipe: Recipe
     model: DETR
@@ -36,7 +36,7 @@ class Training(Protocol):
 
 
 def own_state(training: Training) -> dict[str, Any]:
-    """What differs from process to process."""
+    """Return what differs from process to process."""
     cuda = training.device.type == "cuda"
     return {
         "random_state": torch.get_rng_state(),
@@ -66,7 +66,7 @@ def capture(training: Training, states: list[dict[str, Any]], wandb_id: str | No
 
 
 def restore(training: Training, checkpoint: Checkpoint, source: str) -> None:
-    """Go on from a checkpoint.
+    """Continue from a checkpoint.
 
     Raises:
         UserError: it is of another model or another optimizer.
@@ -95,7 +95,7 @@ def _restore_own(training: Training, states: list[dict[str, Any]], source: str) 
     """This process's own state; with another number of processes, random numbers start anew."""
     if len(states) != distributed.world_size():
         log.warning(
-            "%s was written by %d process(es), and goes on with %d: random numbers start anew",
+            "%s was written by %d process(es), but the run continues with %d: random numbers start anew",
             *(source, len(states), distributed.world_size()),
         )
         training.meter = Meter.restored([each["meter"] for each in states], training.device)
@@ -120,7 +120,7 @@ def _find_place(training: Training, progress: Progress, state: dict[str, Any], s
     images = progress.batches * before
     progress.batches = min(images // now, whole)
     log.warning(
-        "%s was written with %d images in a batch of all processes, and goes on with %d: the learning rate is as it "
-        "was, and %d images of the unfinished epoch come again",
+        "%s was written with %d images in a batch of all processes, but the run continues with %d: the learning rate "
+        "stays as it was, and %d images of the unfinished epoch come again",
         *(source, before, now, images - progress.batches * now),
     )

@@ -92,7 +92,7 @@ class Trainer:
             )
 
     def rehearse(self, budget: float) -> float:
-        """Seconds of a step, from some that a copy does: this model, its optimizer and every random state stay."""
+        """Return the seconds of a step, timed on a copy: this model, its optimizer and every random state stay."""
         with random_states_kept(self.device):
             model, optimizer = copy.deepcopy((self.model, self.optimizer))
             parts = replace(self.parts, model=model, optimizer=optimizer, logger=NullLogger())
@@ -120,14 +120,14 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run, by whichever limit is nearest."""
+        """Return the optimizer steps of the whole run, by whichever limit is nearest."""
         epochs = self.options.max_epochs
         limits = [self.max_steps, None if epochs is None else epochs * self.steps_per_epoch]
         return min(limit for limit in limits if limit is not None)
 
     @property
     def max_steps(self) -> int | None:
-        """The limit in steps, given or planned."""
+        """Return the limit in steps, given or planned."""
         return self.options.max_steps or self.progress.planned
 
     @property
@@ -136,23 +136,23 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether any limit is reached, or `monitor` was no better for too long."""
+        """Return whether any limit is reached, or `monitor` was no better for too long."""
         return self.at_limit or self.progress.poor >= (self.options.patience or float("inf"))
 
     @property
     def at_limit(self) -> bool:
-        """Whether no further step is to be done."""
+        """Return whether no further step is to be done."""
         return self.moment().progress >= 1 or self.overtime
 
     @property
     def overtime(self) -> bool:
-        """Whether the run takes much longer than the minutes that its steps were to fit into."""
+        """Return whether the run takes much longer than the minutes that its steps were to fit into."""
         minutes = self.progress.budget
         return minutes is not None and self.progress.seconds >= OVERTIME * 60 * minutes
 
     @property
     def done(self) -> bool:
-        """Finished, evaluated and written down."""
+        """Return whether the run is finished, evaluated and written down."""
         return self.finished and self.progress.reported == self.progress.step
 
     @property
@@ -161,21 +161,21 @@ class Trainer:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether a checkpoint is due within the epoch."""
+        """Return whether it is time for a checkpoint within the epoch."""
         steps, minutes = self.options.checkpoint_every_steps, self.options.checkpoint_every_minutes
         return (steps is not None and self.progress.step % steps == 0) or (
             minutes is not None and self.progress.seconds - self.saved >= 60 * minutes
         )
 
     def moment(self) -> Moment:
-        """Where the run is, for the schedule."""
+        """Return where the run is, for the schedule."""
         return self._moment(
             self.progress.epoch + self.progress.batches / self.loader.batches_per_epoch, self.progress.step
         )
 
     @property
     def drop_ahead(self) -> bool:
-        """Whether, between two epochs, the learning rate will be lower at the end of the next one than of the last."""
+        """Return whether the learning rate will be lower at the end of the next epoch than of the last."""
         steps = self.steps_per_epoch
         last, next_last = (
             self._moment(self.progress.epoch + epochs - 1 / steps, self.progress.step + epochs * steps - 1)
@@ -190,7 +190,7 @@ class Trainer:
         return Moment(int(epochs), step, min(1.0, part))
 
     def train_epoch(self) -> dict[str, float]:
-        """The rest of the current epoch, or as much of it as the limits allow. Returns means over its steps."""
+        """Train the rest of the current epoch, as far as the limits allow. Returns means over its steps."""
         train_mode(self.model)
         self.loader.set_epoch(self.progress.epoch, self.progress.batches)
         if not self.progress.batches:
@@ -214,14 +214,14 @@ class Trainer:
         if self.overtime and self.moment().progress < 1:
             log.warning(
                 "stopping in step %d of %d after %.2f times trainer.max_minutes: steps take longer than before "
-                "the first, and the schedule has not come to its end",
+                "the first, and the schedule has not reached its end",
                 *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.progress.budget or 1)),
             )
         means = self.finite(distributed.mean(self.meter.means()))
         return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}
 
     def train_step(self, micro_batches: list[Batch]) -> Losses:
-        """One optimizer step. Objects are counted over all micro-batches first. Returns the summed losses.
+        """Take one optimizer step. Objects are counted over all micro-batches first. Returns the summed losses.
 
         Raises:
             Interrupted: a signal asked for the end, and nothing of the step was done.
@@ -245,7 +245,7 @@ class Trainer:
         return functools.reduce(Losses.__add__, losses)
 
     def agree(self, micro_batches: list[Batch]) -> Normalizer:
-        """All that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
+        """Return all that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
         counts = [sum(len(batch.targets) for batch in micro_batches), sum(len(batch) for batch in micro_batches)]
         clock = self.seconds() if distributed.is_main() else 0.0
         objects, images, self.progress.seconds, *signals = distributed.total([*counts, clock, *self.requests.received])
@@ -255,11 +255,11 @@ class Trainer:
         )
 
     def seconds(self) -> float:
-        """Of training, up to now."""
+        """Return the seconds of training, up to now."""
         return self.progress.seconds if self.started is None else time.monotonic() - self.started
 
     def forward_backward(self, batch: Batch, normalizer: Normalizer, *, last: bool = True) -> Losses:
-        """Losses of one micro-batch, their gradients added to the parameters'.
+        """Return losses of one micro-batch, their gradients added to the parameters'.
 
         Args:
             last: of its step: gradients are averaged over processes now.
@@ -280,13 +280,13 @@ class Trainer:
         return replace(losses, total=losses.total.detach(), terms={k: v.detach() for k, v in losses.terms.items()})
 
     def log_step(self, bar: Bar) -> None:
-        """Losses of the last step, as means over the processes."""
+        """Log losses of the last step, as means over the processes."""
         latest = self.finite(distributed.mean(self.meter.latest())) | {"lr": self.optimizer.param_groups[0]["lr"]}
         self.logger.log_step({f"train/{name}": value for name, value in latest.items()}, self.progress.step)
         bar.show(latest)
 
     def finite(self, means: dict[str, float]) -> dict[str, float]:
-        """The same means. A loss of masks is looked at here: asking in each step would have to wait for the device.
+        """Return the same means. The loss of masks is checked here: in each step that would wait for the device.
 
         Raises:
             UserError: the loss is not finite.
@@ -294,13 +294,13 @@ class Trainer:
         if not math.isfinite(means["loss"]):
             wrong = ", ".join(name for name, value in means.items() if not math.isfinite(value))
             raise UserError(
-                f"the loss is not finite ({wrong}) in step {self.progress.step} or a few before; go on from the last "
-                "checkpoint with resume=auto and a lower optimizer.lr, or trainer.precision=fp32"
+                f"the loss is not finite ({wrong}) in step {self.progress.step} or a few before; continue from the "
+                "last checkpoint with resume=auto and a lower optimizer.lr, or trainer.precision=fp32"
             )
         return means
 
     def failed(self, error: NonFiniteError, batch: Batch, normalizer: Normalizer, random_state: Tensor) -> UserError:
-        """Save the step that went wrong, and say so."""
+        """Save the step that went wrong, and return the error that says so."""
         step = {"batch": asdict(batch), "normalizer": asdict(normalizer), "random_state": random_state}
         path = self.folder.save(NON_FINITE, capture(self, [own_state(self)], self.logger.run_id), step=step)
         images = batch.files if error.images is None else [batch.files[index] for index in error.images]
@@ -310,7 +310,7 @@ class Trainer:
         )
 
     def evaluate(self) -> Outcome | None:
-        """The model, or its moving average, on the validation split; the first process gets the outcome.
+        """Evaluate the model, or its moving average, on the validation split; the first process gets the outcome.
 
         Raises:
             Interrupted: a signal asked for the end; the evaluation will be repeated.
@@ -336,7 +336,7 @@ class Trainer:
         self.save(epoch, better)
 
     def write_row(self, epoch: int, means: dict[str, float], outcome: Outcome | None) -> bool:
-        """Everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
+        """Write everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
         progress = self.progress
         row = {f"train/{name}": value for name, value in means.items()}
         row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
@@ -358,7 +358,7 @@ class Trainer:
         return better
 
     def is_better(self, row: dict[str, float]) -> bool:
-        """Whether an evaluation is the best so far, by the metric that is monitored."""
+        """Return whether an evaluation is the best so far, by the metric that is monitored."""
         key = f"val/{self.options.monitor}"
         best = self.progress.best
         if best is None or key not in best:  # or the run that was resumed monitored something else
@@ -366,7 +366,7 @@ class Trainer:
         return row[key] < best[key] if self.options.monitor == LOSS else row[key] > best[key]
 
     def save(self, epoch: int, better: bool) -> None:
-        """last.pt, best.pt, and those that are kept. last.pt comes last: a resumed run starts from a whole epoch."""
+        """Save last.pt, best.pt, and those kept. last.pt comes last: a resumed run starts from a whole epoch."""
         checkpoint = self.checkpoint()
         if not distributed.is_main():
             return
@@ -377,18 +377,18 @@ class Trainer:
         self.folder.save("last", checkpoint)
 
     def save_step(self) -> None:
-        """A checkpoint within an epoch, of which the last few are kept."""
+        """Save a checkpoint within an epoch, of which the last few are kept."""
         checkpoint = self.checkpoint()
         if distributed.is_main():
             self.folder.save_step(self.progress.step, checkpoint, keep=self.options.keep_last)
 
     def checkpoint(self) -> Checkpoint:
-        """Everything needed to go on as if nothing had happened, and to rebuild the detector; for the first process."""
+        """Return everything needed to continue as before, and to rebuild the detector; for the first process."""
         self.saved = self.progress.seconds
         return capture(self, distributed.gather(own_state(self)), self.logger.run_id)
 
     def resume(self, checkpoint: Checkpoint, source: str) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
             UserError: it is of another model or another optimizer.

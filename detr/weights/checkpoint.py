@@ -33,7 +33,7 @@ SHOWN = 3  # how many names of a kind a report of differences gives
 
 @dataclass(frozen=True)
 class Recipe:
-    """What it takes to build a detector again, and what tells its training from others."""
+    """Holds what it takes to build a detector again, and what tells its training from others."""
 
     config: dict[str, Any]  # plain; interpolations within it stay
     classes: Classes
@@ -43,7 +43,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run keeps of a moment."""
+    """Holds everything that a run keeps of a moment."""
 
     recipe: Recipe
     model: dict[str, Tensor]
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What is evaluated: the moving average where there is one, as in the evaluations during training."""
+        """Return what is evaluated: the moving average where there is one, as in the evaluations during training."""
         return self.model if self.ema is None else self.ema
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Checkpoint:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], source: str) -> Checkpoint | None:
-        """Return what a file holds; None: something else than a checkpoint of this project.
+        """Return the checkpoint in a file's content; None if it is something else.
 
         Raises:
             UserError: it is one that this version cannot read.
@@ -109,12 +109,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     checkpoint = Checkpoint.from_dict(read_pickle(Path(path)), str(path))
     if checkpoint is None:
-        raise UserError(f"{path} is no checkpoint of this project: it lacks model, config or classes")
+        raise UserError(f"{path} is not a checkpoint of this project: it lacks model, config or classes")
     return checkpoint
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: tensors, plain containers and official DETR's `argparse.Namespace`, nothing else.
+    """Read what `torch.save` wrote: tensors, plain containers and official DETR's `argparse.Namespace`, nothing else.
 
     Raises:
         UserError: not there, truncated, of another kind, or with an object that could run code.
@@ -133,12 +133,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def newest_first(folder: Path, pattern: str) -> list[Path]:
-    """Files by the time at which they were written."""
+    """Return files by the time at which they were written."""
     return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def newest_intact(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint of a run that can be gone on from, None if there is none. A warning names those that are
+    """Return the newest checkpoint that a run can continue from, None if there is none. A warning names those that are
     unreadable, or have weights that are not finite.
 
     What was kept of a step that failed is not one of them.
@@ -170,7 +170,7 @@ def load_weights(
     *,
     name_in_file: Callable[[str], str] = str,
 ) -> None:
-    """Strictly: every name and shape must fit, every value be finite.
+    """Load strictly: every name and shape must fit, every value be finite.
 
     Args:
         source: for messages, as `name_in_file`, which gives a weight's name in a file that has other names.
@@ -206,7 +206,7 @@ def _shorten(kind: str, names: list[str]) -> str:
 
 
 def architectural_differences(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
-    """What about two models' sizes explains that weights do not fit, as the keys of our config."""
+    """Return what about two models' sizes explains that weights do not fit, as the keys of our config."""
     file, model = _architecture(theirs), _architecture(ours)
     known = [key for key in file if file[key] and model[key]]
     return [f"{key} is {file[key]} in it and {model[key]} here" for key in known if file[key] != model[key]]
@@ -249,7 +249,7 @@ def _why_unreadable(message: str, error: Exception) -> str:
     if unsafe:
         return (
             f"was not read: it holds more than weights ({unsafe[1]}), which may run code on this machine; "
-            "have its state dict saved alone"
+            "save its state dict alone"
         )
     # In front of its own reason torch advises to load the file without any protection.
     reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or type(error).__name__

@@ -40,7 +40,7 @@ def export(checkpoint: str, layout: Format, output: str | None) -> Path:
 
 
 def official_weights(weights: Weights) -> dict[str, Tensor]:
-    """Under the official names; what these cannot express is refused."""
+    """Return weights under the official names, or refuse what these cannot express."""
     converted = to_official(weights.tensors, weights.source)
     if weights.classes is not None and weights.num_logits == weights.classes.num_classes:
         raise UserError(
@@ -57,7 +57,7 @@ def official_weights(weights: Weights) -> dict[str, Tensor]:
 
 
 def default_output(checkpoint: str, layout: Format) -> Path:
-    """best.pt → best_official.pth."""
+    """Return best_official.pth for best.pt."""
     if checkpoint in ZOO or is_address(checkpoint):
         return Path(f"{Path(checkpoint).stem}_{layout}.pth")
     path = Path(checkpoint)

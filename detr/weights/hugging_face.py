@@ -85,7 +85,7 @@ ATTENTION_INPUT = re.compile(r"(.+_attn\.)([qkv])_proj\.(weight|bias)")
 
 
 def from_hugging_face(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Hugging Face's weights under our names.
+    """Return Hugging Face's weights under our names.
 
     Raises:
         UserError: a name that the table does not know, or attention without its queries, keys or values.
@@ -96,13 +96,13 @@ def from_hugging_face(weights: Mapping[str, Tensor], source: str) -> dict[str, T
 
 
 def their_name(name: str, weights: Mapping[str, Tensor]) -> str:
-    """Hugging Face's name for one of ours, for messages; of joined attention weights the first of the three."""
+    """Return Hugging Face's name for one of ours, for messages; of joined attention weights the first of the three."""
     apart = re.sub(r"in_proj_(weight|bias)$", r"q_proj.\1", name)
     return _layout(weights).theirs(apart) or name
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights of a folder under Hugging Face's names, and its config.
+    """Return the weights of a folder under Hugging Face's names, and its config.
 
     Raises:
         UserError: no model of the DETR kind, files that are missing or cannot be read.
@@ -117,7 +117,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def classes_of(config: Mapping[str, Any]) -> Classes | None:
-    """The names in id2label; None where there are but the placeholders LABEL_0, LABEL_1, …."""
+    """Return the names in id2label; None where there are only the placeholders LABEL_0, LABEL_1, …."""
     labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     if not labels or all(name == f"LABEL_{index}" for index, name in labels.items()):
         return None
@@ -144,7 +144,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object")
+        raise UserError(f"{path} is not a JSON object")
     return content
 
 
@@ -152,7 +152,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: truncated, or no safetensors file ({error})") from error
+        raise UserError(f"{path} cannot be read: truncated, or not a safetensors file ({error})") from error
 
 
 def _with_joined_attention(apart: dict[str, Tensor], layout: Layout, source: str) -> dict[str, Tensor]:

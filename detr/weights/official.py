@@ -79,7 +79,7 @@ def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
 
 @dataclass(frozen=True)
 class Renaming:
-    """A table as two functions."""
+    """Applies a table as two functions."""
 
     table: Table
     prefix: str = ""  # of every name on their side
@@ -92,17 +92,17 @@ class Renaming:
         object.__setattr__(self, "_backward", [_rule(ours, theirs) for theirs, ours in rows])
 
     def ours(self, name: str) -> str | None:
-        """Our name for theirs; None if the table has none."""
+        """Return our name for theirs; None if the table has none."""
         return _rename(name, self._forward)
 
     def theirs(self, name: str) -> str | None:
-        """Their name for ours; None if the table has none."""
+        """Return their name for ours; None if the table has none."""
         return _rename(name, self._backward)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of a whole model, from several tables."""
+    """Holds names of a whole model, from several tables."""
 
     parts: tuple[Renaming, ...]
 
@@ -118,29 +118,29 @@ WITH_MASKS = Layout((Renaming(DETECTOR, PREFIX), Renaming(MASK_HEAD)))
 
 
 def layout_of(names: Iterable[str]) -> Layout:
-    """Which of the two layouts official weights have, judged by their names."""
+    """Return which of the two layouts official weights have, judged by their names."""
     return WITH_MASKS if any(name.startswith((PREFIX, "bbox_attention.")) for name in names) else PLAIN
 
 
 def is_official(names: Iterable[str]) -> bool:
-    """Whether these look like official weights at all, which unknown names may still be among."""
+    """Return whether these look like official weights at all; unknown names may still be among them."""
     return {"class_embed.weight", "query_embed.weight"} <= {name.removeprefix(PREFIX) for name in names}
 
 
 def from_official(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Official weights under our names.
+    """Return official weights under our names.
 
     Raises:
         UserError: a name that the table does not know.
     """
-    return renamed(weights, layout_of(weights).ours, f"{source}: %s is no weight of the official DETR")
+    return renamed(weights, layout_of(weights).ours, f"{source}: %s is not a weight of the official DETR")
 
 
 def to_official(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Our weights under the official names.
+    """Return our weights under the official names.
 
     Raises:
-        UserError: a weight that the official DETR has not.
+        UserError: a weight that the official DETR does not have.
     """
     layout = WITH_MASKS if any(name.startswith("mask_head.") for name in weights) else PLAIN
     reason = f"{source} cannot be written in the official layout, which has no place for %s"
@@ -148,7 +148,7 @@ def to_official(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None], complaint: str) -> dict[str, Tensor]:
-    """All weights under other names, batch norm's counters left out.
+    """Return all weights under other names, without batch norm's counters.
 
     Raises:
         UserError: the complaint, its %s replaced by the name without another.

@@ -27,7 +27,7 @@ HEADS = 8  # of all published models
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a detector, and what their source says about them."""
+    """Holds the weights of a detector, and what their source says about them."""
 
     tensors: dict[str, Tensor]  # under our names
     source: str  # as the user gave it
@@ -39,12 +39,12 @@ class Weights:
 
     @property
     def num_logits(self) -> int:
-        """K of the class head."""
+        """Return K of the class head."""
         heads = ("class_head.weight", "class_head.0.weight")  # one for all decoder layers, or one for each
         return next((len(self.tensors[name]) for name in heads if name in self.tensors), 0)
 
     def likely_experiments(self) -> list[str]:
-        """Those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
+        """Return those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
         depth = "r101" if "backbone.body.layer3.6.conv1.weight" in self.tensors else "r50"
         task = "panoptic" if any(name.startswith("mask_head.") for name in self.tensors) else "coco"
         names = (f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}")
@@ -52,7 +52,7 @@ class Weights:
 
 
 def load_strictly(model: DETR, weights: Weights) -> None:
-    """Every name, shape and the number of attention heads must fit, every value be finite.
+    """Load where every name, shape and the number of attention heads fit, and every value is finite.
 
     Raises:
         UserError: with a report of what differs, in the names of the weights' own file.
@@ -67,7 +67,7 @@ def load_strictly(model: DETR, weights: Weights) -> None:
 
 
 def load(source: str) -> Weights:
-    """Weights by path, https address or zoo name.
+    """Load weights by path, https address or zoo name.
 
     Raises:
         UserError: no such thing, unreadable, of an unknown layout, or with a weight that its layout does not know.
@@ -120,7 +120,7 @@ def _from_folder(folder: Path, source: str) -> Weights:
     if not (folder / hugging_face.CONFIG).is_file():
         run = folder / "checkpoints" / "best.pt"
         hint = f"; give {run}" if run.is_file() else ""
-        raise UserError(f"{source} is a folder, but no Hugging Face model: it has no {hugging_face.CONFIG}{hint}")
+        raise UserError(f"{source} is a folder, but not a Hugging Face model: it has no {hugging_face.CONFIG}{hint}")
     state, config = hugging_face.read_folder(folder)
     return Weights(
         tensors=hugging_face.from_hugging_face(state, source),

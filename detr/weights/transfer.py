@@ -23,7 +23,7 @@ SHOWN = 12  # class names in a report
 
 @dataclass
 class Transfer:
-    """What became of the weights."""
+    """Holds what became of the weights."""
 
     source: str
     loaded: int = 0  # tensors, as they are
@@ -32,7 +32,7 @@ class Transfer:
     skipped: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people: how many were loaded, and one line for each exception."""
+        """Return lines for people: how many were loaded, and one line for each exception."""
         kinds = {"adapted": self.adapted, "initialized": self.initialized, "skipped": self.skipped}
         return [
             f"init_from={self.source}: {self.loaded} weights loaded as they are",
@@ -40,7 +40,7 @@ class Transfer:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """For a run's record."""
+        """Return plain containers for a run's record."""
         return {
             "source": self.source,
             "loaded": self.loaded,
@@ -80,13 +80,13 @@ def _without_what_is_gone(
     tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer
 ) -> dict[str, Tensor]:
     gone = [name for name in tensors if name not in fresh and name.startswith(OPTIONAL)]
-    transfer.skipped += [f"{part}, which the model has not" for part in _parts(gone)]
+    transfer.skipped += [f"{part}, which the model does not have" for part in _parts(gone)]
     return {name: tensor for name, tensor in tensors.items() if name not in gone}
 
 
 def _with_what_is_new(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:
     new = [name for name in fresh if name not in tensors and name.startswith(OPTIONAL)]
-    transfer.initialized += [f"{part}, which the weights have not" for part in _parts(new)]
+    transfer.initialized += [f"{part}, which the weights do not have" for part in _parts(new)]
     return {name: fresh[name] for name in new}
 
 
@@ -139,9 +139,9 @@ def _rows(weights: Weights, softmax: bool, classes: Classes, transfer: Transfer)
     theirs = weights.classes
     if theirs is None:
         if logits == num_classes + softmax:
-            transfer.adapted.append("class_head: the weights name no classes; row by row, as they are")
+            transfer.adapted.append("class_head: the weights do not name classes; row by row, as they are")
             return None
-        transfer.initialized.append(f"class_head: the weights name no classes; rows of all {num_classes} classes")
+        transfer.initialized.append(f"class_head: the weights do not name classes; rows of all {num_classes} classes")
         return [(-1, -1)] if softmax else []
     if logits != theirs.num_classes + softmax:  # softmax's and sigmoid's logits do not mean the same
         transfer.initialized.append(f"class_head, which is for {'sigmoid' if softmax else 'softmax'} in the weights")

@@ -16,7 +16,7 @@ SERVER = "https://dl.fbaipublicfiles.com/detr/"
 
 @dataclass(frozen=True)
 class Published:
-    """One file of weights."""
+    """Holds one file of weights."""
 
     file: str  # its name ends in the first digits of its SHA-256
     experiment: str  # the config that it was trained with
@@ -27,7 +27,7 @@ class Published:
 
     @property
     def sha256(self) -> str:
-        """The first digits."""
+        """Return the first digits."""
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
 
@@ -47,7 +47,7 @@ def is_address(source: str) -> bool:
 
 
 def fetch(address: str) -> Path:
-    """The local copy of an address, downloaded when first asked for; a published file must have its hash.
+    """Return the local copy of an address, downloaded when first asked for; a published file must have its hash.
 
     Published files lie where torch.hub looks for them. Others get a folder for their address: checkpoints of
     different runs are all called best.pt.
@@ -66,7 +66,7 @@ def fetch(address: str) -> Path:
 
 
 def download(address: str, path: Path, sha256: str | None) -> None:
-    """All of a file or nothing.
+    """Download all of a file or nothing.
 
     Args:
         sha256: its first digits, if they are known.

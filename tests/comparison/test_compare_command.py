@@ -84,7 +84,7 @@ def test_runs_without_metrics_are_named_and_skipped(tmp_path: Path) -> None:
     [
         ([], ["RUN|SWEEP"]),
         (["nowhere"], ["nowhere", "no such folder"]),
-        (["docs"], ["docs", "no run"]),
+        (["docs"], ["docs", "not a run"]),
         (["README.md"], ["README.md", "a file"]),
         (["docs", "--htm", "page.html"], ["--htm", "did you mean --html?"]),
         (["docs", "--epoch", "worst"], ["worst", "best", "last"]),

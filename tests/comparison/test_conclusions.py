@@ -131,7 +131,7 @@ def test_images_are_not_resampled_from_files_that_do_not_fit(tmp_path: Path) -> 
     wrong = make_run(tmp_path / "wrong", [0.9], right=4, **other)
     without = make_run(tmp_path / "without", [0.9], **other)
     fine = make_run(tmp_path / "fine", [expected_ap(10)], right=10, **other)
-    assert "one of the files is another one by now" in compared([good, wrong]).conclusions[0].reason
+    assert "one of the files has changed since" in compared([good, wrong]).conclusions[0].reason
     assert "predictions.json is missing" in compared([good, without]).conclusions[0].reason
     assert "cannot be resampled" in compared([good, fine], "loss").conclusions[0].reason
     assert "of the best epoch" in compared([good, fine], last=True).conclusions[0].reason
@@ -144,7 +144,7 @@ def test_images_are_not_resampled_from_files_that_do_not_fit(tmp_path: Path) -> 
         make_run(tmp_path / name, [0.9], data=data, right=4, facts=noted, config=config)
         for name, config in (("one", {}), ("two", HIGHER))
     ]
-    assert "has other images or annotations by now" in compared(changed).conclusions[0].reason
+    assert "the images or annotations of" in compared(changed).conclusions[0].reason
 
 
 def test_other_data_are_not_compared(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_folders_without_metrics_are_named_and_skipped(tmp_path: Path) -> None:
 def test_nothing_left_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "file.pt").write_text("")
-    for path, words in {"pictures": "no run", "file.pt": "give the folder", "nowhere": "no such folder"}.items():
+    for path, words in {"pictures": "not a run", "file.pt": "give the folder", "nowhere": "no such folder"}.items():
         with pytest.raises(UserError, match=words):
             find_runs([str(tmp_path / path)])
     write_run(tmp_path / "good", [0.1])

@@ -172,8 +172,8 @@ def test_the_combinations_cover_every_pair() -> None:
     [
         (["neck.num_levels=2", "transformer.encoder.num_levels=3"], "transformer.encoder.num_levels is for 3 levels"),
         (["neck=deformable", "neck.extra_levels=0"], "num_levels is 4, but backbone.levels has 3"),
-        (["neck.extra_levels=3"], "extra_levels must lie between 0 and num_levels - 1"),
-        (["transformer.decoder.eval_layers=3"], "eval_layers must lie between 1 and num_layers=2"),
+        (["neck.extra_levels=3"], "extra_levels: expected 0 to num_levels - 1"),
+        (["transformer.decoder.eval_layers=3"], "eval_layers: expected 1 to num_layers=2"),
     ],
 )
 def test_levels_and_layers_must_fit(words: list[str], complaint: str) -> None:

@@ -40,7 +40,7 @@ class Part:
         fact: object = None,
     ) -> None:
         if size < 0:
-            raise ValueError(f"size must be at least 0, not {size}")
+            raise ValueError(f"size: expected at least 0, got {size}")
         if size == 13:
             raise UserError("13 brings bad luck")
         self.arguments = {"size": size, "levels": levels, "weights": weights, "fact": fact, "inner": inner}
@@ -164,15 +164,15 @@ def test_build_says_where_a_constructor_refused() -> None:
     plain = resolved(
         config(outer=part(inner="${below.part}", factory="${late}"), below={"part": part()}, late=part(_partial_=True))
     )
-    with pytest.raises(UserError, match=r"^outer: size must be at least 0, not -1$"):
+    with pytest.raises(UserError, match=r"^outer: size: expected at least 0, got -1$"):
         build(dict(plain["outer"]) | {"size": -1}, "outer")
-    with pytest.raises(UserError, match=r"^below\.part: size must be at least 0, not -2$"):
+    with pytest.raises(UserError, match=r"^below\.part: size: expected at least 0, got -2$"):
         build(plain["outer"].changed(inner=plain["outer"]["inner"].changed(size=-2)))
     nested = resolved(config(outer=part(inner="${below.part}"), below={"part": part(size=-3)}))
-    with pytest.raises(UserError, match=r"^below\.part: size must be at least 0, not -3$"):
+    with pytest.raises(UserError, match=r"^below\.part: size: expected at least 0, got -3$"):
         build(nested["outer"], "outer")
     partial = resolved(config(outer=part(factory="${late}"), late=part(_partial_=True, size=-4)))
-    with pytest.raises(UserError, match=r"^late: size must be at least 0, not -4$"):
+    with pytest.raises(UserError, match=r"^late: size: expected at least 0, got -4$"):
         build(partial["outer"], "outer")
 
 

@@ -144,34 +144,52 @@ def broken(change):
 BROKEN = {
     "not json": (lambda coco: "{nonsense", r"0\.json: not valid JSON"),
     "binary": (lambda coco: "\x00\x01", r"not valid JSON"),
-    "a list": (lambda coco: [coco], r"not COCO format: a JSON object"),
+    "a list": (lambda coco: [coco], r"not COCO format: expected a JSON object, got a list"),
     "no images": (broken(lambda c: c.pop("images")), r'"images" is missing'),
     "no annotations": (broken(lambda c: c.pop("annotations")), r'"annotations" is missing'),
     "no categories": (broken(lambda c: c.pop("categories")), r'"categories" is missing'),
-    "images a dict": (broken(lambda c: c.update(images={})), r'"images" must be a list'),
-    "annotations of numbers": (broken(lambda c: c.update(annotations=[1])), r'"annotations" must be a list of objects'),
+    "images a dict": (broken(lambda c: c.update(images={})), r'"images": expected a list'),
+    "annotations of numbers": (
+        broken(lambda c: c.update(annotations=[1])),
+        r'"annotations": expected a list of objects',
+    ),
     "zero images": (broken(lambda c: c.update(images=[], annotations=[])), r"no images"),
-    "image id a text": (broken(lambda c: c["images"][0].update(id="x")), r"image number 0: \"id\" is 'x'"),
-    "no file name": (broken(lambda c: c["images"][1].pop("file_name")), r'image 20: "file_name" is missing'),
-    "no width": (broken(lambda c: c["images"][1].pop("width")), r'image 20: "width" is missing'),
-    "width zero": (broken(lambda c: c["images"][1].update(width=0)), r"image 20: width 0"),
+    "image id a text": (
+        broken(lambda c: c["images"][0].update(id="x")),
+        r"image number 0: \"id\": expected a whole number, got 'x'",
+    ),
+    "no file name": (
+        broken(lambda c: c["images"][1].pop("file_name")),
+        r'image 20: "file_name": expected a text, but it is missing',
+    ),
+    "no width": (
+        broken(lambda c: c["images"][1].pop("width")),
+        r'image 20: "width": expected a whole number, but it is missing',
+    ),
+    "width zero": (
+        broken(lambda c: c["images"][1].update(width=0)),
+        r"image 20: expected a positive width and height, got 0 ×",
+    ),
     "image twice": (broken(lambda c: c["images"][1].update(id=10)), r"image id 10 occurs 2 times"),
     "annotation twice": (broken(lambda c: c["annotations"][1].update(id=1)), r"annotation id 1 occurs 2 times"),
-    "annotation without id": (broken(lambda c: c["annotations"][1].pop("id")), r'annotation number 1: "id" is missing'),
+    "annotation without id": (
+        broken(lambda c: c["annotations"][1].pop("id")),
+        r'annotation number 1: "id": expected a whole number',
+    ),
     "missing image": (broken(lambda c: c["annotations"][1].update(image_id=77)), r"annotation 2 points to image 77"),
     "missing category": (broken(lambda c: c["annotations"][1].update(category_id=8)), r"annotation 2 has category 8"),
     "category twice": (broken(lambda c: c["categories"][0].update(id=3)), r"category id 3 occurs 2 times"),
     "name twice": (broken(lambda c: c["categories"][0].update(name="dog")), r'7 and 3 are both named "dog"'),
-    "no box": (broken(lambda c: c["annotations"][1].pop("bbox")), r'annotation 2: "bbox" is missing'),
+    "no box": (broken(lambda c: c["annotations"][1].pop("bbox")), r'annotation 2: "bbox": .*, but it is missing'),
     "NaN": (
         broken(lambda c: c["annotations"][1].update(bbox=[1, 2, math.nan, 4])),
-        r'annotation 2: "bbox" is \[1, 2, nan',
+        r'annotation 2: "bbox": .*, got \[1, 2, nan',
     ),
     "infinite": (broken(lambda c: c["annotations"][1].update(bbox=[1, 2, math.inf, 4])), r"four finite numbers"),
     "three numbers": (broken(lambda c: c["annotations"][1].update(bbox=[1, 2, 3])), r"annotation 2: .* four finite"),
     "text in box": (broken(lambda c: c["annotations"][1].update(bbox=[1, 2, "3", 4])), r"annotation 2: .* four finite"),
     "huge": (broken(lambda c: c["annotations"][1].update(bbox=[1, 2, 10**400, 4])), r"annotation 2: .* four finite"),
-    "area": (broken(lambda c: c["annotations"][1].update(area=-3)), r'annotation 2: "area" is -3'),
+    "area": (broken(lambda c: c["annotations"][1].update(area=-3)), r'annotation 2: "area": .*, got -3'),
 }
 
 

@@ -180,7 +180,7 @@ def test_another_version_is_not_taken(root, monkeypatch):
 
 def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match=r"not empty, but no finished shapes data set \(shapes\.json is missing"):
+    with pytest.raises(UserError, match=r"not empty, but not a finished shapes data set \(shapes\.json is missing"):
         build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

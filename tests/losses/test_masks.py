@@ -88,5 +88,5 @@ def test_refusals() -> None:
         Dice()(matched(replace(predictions, masks=None), targets, normalizer))
     with pytest.raises(ValueError, match="need masks in the targets"):
         Dice()(matched(predictions, replace(targets, masks=None), normalizer))
-    with pytest.raises(ValueError, match="weight must be at least 0"):
+    with pytest.raises(ValueError, match="weight: expected at least 0, got -1"):
         Dice(weight=-1)

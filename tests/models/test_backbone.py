@@ -103,7 +103,7 @@ def test_trainable_patterns_of_timm(patterns: list[str], learning: set[str]) -> 
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="trainable: layr4 matches no parameter"):
+    with pytest.raises(ValueError, match="trainable: layr4 does not match any parameter"):
         Timm(name="resnet18", weights=None, trainable=["layr4"])
 
 
@@ -322,12 +322,12 @@ def test_package_weights_know_photographs(lite0: Timm) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet19"}, "resnet19 is none of resnet18"),
+        ({"name": "resnet19"}, "name: expected resnet18 or .*, got resnet19"),
         ({"name": "resnet18", "dilation": True}, "bottleneck"),
-        ({"levels": ["layer5"]}, "layer5 is none of layer1"),
+        ({"levels": ["layer5"]}, "levels: expected layer1 or .*, got layer5"),
         ({"levels": []}, "at least one"),
-        ({"trainable": ["*"]}, "trainable: \\* is no regular expression"),
-        ({"trainable": ["layer9"]}, "layer9 matches no parameter's name; names start with conv1"),
+        ({"trainable": ["*"]}, "trainable: expected a regular expression, got \\*"),
+        ({"trainable": ["layer9"]}, "layer9 does not match any parameter's name; names start with conv1"),
     ],
 )
 def test_resnet_refuses(options: dict[str, Any], message: str) -> None:

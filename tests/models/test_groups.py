@@ -276,12 +276,15 @@ def test_learned_queries_cannot_be_denoised() -> None:
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: Denoising(num_classes=3, box_coder=CODER, groups=0), "groups must be at least 1"),
-        (lambda: Denoising(num_classes=3, box_coder=CODER, box_noise=1.5), "box_noise must lie between"),
-        (lambda: ContrastiveDenoising(num_classes=3, box_coder=CODER, num_queries=0), "num_queries must be at least 1"),
-        (lambda: Denoising(num_classes=3, box_coder=CODER, weight=-1), "weight must not be negative"),
-        (lambda: HybridMatching(copies=0), "copies must be at least 1"),
-        (lambda: HybridMatching(weight=-1), "weight must not be negative"),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, groups=0), "groups: expected at least 1, got 0"),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, box_noise=1.5), "box_noise: expected numbers from 0 to 1"),
+        (
+            lambda: ContrastiveDenoising(num_classes=3, box_coder=CODER, num_queries=0),
+            "num_queries: expected at least 1",
+        ),
+        (lambda: Denoising(num_classes=3, box_coder=CODER, weight=-1), "weight: expected at least 0, got -1"),
+        (lambda: HybridMatching(copies=0), "copies: expected at least 1"),
+        (lambda: HybridMatching(weight=-1), "weight: expected at least 0, got -1"),
         (lambda: GroupMatching(groups=1), "one_to_many=none"),
     ],
 )

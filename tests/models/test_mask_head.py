@@ -123,7 +123,9 @@ def test_levels_to_start_from(level: int, stride: int) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="level: 1 is no index into the 1 backbone levels"):
+    with pytest.raises(
+        ValueError, match="level: expected an index into the 1 backbone levels of the transformer, got 1"
+    ):
         head(level=1)
     with pytest.raises(ValueError, match="d_model=64 is not a multiple of num_heads=7"):
         head(num_heads=7)

@@ -39,7 +39,7 @@ def test_d_model_must_fit_sine_positions() -> None:
     ],
 )
 def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
-    with pytest.raises(ValueError, match=r"^group norm needs a multiple of 32 as transformer\.d_model, not 48$"):
+    with pytest.raises(ValueError, match=r"^transformer\.d_model: expected a multiple of 32 for group norm, got 48$"):
         build()
 
 

@@ -208,7 +208,7 @@ def test_going_on_with_more_processes(data: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finish(1, data, "trainer.max_steps=4", f"hydra.run.dir={folder}")
     done = finish(2, data, f"hydra.run.dir={folder}", "resume=auto")
-    assert "1 process(es), and goes on with 2: random numbers start anew" in done.stdout
+    assert "1 process(es), but the run continues with 2: random numbers start anew" in done.stdout
     assert [row["step"] for row in rows(folder)] == [4, 10, 20]
 
 

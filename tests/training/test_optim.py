@@ -90,8 +90,8 @@ def test_the_first_pattern_that_is_found_counts() -> None:
         (-1.0, {}, "lr: expected a number of at least 0, got -1"),
         (math.nan, {}, "lr: expected a number of at least 0, got nan"),
         (1.0, {"backbone": -1e-5}, r"lr_by_pattern\.backbone: expected a number of at least 0"),
-        (1.0, {"bakcbone": 1e-5}, "bakcbone is found in no parameter's name; names start with backbone, neck"),
-        (1.0, {"(": 1e-5}, "no regular expression"),
+        (1.0, {"bakcbone": 1e-5}, "bakcbone is not found in any parameter's name; names start with backbone, neck"),
+        (1.0, {"(": 1e-5}, "expected a regular expression, got"),
         (0.0, {"backbone": 0.0}, "every parameter is frozen"),
     ],
 )

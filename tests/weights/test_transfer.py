@@ -92,13 +92,13 @@ def test_denoising_may_come_and_go() -> None:
     old = weights_of(tiny_detr(queries="anchors", denoising=Denoising, seed=1))
     transfer, _, after = start(tiny_detr(queries="anchors", seed=2), old, *OLD.names)
     assert_same(after, others(old.tensors, "denoising"))
-    assert "  skipped: denoising (1 weights), which the model has not" in transfer.lines()
+    assert "  skipped: denoising (1 weights), which the model does not have" in transfer.lines()
     transfer, before, after = start(tiny_detr(queries="anchors", denoising=Denoising, num_classes=5), old, *"abcde")
     assert torch.equal(after["denoising.embedding.weight"], before["denoising.embedding.weight"])
     assert "  initialized: denoising.embedding.weight, which is for other classes" in transfer.lines()
     new = weights_of(tiny_detr(queries="anchors", seed=3))
     transfer, *_ = start(tiny_detr(queries="anchors", denoising=Denoising, seed=2), new, *OLD.names)
-    assert "  initialized: denoising (1 weights), which the weights have not" in transfer.lines()
+    assert "  initialized: denoising (1 weights), which the weights do not have" in transfer.lines()
 
 
 def test_the_same_classes_are_loaded_as_they_are() -> None:
@@ -116,7 +116,7 @@ def test_classes_without_names() -> None:
     transfer, before, after = start(tiny_detr(num_classes=5, seed=2), old, *"abcde")
     assert torch.equal(after["class_head.weight"][:-1], before["class_head.weight"][:-1])
     assert torch.equal(after["class_head.weight"][-1], old.tensors["class_head.weight"][-1])
-    assert "name no classes" in transfer.lines()[1]
+    assert "do not name classes" in transfer.lines()[1]
 
 
 @pytest.mark.parametrize(("before", "after"), [("softmax", "sigmoid"), ("sigmoid", "softmax")])

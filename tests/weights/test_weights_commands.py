@@ -329,7 +329,7 @@ def test_weights_from_an_address(
     with pytest.raises(UserError, match=r"two/best\.pt could not be downloaded .*404"):
         load(f"{address}/two/best.pt")
     (folder / "damaged.pth").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="damaged on its way"):
+    with pytest.raises(UserError, match="damaged during the download"):
         download(f"{address}/damaged.pth", tmp_path / "damaged.pth", "e632da11")
     assert not (tmp_path / "damaged.pth").exists()
 

@@ -29,7 +29,7 @@ from detr.structures import Classes
 
 
 class PanopticFiles(TypedDict):
-    """Where one split lies."""
+    """Holds where one split lies."""
 
     images: str  # folder
     annotations: str  # panoptic JSON, or for a test split JSON that lists images only
@@ -39,7 +39,7 @@ class PanopticFiles(TypedDict):
 
 @dataclass(frozen=True)
 class PanopticSegmentations(Segmentations):
-    """Masks of segments, read from the PNGs. `take` keeps all segments' ids: a PNG is checked against all of them."""
+    """Reads masks of segments from the PNGs. `take` keeps all segments' ids: a PNG is checked against all of them."""
 
     files: NDArray[np.str_]  # [I] the PNGs
     offsets: NDArray[np.int64]  # [I + 1] PNG i has segments offsets[i] … offsets[i + 1] - 1
@@ -50,7 +50,7 @@ class PanopticSegmentations(Segmentations):
         return replace(self, rows=self.rows[rows])
 
     def masks(self, rows: Rows, size: Size) -> NDArray[np.bool_]:
-        """[n, height, width]; the PNG is read once. Without rows, no PNG is known, and none is read.
+        """Return [n, height, width]; the PNG is read once. Without rows, no PNG is known, and none is read.
 
         Raises:
             UserError: the PNG is missing, broken, or of another size, has an id that the JSON does not, or has no
@@ -85,7 +85,7 @@ class PanopticSegmentations(Segmentations):
 
 @dataclass(frozen=True)
 class PanopticTable:
-    """One split: I images with a PNG each."""
+    """Holds one split: I images with a PNG each."""
 
     segments: Annotations  # a row a segment, with `PanopticSegmentations`
     instances: Annotations  # what boxes and masks are evaluated against; the same images in the same order
@@ -93,7 +93,7 @@ class PanopticTable:
     things: dict[int, bool]  # category id -> whether it is a thing; else it is stuff
 
     def subset(self, indices: Sequence[int]) -> PanopticTable:
-        """Only these images, in this order."""
+        """Return only these images, in this order."""
         return replace(
             self,
             segments=self.segments.subset(indices),
@@ -103,7 +103,7 @@ class PanopticTable:
 
 
 class PanopticImages(AnnotatedImages):
-    """Images with segments of things and stuff.
+    """Offers images with segments of things and stuff.
 
     Training targets are those of datasets/coco_panoptic.py of facebookresearch/detr: all segments, crowds included,
     each with its category and with the box that `masks_to_boxes` finds in the PNG. Every sample opens its PNG, also
@@ -127,15 +127,15 @@ class PanopticImages(AnnotatedImages):
 
     @property
     def things(self) -> dict[int, bool]:
-        """Category id -> whether it is a thing; else it is stuff."""
+        """Return category id -> whether it is a thing; else it is stuff."""
         return self._table.things
 
     def ground_truth(self) -> dict[str, Any]:
-        """For evaluators: the instances file, or the segments of things where there is none; under "panoptic", all."""
+        """Return what evaluators need: the instances file, or the segments of things; under "panoptic", all."""
         return self._table.instances.to_coco() | {"panoptic": self.panoptic_ground_truth()}
 
     def panoptic_ground_truth(self) -> dict[str, Any]:
-        """In COCO's panoptic format; the "file_name" of an annotation is its PNG's whole path."""
+        """Return COCO's panoptic format; the "file_name" of an annotation is its PNG's whole path."""
         table = self._table.segments
         images = zip(self.image_ids, self.files, table.sizes.tolist(), strict=True)
         pngs = zip(self.image_ids, self._table.pngs.tolist(), strict=self.annotated)
@@ -191,7 +191,7 @@ class PanopticImages(AnnotatedImages):
 
 
 class CocoPanoptic(CocoSplits):
-    """The splits of one data set in COCO's panoptic format.
+    """Builds the splits of one data set in COCO's panoptic format.
 
     Args:
         root, categories: as for `CocoSplits`.
@@ -231,7 +231,7 @@ class CocoPanoptic(CocoSplits):
     def split(
         self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None
     ) -> PanopticImages:
-        """One split, validated as far as the JSON goes. With `classes` (of a checkpoint), only its files are read.
+        """Return one split, validated by its JSON. With `classes` (of a checkpoint), only its files are read.
 
         Raises:
             UserError: whatever is wrong with the files, naming file and id; see `read_panoptic`.
@@ -250,8 +250,8 @@ class CocoPanoptic(CocoSplits):
         count = classes.num_classes if self.num_classes is None else self.num_classes
         if count < classes.num_classes:
             raise UserError(
-                f"{files[0]}: category id {max(categories)} needs dataset.num_classes to be at least "
-                f"{classes.num_classes}, not {count}"
+                f"{files[0]}: dataset.num_classes: expected at least {classes.num_classes} for category id "
+                f"{max(categories)}, got {count}"
             )
         holes = range(classes.num_classes, count)
         ids = (*classes.category_ids, *holes)
@@ -260,7 +260,7 @@ class CocoPanoptic(CocoSplits):
 
 
 def read_table(files: PanopticFiles, *, require_annotations: bool = True, masks: bool = False) -> PanopticTable:
-    """Read the JSON of a split, and look whether images and PNGs are there.
+    """Read the JSON of a split, and check that images and PNGs are there.
 
     Args:
         files: of the split.
@@ -289,7 +289,7 @@ def read_table(files: PanopticFiles, *, require_annotations: bool = True, masks:
 
 
 def masks_to_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """[n, H, W] → [n, 4] xyxy of the first and last pixels, none of the masks being empty.
+    """Convert [n, H, W] → [n, 4] xyxy of the first and last pixels; no mask may be empty.
 
     As in util/box_ops.py of facebookresearch/detr, right and bottom are the last pixel's own coordinates, not one
     more: boxes are a pixel smaller than those of COCO's JSON. The published weights were trained so.

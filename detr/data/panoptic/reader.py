@@ -33,7 +33,7 @@ from detr.errors import UserError
 
 @dataclass(frozen=True)
 class PanopticJson:
-    """What a panoptic JSON says."""
+    """Holds what a panoptic JSON says."""
 
     annotations: Annotations  # a row a segment; `annotation_ids` are the segments' ids, unique within an image only
     pngs: list[str]  # [I] names of the PNGs; none where the file lists images only
@@ -81,7 +81,7 @@ def read_panoptic(path: Path, folder: Path, *, require_annotations: bool = True)
 
 
 def read_things(path: Path) -> dict[int, bool]:
-    """Only which categories are things (category id -> isthing). Raises UserError as `read_panoptic`."""
+    """Read only which categories are things (category id -> isthing). Raises UserError as `read_panoptic`."""
     content = load(path)
     categories_of(path, content)
     return _things(path, content)
@@ -93,10 +93,10 @@ def _things(path: Path, content: Item) -> dict[int, bool]:
     for category in items_of(path, content, "categories"):
         value = category.get("isthing")
         if value not in (0, 1):
-            found = f"is {str(value)[:60]!r}" if "isthing" in category else "is missing"
+            found = f"got {str(value)[:60]!r}" if "isthing" in category else "but it is missing"
             raise UserError(
-                f'{path}: category {category["id"]} ("{category["name"]}"): "isthing" {found}; '
-                "1 (a thing) or 0 (stuff) is due"
+                f'{path}: category {category["id"]} ("{category["name"]}"): "isthing": '
+                f"expected 1 (a thing) or 0 (stuff), {found}"
             )
         table[int(category["id"])] = bool(value)
     return table
@@ -136,14 +136,14 @@ class _Segments:
         for index, (image_id, entry) in enumerate(zip(image_ids.tolist(), entries, strict=False)):
             found = entry.get("segments_info")
             if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-                raise UserError(f'{path}: image {image_id}: "segments_info" must be a list of objects')
+                raise UserError(f'{path}: image {image_id}: "segments_info": expected a list of objects')
             self.items += found
             self.counts[index] = len(found)
         self.owners = np.repeat(image_ids[: len(entries)], self.counts)
 
     def ids(self) -> NDArray[np.int64]:
         """[A] from 1 to 2²⁴ - 1, each once in its image."""
-        values = self._values("id", _is_segment_id, f"a whole number from 1 (0 is void) to {MAX_ID} is due")
+        values = self._values("id", _is_segment_id, f"a whole number from 1 (0 is void) to {MAX_ID}")
         ids = np.array(values, dtype=np.int64)
         both = self.owners * (MAX_ID + 1) + ids
         unique, first = np.unique(both, return_index=True)
@@ -156,7 +156,7 @@ class _Segments:
 
     def category_ids(self, categories: Mapping[int, str]) -> NDArray[np.int64]:
         """[A] each in the table of categories."""
-        ids = [int(value) for value in self._values("category_id", is_whole, "a whole number is due")]
+        ids = [int(value) for value in self._values("category_id", is_whole, "a whole number")]
         for position, category_id in enumerate(ids):
             if category_id not in categories:
                 raise UserError(
@@ -167,23 +167,23 @@ class _Segments:
 
     def boxes(self) -> NDArray[np.float64]:
         """[A, 4] xywh in pixels."""
-        due = "four finite numbers are due: x, y, width, height in pixels"
-        return np.array(self._values("bbox", _is_box, due), dtype=np.float64).reshape(-1, 4)
+        expected = "four finite numbers (x, y, width, height in pixels)"
+        return np.array(self._values("bbox", _is_box, expected), dtype=np.float64).reshape(-1, 4)
 
     def areas(self) -> NDArray[np.float64]:
         """[A] in square pixels."""
-        due = "the segment's number of pixels is due, at least 1: remove a segment without pixels"
-        return np.array(self._values("area", _is_area, due), dtype=np.float64)
+        expected = "the segment's number of pixels, at least 1 (remove a segment without pixels)"
+        return np.array(self._values("area", _is_area, expected), dtype=np.float64)
 
     def crowd(self) -> NDArray[np.bool_]:
         """[A]; none where nothing is said."""
         return np.array([bool(item.get("iscrowd", 0)) for item in self.items], dtype=np.bool_)
 
-    def _values(self, key: str, valid: Callable[[Any], bool], due: str) -> list[Any]:
+    def _values(self, key: str, valid: Callable[[Any], bool], expected: str) -> list[Any]:
         for position, item in enumerate(self.items):
             if not valid(item.get(key)):
-                found = f"is {str(item[key])[:60]}" if key in item else "is missing"
-                raise UserError(f'{self._where(position)}: "{key}" {found}; {due}')
+                found = f"got {str(item[key])[:60]}" if key in item else "but it is missing"
+                raise UserError(f'{self._where(position)}: "{key}": expected {expected}, {found}')
         return [item[key] for item in self.items]
 
     def _where(self, position: int) -> str:

@@ -20,7 +20,7 @@ MAX_ID = 256**3 - 1
 
 
 def read_segment_ids(path: str, size: tuple[int, int]) -> NDArray[np.int32]:
-    """[H, W] the segment id of each pixel.
+    """Return [H, W] the segment id of each pixel.
 
     Args:
         path: the PNG.
@@ -40,7 +40,7 @@ def read_segment_ids(path: str, size: tuple[int, int]) -> NDArray[np.int32]:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable PNG ({reason}); replace the file or remove its entry") from None
     if stored.mode != "RGB":
-        raise UserError(f"{path}: its pixels are {stored.mode}; RGB is due, a segment's id being R + 256·G + 65536·B")
+        raise UserError(f"{path}: expected RGB pixels, got {stored.mode}; a segment's id is R + 256·G + 65536·B")
     if (stored.height, stored.width) != size:
         raise UserError(
             f"{path}: the PNG is {stored.width} × {stored.height} (width × height), but its image is "
@@ -55,11 +55,11 @@ def save_segment_ids(ids: NDArray[np.integer], target: Path | BinaryIO) -> None:
 
 
 def from_rgb(colours: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """[H, W, 3] → [H, W]."""
+    """Convert [H, W, 3] → [H, W]."""
     red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
     return red + 256 * green + 65536 * blue
 
 
 def to_rgb(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """[H, W] → [H, W, 3]."""
+    """Convert [H, W] → [H, W, 3]."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)

@@ -28,7 +28,7 @@ RECIPE = "shapes.json"  # what a folder was made from; present only in finished 
 
 
 class Shapes(CocoSplits):
-    """Images of 128 × 128 pixels with up to six shapes of five classes, generated under `root` if absent.
+    """Generates images of 128 × 128 pixels with up to six shapes of five classes under `root` if absent.
 
     The folder appears all at once (written beside and renamed), so that it is never half there, and
     processes that start together do not disturb each other.
@@ -86,7 +86,7 @@ def _is_finished(root: Path, recipe: Mapping[str, Any]) -> bool:
         found = json.loads((root / RECIPE).read_text())
     except (OSError, ValueError):
         raise UserError(
-            f"{root}: not empty, but no finished shapes data set ({RECIPE} is missing or broken); "
+            f"{root}: not empty, but not a finished shapes data set ({RECIPE} is missing or broken); "
             "remove the folder, or set dataset.root to another"
         ) from None
     if found != recipe:
@@ -124,7 +124,7 @@ def _write_split(folder: Path, split: str, number: int, count: int) -> None:
 
 
 def annotate(scene: Scene, *, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of a scene: box, area and run lengths of what is visible of each object."""
+    """Return COCO annotations of a scene: box, area and run lengths of what is visible of each object."""
     result = []
     for number, class_index in enumerate(scene.classes):
         mask = scene.mask(number)
@@ -145,7 +145,7 @@ def annotate(scene: Scene, *, image_id: int, first_id: int) -> list[dict[str, An
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed RLE: lengths of runs in column order, beginning with (maybe zero) pixels outside."""
+    """Return COCO's uncompressed RLE: lengths of runs in column order, beginning with (maybe zero) pixels outside."""
     pixels = mask.ravel(order="F")
     ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     lengths = np.diff([0, *ends.tolist(), pixels.size]).tolist()

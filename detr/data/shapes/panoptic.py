@@ -30,7 +30,7 @@ COLOURS = (0x3060E0, 0x30C060, 0xD09020, 0x40C8E8, 0xC050B0, 0x606060, 0x205080)
 
 
 class ShapesPanoptic(CocoPanoptic):
-    """The pictures of `Shapes` with panoptic annotations, both generated under `root` if absent.
+    """Generates the pictures of `Shapes` and panoptic annotations under `root` if absent.
 
     Things are the shapes, with the category ids of `Shapes`; stuff is the background and the patches on it. Strokes are
     void: they are narrower than a cell of the masks.
@@ -113,7 +113,7 @@ def _write_split(pngs: Path, number: int, count: int) -> dict[str, Any]:
 
 
 def annotate_panoptic(scene: Scene) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
-    """The ids [SIDE, SIDE] of a scene's segments, 0 being void, and "segments_info": objects, then stuff."""
+    """Return the ids [SIDE, SIDE] of a scene's segments, 0 being void, and "segments_info": objects, then stuff."""
     masks = [(class_index, scene.mask(number)) for number, class_index in enumerate(scene.classes)]
     masks += [(len(CLASSES) + index, scene.stuff_mask(index)) for index in range(len(STUFF))]
     ids = np.zeros((SIDE, SIDE), dtype=np.int32)

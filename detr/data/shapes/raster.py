@@ -13,7 +13,7 @@ _UNITS = 16  # positions a subpixel: vertices are rounded to 1/64 pixel
 
 
 class Stencil(NamedTuple):
-    """Which part of each pixel a polygon covers, within a window of the canvas."""
+    """Holds which part of each pixel a polygon covers, within a window of the canvas."""
 
     rows: slice
     columns: slice
@@ -21,7 +21,7 @@ class Stencil(NamedTuple):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """[h, w] pixels that are covered to at least one half."""
+        """Return [h, w] pixels that are covered to at least one half."""
         return 2 * self.coverage >= FULL
 
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Draws:
-    """Random numbers for one purpose, from the doubles of PCG64 alone: numpy may change its other distributions."""
+    """Draws random numbers for one purpose, from doubles of PCG64 alone: numpy may change its other distributions."""
 
     def __init__(self, *key: int) -> None:
         self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
@@ -47,7 +47,7 @@ class Draws:
         return low + (high - low) * self._generator.random(shape)
 
     def integer(self, low: int, high: int) -> int:
-        """From `low` to `high`, both included."""
+        """Return an integer from `low` to `high`, both included."""
         return low + int(self._generator.random() * (high - low + 1))
 
     def choice(self, options: Sequence[T]) -> T:
@@ -56,7 +56,7 @@ class Draws:
 
 @dataclass
 class Layer:
-    """Something painted; `object` is its number among the scene's objects, or None for clutter."""
+    """Holds something painted; `object` is its number among the scene's objects, or None for clutter."""
 
     stencil: Stencil
     object: int | None = None
@@ -64,7 +64,7 @@ class Layer:
 
 @dataclass
 class Scene:
-    """What lies where, from the bottom to the top."""
+    """Holds what lies where, from the bottom to the top."""
 
     layers: list[Layer] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)  # of each object, index into CLASSES
@@ -73,18 +73,18 @@ class Scene:
     pixels: list[int] = field(default_factory=list)  # of each object, before anything covered it
 
     def mask(self, number: int) -> NDArray[np.bool_]:
-        """[SIDE, SIDE] the visible pixels of an object."""
+        """Return [SIDE, SIDE] the visible pixels of an object."""
         return self.owner == number
 
     def hides_too_much(self, stencil: Stencil) -> bool:
-        """Whether painting here would leave less than MIN_VISIBLE of some object."""
+        """Return whether painting here would leave less than MIN_VISIBLE of some object."""
         length = len(self.pixels) + 1
         covered = np.bincount(self.owner[stencil.rows, stencil.columns][stencil.mask] + 1, minlength=length)
         visible = np.bincount(self.owner.ravel() + 1, minlength=length)
         return bool(np.any((visible - covered)[1:] < MIN_VISIBLE * np.array(self.pixels)))
 
     def stuff_mask(self, index: int) -> NDArray[np.bool_]:
-        """[SIDE, SIDE] the visible pixels of STUFF number `index`."""
+        """Return [SIDE, SIDE] the visible pixels of STUFF number `index`."""
         return (self.owner < 0) & (self.stuff == index)
 
     def paint(self, stencil: Stencil, class_index: int | None = None, *, stuff: int = VOID) -> None:
@@ -100,7 +100,7 @@ class Scene:
 
 
 def compose(split: int, index: int) -> Scene:
-    """Image `index` of split number `split`: patches and strokes, objects on them, now and then a stroke on top."""
+    """Return image `index` of split number `split`: patches and strokes, objects on them, sometimes a stroke on top."""
     draws = Draws(split, index, 0)
     scene = Scene()
     for _ in range(draws.integer(1, 3)):
@@ -218,7 +218,7 @@ def _stroke(draws: Draws) -> Points:
 
 
 def render(scene: Scene, split: int, index: int) -> NDArray[np.uint8]:
-    """[SIDE, SIDE, 3] the picture."""
+    """Return [SIDE, SIDE, 3] the picture."""
     draws = Draws(split, index, 1)
     canvas = _textured(_whole(draws.array(20, 235, 3)), draws, (SIDE, SIDE), strength=35)
     for layer in scene.layers:
