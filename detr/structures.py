@@ -116,6 +116,11 @@ class Matches(_Movable):
     def __len__(self) -> int:
         return len(self.layer)
 
+    @property
+    def index(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what picks the pairs out of [L, B, Q, …]: `boxes[matches.index]` is [M, 4]."""
+        return self.layer, self.image, self.query
+
     def of_last_layer(self) -> Matches:
         """Return the pairs of the last layer alone, which becomes layer 0."""
         rows = slice(len(self) - len(self) // self.layers, None)

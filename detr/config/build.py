@@ -90,7 +90,7 @@ def locate(target: str, where: str) -> Callable[..., Any]:
         UserError: there is no such module, no such name in it, or it cannot be called.
     """
     parts = target.split(".")
-    module, rest = _longest_module(parts)
+    module, rest = _longest_module(parts, where)
     found: Any = module
     for index, name in enumerate(rest):
         if not hasattr(found, name):
@@ -103,7 +103,7 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     return found
 
 
-def _longest_module(parts: list[str]) -> tuple[Any, list[str]]:
+def _longest_module(parts: list[str], where: str) -> tuple[Any, list[str]]:
     """The module that a dotted name starts with, and the rest of the name."""
     for count in range(len(parts), 0, -1):
         name = ".".join(parts[:count])
@@ -112,4 +112,4 @@ def _longest_module(parts: list[str]) -> tuple[Any, list[str]]:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # the module exists; something it imports does not
-    raise UserError(f"_target_: there is no module {parts[0]}")
+    raise UserError(f"{where}._target_: there is no module {parts[0]}; install it, or add its folder to PYTHONPATH")

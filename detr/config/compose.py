@@ -51,8 +51,11 @@ def load(config_name: str | None, overrides: Sequence[str], directory: str | Non
         overrides: as on the command line.
         directory: a further folder of configs (`--config-dir`).
     """
-    further = [f"hydra.searchpath=[file://{CONF}]"] if directory else []
-    with _hydra(directory or str(CONF)):
+    places = [str(CONF)] if directory is None else [str(CONF), str(Path(directory).absolute())]
+    if not (CONF / f"{config_name}.yaml").exists():
+        places.reverse()  # the primary config is looked for in the first one only
+    further = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
+    with _hydra(places[0]):
         return hydra.compose(config_name, [*overrides, *further], return_hydra_config=True)
 
 

@@ -25,7 +25,7 @@ class Annotations:
     """Holds I images and their A annotations, by image. Arrays, not objects, so that forked workers share them."""
 
     image_ids: NDArray[np.int64]  # [I]
-    sizes: NDArray[np.int64]  # [I, 2] (height, width), as the JSON says
+    sizes: NDArray[np.int64]  # [I, 2] (height, width), as the file says
     files: NDArray[np.str_]  # [I] paths of the images
     offsets: NDArray[np.int64]  # [I + 1] image i owns annotations offsets[i] … offsets[i + 1] - 1
     annotation_ids: NDArray[np.int64]  # [A] as in the file; unique within a file only
@@ -36,6 +36,44 @@ class Annotations:
     categories: dict[int, str]  # id -> name
     annotated: bool  # False: images only, as COCO's image_info files
     segmentations: Segmentations | None = None  # [A] the masks; None: nobody asked for them
+
+    @classmethod
+    def of_boxes(
+        cls,
+        *,
+        files: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        image_index: Sequence[int],
+        boxes: Sequence[Sequence[float]],
+        category_ids: Sequence[int],
+        categories: dict[int, str],
+    ) -> Annotations:
+        """Return the annotations of a format that has nothing but boxes. Images and boxes are numbered from 1.
+
+        Args:
+            files: [I] paths of the images.
+            sizes: [I] (height, width) of each in pixels.
+            image_index: [A] which image each box is in, from 0; in any order.
+            boxes: [A] x, y, width and height of each in pixels.
+            category_ids: [A].
+            categories: id → name.
+        """
+        owners = np.asarray(image_index, dtype=np.int64)
+        order = np.argsort(owners, kind="stable")
+        sorted_boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[order]
+        return cls(
+            image_ids=np.arange(1, len(files) + 1),
+            sizes=np.asarray(sizes, dtype=np.int64).reshape(-1, 2),
+            files=np.asarray(files, dtype=np.str_),
+            offsets=offsets_of(np.bincount(owners, minlength=len(files))),
+            annotation_ids=order + 1,
+            category_ids=np.asarray(category_ids, dtype=np.int64)[order],
+            boxes=sorted_boxes,
+            areas=sorted_boxes[:, 2] * sorted_boxes[:, 3],
+            crowd=np.zeros(len(order), dtype=np.bool_),
+            categories=categories,
+            annotated=True,
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -90,6 +128,21 @@ class Annotations:
         corners[:, 0::2] = np.clip(corners[:, 0::2], 0, width[:, None])
         corners[:, 1::2] = np.clip(corners[:, 1::2], 0, height[:, None])
         return corners
+
+    def without_empty_boxes(self) -> Annotations:
+        """Return a copy without the boxes that have no area inside the image, each of which is warned of."""
+        corners = self.corners()
+        has_area = np.all(corners[:, 2:] > corners[:, :2], axis=1)
+        owners = self.files[self.image_index]
+        messages = []
+        for position in np.flatnonzero(~has_area):
+            box = ", ".join(f"{value:g}" for value in self.boxes[position])
+            messages.append(
+                f"annotation {self.annotation_ids[position]} of image {owners[position]} is dropped: "
+                f"its box [{box}] has no area inside the image"
+            )
+        warn_each(messages, "boxes without area are dropped")
+        return self.keep(has_area)
 
     def to_coco(self) -> dict[str, Any]:
         """Return a COCO dictionary for evaluators: boxes as in the file, crowds included, original category ids.

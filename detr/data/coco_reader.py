@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.data.annotations import Annotations, offsets_of, warn_each
+from detr.data.annotations import Annotations, offsets_of
 from detr.data.coco_json import (
     MAX_COORDINATE,
     Item,
@@ -55,7 +55,7 @@ def read_annotations(
     merged = tables[0] if len(tables) == 1 else _merge(tables, files)
     if not len(merged):
         raise UserError(f"{', '.join(files)}: no images; a data set needs at least one")
-    return _drop_without_area(merged)
+    return merged.without_empty_boxes()
 
 
 def read_categories(files: Sequence[str]) -> dict[int, str]:
@@ -150,21 +150,6 @@ def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray
             )
         areas[position] = area
     return areas
-
-
-def _drop_without_area(annotations: Annotations) -> Annotations:
-    corners = annotations.corners()
-    has_area = np.all(corners[:, 2:] > corners[:, :2], axis=1)
-    image_index = annotations.image_index
-    messages = []
-    for position in np.flatnonzero(~has_area):
-        box = ", ".join(f"{value:g}" for value in annotations.boxes[position])
-        messages.append(
-            f"annotation {annotations.annotation_ids[position]} of image {annotations.files[image_index[position]]} "
-            f"is dropped: its box [{box}] has no area inside the image"
-        )
-    warn_each(messages, "boxes without area are dropped")
-    return annotations.keep(has_area)
 
 
 def _merge_categories(tables: Sequence[Mapping[int, str]], files: Sequence[str]) -> dict[int, str]:

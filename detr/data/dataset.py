@@ -1,6 +1,6 @@
 """What a data set is to everything behind it, and the images of one split.
 
-A further format is a reader that returns `Annotations`, and a class with `classes` and `split`, as `CocoSplits` has.
+A further format is a reader that returns `Annotations`, and a class with what `DataSet` asks for, as `CocoSplits` has.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class AnnotatedImages(Dataset[Sample]):
         return len(self._annotations)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Raises UserError if the image file is broken or not of the size that the JSON says."""
+        """Raises UserError if the image file is broken or not of the size that the annotations say."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,14 +43,34 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
     Raises:
         UserError: the file is missing, truncated, no image, or neither orientation has the size `size`.
     """
+    with _opened(path) as stored:
+        stored.load()
+        turn = _turn(stored, size, path)
+        image = _to_rgb(stored, path)
+        return image if turn is None else image.transpose(turn)
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Return (height, width) of the image that `read_image` gives, from the head of its file.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    with _opened(path) as stored:
+        exchanged = _UPRIGHT.get(_orientation(stored)) in _EXCHANGING
+        return (stored.width, stored.height) if exchanged else (stored.height, stored.width)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The image file; UserError for whatever is wrong with it, also while it is read."""
     try:
         with Image.open(path) as stored:
-            stored.load()
-            turn = _turn(stored, size, path)
-            image = _to_rgb(stored, path)
-            return image if turn is None else image.transpose(turn)
+            yield stored
     except FileNotFoundError:
-        raise UserError(f"{path}: no such image file; check dataset.*.images and the file_name in the JSON") from None
+        raise UserError(
+            f"{path}: no such image file; check dataset.*.images and the file_name in the annotations"
+        ) from None
     except BROKEN as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable image ({reason}); replace the file or remove its entry") from None
@@ -61,8 +83,8 @@ def _turn(image: Image.Image, size: tuple[int, int] | None, path: str) -> Image.
     upright = raw[::-1] if turn in _EXCHANGING else raw
     if size is not None and size not in (raw, upright):
         raise UserError(
-            f"{path}: the image is {upright[1]} × {upright[0]} (width × height), but the JSON says "
-            f"{size[1]} × {size[0]}; its boxes would be wrong: correct the JSON or restore the image"
+            f"{path}: the image is {upright[1]} × {upright[0]} (width × height), but the annotations say "
+            f"{size[1]} × {size[0]}; its boxes would be wrong: correct them or restore the image"
         )
     return turn if size is None or size == upright else None
 

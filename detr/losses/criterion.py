@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from detr.errors import UserError
 from detr.losses.matched import Matched
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import Term
@@ -94,11 +95,15 @@ class SetCriterion(nn.Module):
 
     def _terms(self, group: str, weight: float, matched: Matched) -> dict[str, Tensor]:
         """Weighted losses by name; those of a group with its name before them."""
-        return {
-            f"{group}/{name}" if group else name: weight * (term.weight * term(matched))
-            for name, term in self.terms.items()
-            if not group or term.of_groups
-        }
+        found = {}
+        for name, module in self.terms.items():
+            term = cast("Term", module)
+            missing = [extra for extra in term.extras if extra not in matched.predictions.extras]
+            if missing and not group:
+                raise UserError(f"loss.terms.{name} needs {missing[0]}, which this decoder does not predict")
+            if not group or (term.of_groups and not missing):
+                found[f"{group}/{name}" if group else name] = weight * (term.weight * term(matched))
+        return found
 
     @torch.no_grad()
     def _metrics(self, matched: Matched) -> dict[str, Tensor]:
@@ -106,7 +111,7 @@ class SetCriterion(nn.Module):
         logits, matches, targets = matched.predictions.logits, matched.matches, matched.targets
         layers, images = logits.shape[:2]
         best = logits.argmax(-1)
-        wrong = best[matches.layer, matches.image, matches.query] != matched.labels()
+        wrong = best[matches.index] != matched.labels()
         # Not torch.bincount, which makes the host wait for the device.
         per_layer = _count(matches.layer, torch.ones_like(matches.layer), layers).clamp(min=1)
         class_error = 100 * _count(matches.layer, wrong.long(), layers) / per_layer

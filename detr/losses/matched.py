@@ -35,7 +35,7 @@ class Matched:
 
     def boxes(self) -> tuple[Tensor, Tensor]:
         """Return predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
-        predicted = self.predictions.boxes[self.matches.layer, self.matches.image, self.matches.query]
+        predicted = self.predictions.boxes[self.matches.index]
         return predicted, self.targets.boxes[self.matches.target].to(predicted)
 
     def labels(self) -> Tensor:
@@ -45,7 +45,7 @@ class Matched:
     def labels_of_queries(self, elsewhere: int) -> Tensor:
         """Return [L, B, Q] the class wanted of every query; `elsewhere` of those that answer for no object."""
         labels = self.targets.labels.new_full(self.predictions.logits.shape[:-1], elsewhere)
-        labels[self.matches.layer, self.matches.image, self.matches.query] = self.labels()
+        labels[self.matches.index] = self.labels()
         return labels
 
     def sum_by_layer(self, values: Tensor) -> Tensor:

@@ -21,10 +21,12 @@ class Term(nn.Module):
     Attributes:
         classification: the meaning of class logits that it needs; None: any.
         of_groups: whether groups beside the queries that count have this loss, too.
+        extras: what it reads of `Predictions.extras`; groups without it do not have this loss.
     """
 
     classification: Classification | None = None
     of_groups = True
+    extras: tuple[str, ...] = ()
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class Focal(Term):
     def forward(self, matched: Matched) -> Tensor:
         logits, matches = matched.predictions.logits, matched.matches
         wanted = torch.zeros_like(logits)
-        wanted[matches.layer, matches.image, matches.query, matched.labels()] = 1
+        wanted[*matches.index, matched.labels()] = 1
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma, reduction="none")
         return losses.sum((1, 2, 3)) / matched.normalizer.objects
 
@@ -112,7 +114,7 @@ class Varifocal(Term):
         logits, matches = matched.predictions.logits, matched.matches
         predicted, wanted = matched.boxes()
         quality = iou(cxcywh_to_xyxy(predicted.detach()), cxcywh_to_xyxy(wanted))
-        answers = (matches.layer, matches.image, matches.query, matched.labels())
+        answers = (*matches.index, matched.labels())
         scores = torch.zeros_like(logits).index_put(answers, quality)
         positive = torch.zeros_like(logits).index_put(answers, torch.ones_like(quality))
         weights = self.alpha * logits.detach().sigmoid() ** self.gamma * (1 - positive) + scores

@@ -162,7 +162,7 @@ class ResNet(Backbone):
         self.levels = [stage for stage in self.LEVELS if stage in names]
         self.dilated, self.checkpointing, self.stages = dilation, checkpointing, self.LEVELS
         stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.MODULES})
-        _train_only(stages, trainable)
+        train_only(stages, trainable)
         last = self.MODULES.index(self.levels[-1])
         self.body = nn.ModuleDict({stage: stages[stage] for stage in self.MODULES[: last + 1]})
         freeze_batch_norm(self.body).to(memory_format=torch.channels_last)
@@ -222,7 +222,7 @@ class Timm(Backbone):
         if weights is not None:
             wanted, given = extractor.state_dict(), classifier.state_dict()
             load(extractor, {key: given[key] for key in wanted if key in given}, weights)
-        _train_only(extractor, trainable)
+        train_only(extractor, trainable)
         _drop_unused_stages(extractor)
         self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
         chosen: Any = extractor.feature_info
@@ -255,7 +255,7 @@ def _drop_unused_stages(extractor: Any) -> None:
         extractor.blocks = extractor.blocks[: int(last[1]) + 1]
 
 
-def _train_only(module: nn.Module, patterns: Sequence[str]) -> None:
+def train_only(module: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze every parameter whose name matches none of the regular expressions."""
     check_patterns("trainable", patterns)
     unused = set(patterns)

@@ -65,7 +65,7 @@ def _show_training(
         console.results("Validation", rows_of(f"best (epoch {best['epoch']})", metrics), per_class)
         console.panoptic(metrics)
     places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
-    places |= {"predictions": folder.path / "predictions", "evaluate": f"python evaluate.py checkpoint={folder.best}"}
+    places |= {"predictions": folder.path / "predictions", "evaluate": f"detr evaluate checkpoint={folder.best}"}
     if wandb_folder is not None:
         places["W&B"] = f"wandb sync {wandb_folder}"
     console.places(places)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr.data.images import read_image
+from detr.data.images import image_size, read_image
 from detr.errors import UserError
 
 ORIENTATIONS = {
@@ -30,6 +30,8 @@ def pixels() -> np.ndarray:
 def read(path: Path, **keywords: object) -> np.ndarray:
     image = read_image(str(path), **keywords)
     assert image.mode == "RGB"
+    if not keywords:
+        assert image_size(str(path)) == (image.height, image.width)
     return np.asarray(image)
 
 
@@ -137,7 +139,7 @@ def test_meaningless_orientations_change_nothing(tmp_path, pixels, orientation):
 @pytest.mark.parametrize("orientation", [None, 6])
 def test_another_size_than_the_json_says(tmp_path, pixels, orientation):
     path = save(tmp_path / "a.png", Image.fromarray(pixels), orientation)
-    with pytest.raises(UserError, match=r"a\.png: the image is \d × \d .* the JSON says 8 × 6"):
+    with pytest.raises(UserError, match=r"a\.png: the image is \d × \d .* the annotations say 8 × 6"):
         read_image(str(path), size=(6, 8))
 
 
