@@ -105,7 +105,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     with distributed.main_first():
         data: DataSet = build(values["dataset"])
         classes = classes_to_evaluate(weights, data, split)
-        dataset = split_of(data, split, transform=build(values["augmentation"]["eval"]), classes=classes)
+        dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
     model = build_model(values, dataset.classes, pretrained=False)
     load_strictly(model, weights)
     model = model.to(device)
@@ -117,22 +117,14 @@ def training_data(values: Values, overfit_batches: int | None) -> tuple[ImageSet
     data: DataSet = build(values["dataset"])
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
-        train_set = split_of(data, "train", transform=augmented, seed=values["seed"])
-        val_set = split_of(data, "val", transform=plain)
+        train_set = data.split("train", transform=augmented, seed=values["seed"])
+        val_set = data.split("val", transform=plain)
         warn_shared(train_set, val_set)
         return train_set, val_set
     images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
-    train_set = split_of(data, "train", transform=plain)
+    train_set = data.split("train", transform=plain)
     subset = train_set.subset(range(min(images, len(train_set))))
     return subset, subset
-
-
-def split_of(data: DataSet, name: Split, **options: Any) -> ImageSet:
-    """Return a split of a data set. Raises UserError if it has no images."""
-    dataset = data.split(name, **options)
-    if not len(dataset):
-        raise UserError(f"dataset: the {name} split has no images; check dataset.{name}")
-    return dataset
 
 
 def warn_shared(train_set: ImageSet, val_set: ImageSet) -> None:

@@ -57,7 +57,12 @@ class Annotations:
             boxes: [A] x, y, width and height of each in pixels.
             category_ids: [A].
             categories: id → name.
+
+        Raises:
+            UserError: there are no images.
         """
+        if not files:
+            raise UserError("no images; a data set needs at least one")
         owners = np.asarray(image_index, dtype=np.int64)
         order = np.argsort(owners, kind="stable")
         sorted_boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[order]

@@ -34,6 +34,29 @@ def test_annotations_are_grouped_by_image(tmp_path, coco):
     assert table.sizes.tolist() == [[30, 40]] * 3
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50), st.sampled_from([3, 7])), max_size=12))
+def test_boxes_in_any_order_are_grouped_by_image(boxes):
+    table = Annotations.of_boxes(
+        files=list("abcd"),
+        sizes=[(60, 80)] * 4,
+        image_index=[owner for owner, _, _ in boxes],
+        boxes=[(1, 2, side, 5) for _, side, _ in boxes],
+        category_ids=[category for _, _, category in boxes],
+        categories={3: "dog", 7: "cat"},
+    )
+    for image in range(4):
+        mine = table.objects(image)
+        expected = [(side, category) for owner, side, category in boxes if owner == image]
+        assert list(zip(table.boxes[mine, 2], table.category_ids[mine], strict=True)) == expected
+        assert table.areas[mine].tolist() == [5 * side for side, _ in expected]
+    assert sorted(table.annotation_ids) == list(range(1, len(boxes) + 1))
+
+
+def test_a_data_set_without_images_is_told():
+    with pytest.raises(UserError, match="no images; a data set needs at least one"):
+        Annotations.of_boxes(files=[], sizes=[], image_index=[], boxes=[], category_ids=[], categories={})
+
+
 def test_to_coco_gives_back_the_file(tmp_path, coco):
     """Except that annotations are numbered anew."""
     result = read(tmp_path, coco).to_coco()

@@ -11,7 +11,7 @@ from coco_example import HEIGHT, WIDTH, keep
 from PIL import Image
 from torchvision.ops import box_convert
 
-from detr.assembly import split_of, warn_shared
+from detr.assembly import warn_shared
 from detr.data.coco import CocoSplits
 from detr.data.dataset import check_capacity
 from detr.data.transforms import detr_train, light_train
@@ -88,12 +88,6 @@ def test_classes_of_a_checkpoint_spare_the_training_annotations(coco, write, tmp
     assert again.split("val", transform=keep, classes=classes)[0].labels.tolist() == [2, 0]
     with pytest.raises(UserError, match=r"train\.json: no such annotation file"):
         again.split("val", transform=keep)
-
-
-def test_a_split_without_images_is_told(coco, write):
-    nothing = coco | {"images": [], "annotations": []}
-    with pytest.raises(UserError, match=r"^dataset: the train split has no images; check dataset\.train$"):
-        split_of(write(nothing, coco), "train", transform=keep)
 
 
 def test_validation_images_that_are_trained_on_are_warned_of(coco, write, caplog):
