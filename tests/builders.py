@@ -48,6 +48,7 @@ def tiny_detr(
     one_to_many: OneToMany | None = None,
     heads_per_layer: bool = False,
     class_agnostic: bool = False,
+    trainable: Sequence[str] = (r"layer[2-4]",),
     seed: int = 0,
 ) -> DETR:
     """A detector on resnet18, in evaluation mode: the paper's, or one with anchors on a single or on three levels.
@@ -66,7 +67,7 @@ def tiny_detr(
     needed = 3 if several else 1
     encoder, decoder = _transformer(transformer, levels=needed, anchors=queries != "learned")
     model = DETR(
-        backbone=ResNet(name="resnet18", weights=None, levels=range(-4 if masks else -needed, 0)),
+        backbone=ResNet(name="resnet18", weights=None, levels=range(-4 if masks else -needed, 0), trainable=trainable),
         neck=functools.partial(
             Neck,
             num_levels=needed,

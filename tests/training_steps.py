@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ COUNTS = [[3, 0, 0, 1], [0, 0, 2, 4], [1, 1, 1, 1], [0, 0, 0, 0], [5, 2, 0, 3]]
 TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"}
 
 CASES: dict[str, dict[str, Any]] = {
-    "paper": {"steps": 3},
+    "paper": {"steps": 3, "trainable": ["layer4"]},
     "two_stage": {"steps": 2, **TWO_STAGE},
     "masks": {"steps": 4, "masks": True},
     "accumulate": {"steps": 2, "accumulate": 2},
@@ -54,16 +55,26 @@ def steps(
     masks: bool = False,
     accumulate: int = 1,
     normalization: Any = "global",
+    trainable: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Losses and gradients of every step, and the weights in the end; in double precision, without dropout.
 
-    Also the running statistics of batch norm: at the start of each step's forward pass, and in the end.
+    `trainable` of the backbone; most of the weights are there. Also the running statistics of batch norm: at the start
+    of each step's forward pass, and in the end.
     """
     model = tiny_detr(
-        queries=queries, transformer=transformer, classification=classification, masks=masks, seed=distributed.rank()
+        queries=queries,
+        transformer=transformer,
+        classification=classification,
+        masks=masks,
+        trainable=trainable,
+        seed=distributed.rank(),
     )
     model = model.double().train()
     ours = trainer(model, folder, normalization=normalization, lr=1e-3)  # gives every process the first one's weights
+    frozen = {name for name in model.state_dict() if name.startswith("backbone.")} - {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     statistics: list[dict[str, Tensor]] = []
     model.register_forward_pre_hook(lambda *_: statistics.append(statistics_of(model)))
     gradients: list[dict[str, Tensor]] = []
@@ -72,7 +83,7 @@ def steps(
     return {
         "losses": [{"total": each.total, **each.terms} for each in losses],
         "gradients": gradients,
-        "weights": model.state_dict(),
+        "weights": {name: value for name, value in model.state_dict().items() if name not in frozen},
         "statistics": [*statistics, statistics_of(model)],
     }
 

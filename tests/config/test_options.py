@@ -53,7 +53,7 @@ STEPS = {
     ],
     "experiments": [
         UNTRAINED,
-        "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom",
+        "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom,small_data,bccd_smoke",
     ],
     "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
 }
@@ -75,9 +75,8 @@ SMALL = [
 ]
 # Real trainings of a step, with an evaluation: sweeps.
 SWEEPS = {
-    "experiments": [UNTRAINED, "experiment=quickstart,small_data,bccd_smoke", "augmentation=light"],
     "schedules": [*QUICKSTART, "optimizer=adamw", "scheduler=multistep,step,cosine,constant", "trainer.precision=bf16"],
-    "augmentations": [*QUICKSTART, "augmentation=flip,none"],
+    "augmentations": [*QUICKSTART, "augmentation=light,flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,
         "augmentation=detr",
@@ -86,8 +85,8 @@ SWEEPS = {
     ],
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],
-    "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=hotcoco,faster_coco_eval,pycocotools"],
-    "surroundings": [*QUICKSTART, "logger=wandb,none", "paths=default", "dataloader=default", "trainer=default"],
+    "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=faster_coco_eval,pycocotools"],
+    "surroundings": [*QUICKSTART, "logger=wandb", "paths=default", "dataloader=default", "trainer=default"],
 }
 ELSEWHERE = {
     "hydra/sweeper=optuna",

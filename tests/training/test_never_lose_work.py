@@ -188,6 +188,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_within_an_epoch_is_passed_over(data: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [data, "trainer.max_steps=8", f"hydra.run.dir={folder}", "resume=auto"]

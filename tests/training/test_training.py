@@ -99,6 +99,7 @@ def test_stopping_at_an_epoch_and_resuming_changes_nothing(shapes: list[str], tm
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.slow
 def test_stopping_within_an_epoch_by_a_limit_and_going_on(shapes: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = [*shapes, "scheduler=constant", "trainer.max_epochs=null", "transformer.dropout=0.1"]
