@@ -92,7 +92,7 @@ def test_learns_by_heart(name: str) -> None:
     positions = SinePositionEmbedding(d_model=WIDTH)
     model = DETR(
         backbone=Pyramid(),
-        neck=functools.partial(Neck, d_model=WIDTH, position_embedding=positions, normalization="group"),
+        neck=functools.partial(Neck, num_levels=3, d_model=WIDTH, position_embedding=positions, normalization="group"),
         encoder=parts.pop("encoder")(),
         decoder=parts.pop("decoder")(),
         queries=functools.partial(parts.pop("queries"), num_queries=10, d_model=WIDTH, box_coder=CODER),
