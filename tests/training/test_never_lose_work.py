@@ -149,6 +149,25 @@ def test_asked_to_stop(whole: Whole, data: str, tmp_path: Path, processes: int) 
     assert_same_run(folder, whole(processes))
 
 
+@pytest.mark.slow
+def test_asked_to_stop_at_fifty_random_moments(data: str, tmp_path: Path) -> None:
+    """Also while workers start, an epoch ends or images are evaluated: each leaves one checkpoint."""
+    moments = random.Random(1)
+    endless = ["trainer.max_epochs=1000", "trainer.evaluate_every=3"]
+    for number in range(50):
+        folder = tmp_path / str(number)
+        words = [*TINY, "dataloader.num_workers=2", data, *endless, f"hydra.run.dir={folder}"]
+        started = Started("train.py", *words)
+        log = folder / "train.log"
+        started.wait_for(lambda: log.exists() and "at most" in log.read_text())  # noqa: B023
+        time.sleep(moments.uniform(0.05, 2.5))
+        os.kill(started.process, signal.SIGTERM)
+        stopped = started.wait(60)
+        assert stopped.returncode == 143, stopped.stderr
+        assert stopped.stderr.splitlines()[-1] == "stopped by SIGTERM"
+        assert len(steps_with_checkpoint(folder)) == 1
+
+
 def slurm(folder: Path) -> dict[str, str]:
     """The environment of a job of Slurm's, whose command writes down what it is asked."""
     scontrol = folder / "bin" / "scontrol"
