@@ -26,7 +26,7 @@ from detr.config.compose import CONF, folder
 from detr.config.explain import CommandLine, explain
 from detr.config.hydra_internals import parse_arguments, run
 from detr.config.suggest import closest
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, OccupiedError, UserError
 from detr.sweeping.devices import enter_worker
 from detr.sweeping.plan import job_facts, write_state
 from detr.sweeping.sweeper import register
@@ -138,7 +138,8 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
         try:
             distributed.led(task)(_config(composed, aside))
         except UserError as error:
-            _log(error, everywhere=False, traceback=error.__cause__ is not None)
+            if not isinstance(error, OccupiedError):
+                _log(error, everywhere=False, traceback=error.__cause__ is not None)
             outcome.error = error
         except Exception as error:
             _log(error, everywhere=False, traceback=True)
@@ -154,7 +155,7 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
 def _config(composed: DictConfig, aside: list[str]) -> Config:
     """What crosses the door."""
     values, stored = check(composed)
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     return Config(
         values=values,
@@ -163,6 +164,11 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
         choices={group: option for group, option in choices.items() if not group.startswith("hydra/")},
         overrides=list(dict.fromkeys([*hydra.overrides.task, *aside])),
         aside=aside,
+        hydra={
+            "config.yaml": OmegaConf.to_yaml(composed),
+            "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra)})),
+            "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        },
         sweep=job_facts(Path(hydra.sweep.dir), _directory()) if hydra.mode == RunMode.MULTIRUN else None,
     )
 
@@ -219,9 +225,16 @@ def _one_line(error: BaseException) -> str:
 
 
 def _config_dir(typed: str | None) -> str | None:
-    """`--config-dir sweeps` outside of a checkout: the folder that was installed with the package."""
-    installed = typed is not None and not Path(typed).exists() and folder(typed).is_dir()
-    return str(folder(typed)) if typed is not None and installed else typed
+    """`--config-dir sweeps` outside of a checkout: the folder that was installed with the package.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if typed is None or Path(typed).is_dir():
+        return typed
+    if not folder(typed).is_dir():
+        raise UserError(f"--config-dir {typed}: no such folder")
+    return str(folder(typed))
 
 
 def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], list[str]]:

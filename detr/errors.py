@@ -10,6 +10,10 @@ class UserError(Exception):
     """
 
 
+class OccupiedError(UserError):
+    """Reports that a folder belongs to another run, in which nothing must be written, the log included."""
+
+
 class Interrupted(BaseException):
     """Says that a signal asked for the end. As a KeyboardInterrupt, it passes through `except Exception`."""
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from detr.errors import UserError
+from detr.errors import OccupiedError, UserError
 
 LOCK = ".lock"
 
@@ -96,7 +96,8 @@ def locked(folder: Path, purpose: str) -> Iterator[None]:
         purpose: what it is held for, in messages.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        OccupiedError: another process holds it.
+        UserError: the folder cannot be written.
     """
     path = folder / LOCK
     try:
@@ -109,7 +110,7 @@ def locked(folder: Path, purpose: str) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(
+                raise OccupiedError(
                     f"{folder}: another {purpose} is under way in this folder; wait for its end, or choose another one"
                 ) from None
             # else this file system has no locks

@@ -57,7 +57,7 @@ def train(config: Config) -> None:
             init_from=parts.recipe.origin.get("init_from"),
         )
         if own:
-            folder.describe(record)
+            folder.describe(record, config.hydra)
         with requeueing(parts.options.requeue and own), parts.logger as logger:
             logger.start(
                 directory=folder.path,
@@ -90,7 +90,8 @@ def fit(trainer: Trainer) -> None:
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
     """Make the folder's rows and best results those of the run so far."""
-    other = None if source.startswith("http") else RunFolder(Path(source).resolve().parents[1])
+    place = Path(source).resolve().parent
+    other = RunFolder(place.parent) if place.name == "checkpoints" and not source.startswith("http") else None
     if other is None or other.path != folder.path.resolve():
         trainer.save_step()  # first, or the other run's best.pt would be the newest checkpoint here
     if distributed.is_main():

@@ -1,4 +1,4 @@
-"""The containers that flow through the project: data → model → matcher and losses → engine → evaluation.
+"""The containers that flow through the project: data → model → matcher and losses → training → evaluation.
 
 Letters in the shapes: B images in a batch, N objects in the whole batch, L decoder layers, Q queries,
 K class logits (with a no-object column, the last, when classification is softmax), M matched pairs.

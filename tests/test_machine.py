@@ -22,9 +22,20 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path) -> None:
     with locked(folder, "training"):
         line = only_error(run("train.py", *step(folder)))
         assert f"{folder}: another training is under way in this folder" in line
-        assert not (folder / "metrics.jsonl").exists()
+        assert [path.name for path in folder.iterdir() if path.stat().st_size] == []
     done = run("train.py", *step(folder))
     assert done.returncode == 0, done.stderr
+    before = contents(folder)
+    line = only_error(run("train.py", *step(folder), "optimizer.lr=5"))
+    assert f"{folder} holds a run already" in line
+    assert contents(folder) == before
+    refused = run("train.py", *step(folder), "transformer.num_heads=8", "resume=auto")
+    assert "transformer.num_heads is 4 in it and 8 here" in only_error(refused)
+    assert contents(folder) | {"train.log": b""} == before | {"train.log": b""}  # the log tells of it
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def kind_of(annotation: Any) -> str:
         inner = dict.fromkeys(kind_of(each) for each in arguments if each is not Ellipsis)
         return f"list of {' or '.join(inner)}"
     if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return f"mapping of {kind_of(arguments[-1])}"
+        return f"mapping of {kind_of(arguments[-1]) or 'anything'}"
     return "part"
 
 

@@ -7,6 +7,7 @@ detr repeat outputs/train/DATE logger=none     # with overrides of your own
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from detr.config.compose import groups, load
 from detr.config.recorded import Recorded, recorded
 from detr.entry import user_errors
 from detr.errors import UserError
+from detr.tracking.rows import METRICS, read_rows
 
 AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over
 
@@ -37,11 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not given:
             raise UserError("give the folder of a run: detr repeat RUN [OVERRIDES]")
         if distributed.is_main():
-            run, record = recorded(Path(given[0])), read_record(Path(given[0]))
-            overrides = overrides_of(run, record)
-            for line in news(record, overrides):
+            folder = Path(given[0]).absolute()
+            run, record = recorded(folder), read_record(folder)
+            if run.cwd.is_dir() and run.cwd != Path.cwd():
+                print(f"in {run.cwd}, where the run was started", flush=True)
+                os.chdir(run.cwd)
+            overrides = [*overrides_of(run, record), *given[1:]]
+            for line in news(folder, record, overrides):
                 print(line, flush=True)
-    train([*overrides, *given[1:]])
+    train(overrides)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -80,14 +86,19 @@ def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
     return [*choices, *gone, *changed, *([f"trainer.max_steps={record['steps']}"] if limited else [])]
 
 
-def news(record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
-    """Yield a line each on whether code, machine and data are still what they were."""
+def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line each on what will be done, and whether code, machine and data are still what they were."""
     from detr.assembly import training_data  # with torch, for which a mistake need not wait
     from detr.config import check, compose
     from detr.environment import hardware, revision
 
     values, _ = check(compose(overrides))
-    yield f"repeating {record['steps']} steps with seed {values['seed']}"
+    steps = values["trainer"]["max_steps"] or record["steps"]
+    yield f"repeating {steps} steps with seed {values['seed']}"
+    rows = read_rows(folder / METRICS)
+    reached = rows[-1]["step"] if rows else 0
+    if reached < record["steps"]:
+        yield f"the run itself ended after step {reached:g} of {record['steps']}"
     before, now = record.get("git") or "unknown", revision() or "unknown"
     same = before == now != "unknown"
     doubt = ", with changes that no commit has" if before.endswith("-dirty") else ""
@@ -126,5 +137,5 @@ def _values(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
 def _key(path: tuple[str, ...]) -> str:
     for name in path:
         if not re.fullmatch(r"[\w$-]+", name):
-            raise UserError(f"{'.'.join(path)} has changed in conf/, and cannot be set on the command line")
+            raise UserError(f"{'.'.join(path)} differs from conf/, and the command line has no way to set such a key")
     return ".".join(path)

@@ -21,11 +21,11 @@ def schema() -> dict[str, Any]:
 
     All other keys are arguments of a constructor, or referred to by one.
     """
-    from annotated_types import Ge  # takes longer than all other imports here together, and `--cfg` needs no types
+    from annotated_types import Ge, Le  # takes longer than all other imports here together, and `--cfg` needs no types
 
     return {
         "name": str | None,
-        "seed": int,
+        "seed": Annotated[int, Ge(0), Le(2**63 - 1)],
         "resume": str | None,
         "resume_changed": bool,
         "init_from": str | None,

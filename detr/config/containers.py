@@ -24,6 +24,7 @@ class Config:
     choices: dict[str, str] = field(default_factory=dict)  # group → option
     overrides: list[str] = field(default_factory=list)  # of the command line
     aside: list[str] = field(default_factory=list)  # of keys that the config does not have
+    hydra: dict[str, str] = field(default_factory=dict)  # file → content, as Hydra writes them into `.hydra/`
     sweep: dict[str, Any] | None = None  # of a job: the sweep's `name`, and what `differs`
 
 

@@ -31,7 +31,7 @@ class SetCriterion(nn.Module):
         auxiliary: supervise every decoder layer (the paper's auxiliary losses) or only the last.
 
     Raises:
-        ValueError: a term or the matcher reads the logits otherwise.
+        ValueError: there are no terms, or one or the matcher reads the logits otherwise.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class SetCriterion(nn.Module):
         auxiliary: bool = True,
     ) -> None:
         super().__init__()
+        if not terms:
+            raise ValueError("terms: expected at least one, got none")
         readers = {"matcher": matcher.classification} | {
             f"terms.{name}": term.classification for name, term in terms.items() if term.classification
         }

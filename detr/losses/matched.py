@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from detr.errors import UserError
 from detr.structures import Matches, Normalizer, Predictions, Targets
 
 
@@ -57,11 +58,11 @@ class Matched:
         """Return masks of what the last layer matched, brought to the size of the images (bilinear).
 
         Raises:
-            ValueError: the model has no mask head, or the targets have no masks.
+            UserError: the model has no mask head, or the targets have no masks.
         """
         if self.predictions.masks is None or self.targets.masks is None:
             missing = "a mask head" if self.predictions.masks is None else "masks in the targets"
-            raise ValueError(f"loss terms of masks need {missing}; choose mask_head=fpn, or mask_head=none")
+            raise UserError(f"loss terms of masks need {missing}; choose mask_head=fpn, or mask_head=none")
         matches = self.matches.of_last_layer()
         logits = self.predictions.masks(matches.image, matches.query)
         wanted = self.targets.masks[matches.target].to(logits)

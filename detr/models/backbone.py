@@ -213,6 +213,8 @@ class Timm(Backbone):
             every_level: Any = timm.create_model(name, features_only=True).feature_info
             depth = len(every_level)
             indices = sorted(range(depth)[level] for level in levels)
+            if not indices:
+                raise UserError("backbone.levels: expected at least one, got none")
             extractor = timm.create_model(name, features_only=True, out_indices=indices)
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise UserError(f"backbone.name={name}: timm cannot extract feature levels from it ({error})") from error
@@ -227,7 +229,9 @@ class Timm(Backbone):
         self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
-        self.stages = [name.replace(".", separator) for name in every_level.module_name() for separator in "._"]
+        self.stages = list(
+            dict.fromkeys(name.replace(".", separator) for name in every_level.module_name() for separator in "._")
+        )
         if checkpointing:
             self.body.set_grad_checkpointing(True)  # type: ignore[operator]
 

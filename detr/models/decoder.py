@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detr.models.box_coder import BoxCoder
 from detr.models.heads import each_layer, head_of_layer
-from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, self_attention, xavier_uniform
+from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, multihead_attention, xavier_uniform
 from detr.models.structures import Decoded, Memory, QuerySet
 from detr.structures import at_least_fp32
 
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         self.norm = norm
         self.box_coder = box_coder
         if not self.layers:
-            raise ValueError("num_layers: expected at least 1, got 0")
+            raise ValueError("num_layers: expected at least 1 layer, got none")
         if eval_layers is not None and not 1 <= eval_layers <= len(self.layers):
             raise ValueError(f"eval_layers: expected 1 to num_layers={len(self.layers)}, got {eval_layers}")
         self.eval_layers = eval_layers
@@ -141,8 +141,8 @@ class DecoderLayer(ResidualLayer):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config, sublayers=3)
-        self.self_attn = self_attention(config)
-        self.cross_attn = self_attention(config)
+        self.self_attn = multihead_attention(config)
+        self.cross_attn = multihead_attention(config)
         self.feed_forward = FeedForward(config)
 
     def forward(self, content: Tensor, position: Tensor, memory: Memory, attention_mask: Tensor | None) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from detr.models.box_coder import BoxCoder
 from detr.models.decoder import Decoder, Refinement
 from detr.models.deformable_attention import DeformableAttention
-from detr.models.encoder import Encoder
-from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, self_attention, xavier_uniform
+from detr.models.encoder import Encoder, layers_of
+from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, multihead_attention, xavier_uniform
 from detr.models.structures import Decoded, Features, Memory, QuerySet
 
 
@@ -33,7 +33,7 @@ class DeformableDecoderLayer(ResidualLayer):
 
     def __init__(self, config: LayerConfig, attention: DeformableAttention) -> None:
         super().__init__(config, sublayers=3)
-        self.self_attn = self_attention(config)
+        self.self_attn = multihead_attention(config)
         xavier_uniform(self.self_attn)
         self.cross_attn = attention
         self.feed_forward = FeedForward(config)
@@ -70,8 +70,8 @@ class DeformableEncoder(Encoder):
     def __init__(self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int = 4) -> None:
         super().__init__()
         self.num_levels = num_levels
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(layer, _attention(layer, num_levels, num_points)) for _ in range(num_layers)
+        self.layers = layers_of(
+            lambda: DeformableEncoderLayer(layer, _attention(layer, num_levels, num_points)), num_layers
         )
         self.norm = nn.LayerNorm(layer.d_model) if layer.pre_norm else nn.Identity()
 

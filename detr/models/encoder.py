@@ -5,9 +5,11 @@ Positions are added to queries and keys only, in every layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, self_attention, xavier_uniform
+from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, multihead_attention, xavier_uniform
 from detr.models.structures import Features, Memory, as_tokens
 
 
@@ -16,7 +18,7 @@ class EncoderLayer(ResidualLayer):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config, sublayers=2)
-        self.self_attn = self_attention(config)
+        self.self_attn = multihead_attention(config)
         self.feed_forward = FeedForward(config)
 
     def forward(self, tokens: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
@@ -49,6 +51,13 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
+def layers_of(make: Callable[[], nn.Module], num_layers: int) -> nn.ModuleList:
+    """Return so many layers of an encoder, which may have none. Raises ValueError for a negative number."""
+    if num_layers < 0:
+        raise ValueError(f"num_layers: expected at least 0, got {num_layers}")
+    return nn.ModuleList(make() for _ in range(num_layers))
+
+
 class TransformerEncoder(Encoder):
     """Applies the paper's encoder. Levels, where there are several, are concatenated to one sequence.
 
@@ -59,7 +68,7 @@ class TransformerEncoder(Encoder):
 
     def __init__(self, *, layer: LayerConfig, num_layers: int = 6) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(layer) for _ in range(num_layers))
+        self.layers = layers_of(lambda: EncoderLayer(layer), num_layers)
         self.norm = nn.LayerNorm(layer.d_model) if layer.pre_norm else nn.Identity()
         xavier_uniform(self)
 

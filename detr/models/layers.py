@@ -29,7 +29,7 @@ class LayerConfig:
         pre_norm: layer norm before each sublayer, with a final one; the paper normalises after it and has no final one.
 
     Raises:
-        ValueError: heads that do not divide the width.
+        ValueError: a width below 1, or heads that do not divide it.
     """
 
     d_model: int = 256
@@ -40,6 +40,9 @@ class LayerConfig:
     pre_norm: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("d_model", "dim_feedforward"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.num_heads < 1 or self.d_model % self.num_heads:
             raise ValueError(f"d_model={self.d_model} is not a multiple of num_heads={self.num_heads}")
 
@@ -95,7 +98,7 @@ class FeedForward(nn.Module):
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
-def self_attention(config: LayerConfig) -> nn.MultiheadAttention:
+def multihead_attention(config: LayerConfig) -> nn.MultiheadAttention:
     """Build attention as the paper's layers have it; with `need_weights=False` it is `scaled_dot_product_attention`."""
     return nn.MultiheadAttention(config.d_model, config.num_heads, config.dropout, batch_first=True)
 

@@ -118,7 +118,9 @@ class _Sweeper(Sweeper):
             reason = " ".join(str(error).split()) or type(error).__name__
         for job in jobs:
             if self.plan.state(job).status in ("waiting", "running"):
-                write_state(self.folder / job.folder, "failed", f"ended without a word: {(reason or 'killed?')[:200]}")
+                write_state(
+                    self.folder / job.folder, "failed", f"ended without a message: {(reason or 'killed?')[:200]}"
+                )
 
     def report(self) -> str | None:
         """Show and write the table, and return what to say in the end if jobs failed."""
@@ -245,7 +247,7 @@ class OptunaSweeper(_Sweeper):
 
 
 def fill_in_workers(config: DictConfig) -> None:
-    """Return how many jobs joblib runs at a time, where nobody says: one for each GPU, two on a CPU.
+    """Fill in how many jobs joblib runs at a time, where nobody says: one for each GPU, two on a CPU.
 
     joblib's own default, -1, is one for each core, and a training keeps several cores busy.
     """

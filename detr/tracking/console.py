@@ -70,7 +70,7 @@ class Console:
             yield Bar(progress, progress.add_task(title, total=total, note=""))
 
     def summary(self, epoch: int, row: Mapping[str, float], better: bool) -> str:
-        """Print one line an epoch."""
+        """Return one line an epoch."""
         parts = [f"epoch {epoch}", f"{row['train/seconds']:.0f} s", f"loss {row['train/loss']:.3f}"]
         shown = [name for name in SUMMARY if f"val/{name}" in row]
         parts += [f"{name} {row[f'val/{name}']:.{1 if name == 'PQ' else 3}f}" for name in shown]

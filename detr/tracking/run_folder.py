@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from detr.errors import UserError
+from detr.errors import OccupiedError
 from detr.evaluation.metrics import Evaluation
 from detr.evaluation.submission import Submission
 from detr.files import append_json_line, locked, write_atomically, write_json, write_json_list, write_with
@@ -40,7 +40,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.pt"
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which no other process trains here. Raises UserError if one does."""
+        """Return a context in which no other process trains here. Raises OccupiedError if one does."""
         return locked(self.path, "training")
 
     def prepare(self, resume: str | None, *, fresh: bool) -> None:
@@ -51,7 +51,7 @@ class RunFolder:
             fresh: there is no checkpoint to go on from.
 
         Raises:
-            UserError: another run has reported here already.
+            OccupiedError: another run has reported here already.
         """
         if resume is None:
             self._claim()
@@ -60,12 +60,14 @@ class RunFolder:
 
     def _claim(self) -> None:
         if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
-            raise UserError(
+            raise OccupiedError(
                 f"{self.path} holds a run already; continue it with resume=auto, or choose another hydra.run.dir"
             )
 
-    def describe(self, record: RunRecord) -> None:
-        """Write run.json: the code's revision, the hardware and the like, for whoever compares or repeats runs."""
+    def describe(self, record: RunRecord, hydra: Mapping[str, str]) -> None:
+        """Write what compares or repeats runs: run.json, and the config in `.hydra/` (file name → content)."""
+        for name, content in hydra.items():
+            write_atomically(self.path / ".hydra" / name, content)
         write_json(self.path / "run.json", record.to_dict(), indent=2)
 
     def rows(self) -> list[Row]:
@@ -89,7 +91,7 @@ class RunFolder:
             best: metrics of the best epoch up to where the run is resumed. Results of a later epoch stay behind.
         """
         names = [METRICS]
-        if other.best.exists() and (load_checkpoint(other.best).trainer or {})["progress"]["best"] == best:
+        if other.best.exists() and best_of(other.best) == best:
             names += ["checkpoints/best.pt", "predictions.json", "panoptic.json", "panoptic"]
         for name in names:
             source, target = other.path / name, self.path / name
@@ -129,3 +131,9 @@ class RunFolder:
     def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""
         evaluation.save_precision_recall(self.path / "evaluations" / f"epoch_{epoch:04d}.npz")
+
+
+def best_of(checkpoint: Path) -> Mapping[str, float] | None:
+    """Return the metrics of the best epoch that a checkpoint remembers."""
+    trainer = load_checkpoint(checkpoint).trainer
+    return None if trainer is None else trainer["progress"]["best"]

@@ -113,6 +113,8 @@ def _by_stage(model: nn.Module, decay: float) -> dict[str, float]:
         raise ValueError(f"layer_decay: expected a number above 0 and at most 1, got {decay}")
     assert isinstance(model, DETR)
     stages = model.backbone.stage_of()
+    if len(set(stages.values())) < 2:
+        raise ValueError("layer_decay: this backbone does not say which parameters belong to which stage")
     count = max(stages.values(), default=0) + 1
     return {f"backbone.{name}": decay ** (count - stage) for name, stage in stages.items()}
 

@@ -18,6 +18,7 @@ from detr.weights.sources import load
 log = logging.getLogger(__name__)
 
 PLACES = ("root", "panoptic_root")  # of a data set: the same files may lie somewhere else
+FREE = ("backbone.checkpointing", "backbone.weights", "transformer.decoder.eval_layers")  # do not change a training
 SHOWN = 4
 
 
@@ -86,7 +87,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
             for key in start:
                 node = node[key]
             found |= {dotted(path): value for path, value in leaves(node, start) if path not in places}
-    return found
+    return {key: value for key, value in found.items() if key not in FREE}
 
 
 def _first_names(classes: Classes) -> str:

@@ -93,7 +93,7 @@ ELSEWHERE = {
     "dataset=coco",
     "dataset=custom",
     "dataset=coco_panoptic",
-}  # tests/test_sweeps.py; the others need files of their own: tests/data, and BCCD in the README
+}  # tests/sweeping/test_sweeps.py; the others need files of their own: tests/data, and BCCD in the README
 
 
 def test_every_option_is_tried() -> None:
@@ -173,5 +173,5 @@ def test_every_surrounding_trains(name: str, tmp_path: Path, tmp_path_factory: p
         assert row["step"] == 1
         assert row["train/loss"] > 0
         assert row["val/loss"] > 0
-        metrics = json.loads((job / "predictions.json").read_text())
-        assert {found["image_id"] for found in metrics} == {1, 2}
+        predictions = json.loads((job / "predictions.json").read_text())
+        assert {found["image_id"] for found in predictions} == {1, 2}

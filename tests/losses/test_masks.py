@@ -10,6 +10,7 @@ import torch
 from builders import match, matched, random_predictions, random_targets
 from torch import Tensor
 
+from detr.errors import UserError
 from detr.losses.masks import Dice, MaskFocal
 from detr.structures import Normalizer, Predictions, Targets
 
@@ -84,9 +85,9 @@ def test_only_matched_masks_of_the_last_layer_get_a_gradient() -> None:
 def test_refusals() -> None:
     predictions, _, targets = scene()
     normalizer = Normalizer(objects=3, images=3)
-    with pytest.raises(ValueError, match="need a mask head"):
+    with pytest.raises(UserError, match="need a mask head"):
         Dice()(matched(replace(predictions, masks=None), targets, normalizer))
-    with pytest.raises(ValueError, match="need masks in the targets"):
+    with pytest.raises(UserError, match="need masks in the targets"):
         Dice()(matched(predictions, replace(targets, masks=None), normalizer))
     with pytest.raises(ValueError, match="weight: expected at least 0, got -1"):
         Dice(weight=-1)

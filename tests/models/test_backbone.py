@@ -420,3 +420,12 @@ def test_stages_end_where_levels_do(build: Callable[[], Backbone], stages: list[
     for number, prefix in enumerate(stages):
         assert {stage for name, stage in numbers.items() if name.startswith(f"{prefix}.")} == {number}
     assert list(numbers.values()) == sorted(numbers.values())
+
+
+def test_timm_counts_the_stages_of_a_resnet_as_torchvision_does() -> None:
+    """For layer-wise decay: the stem is one, each of the four stages another, whatever the parameters' names."""
+    ours, timms = ResNet(name="resnet18", weights=None), Timm(name="resnet18", weights=None)
+    for backbone in (ours, timms):
+        stages = {name.partition(".")[2].partition(".")[0]: stage for name, stage in backbone.stage_of().items()}
+        assert [stages[f"layer{index}"] for index in range(1, 5)] == list(range(stages["layer1"], stages["layer1"] + 4))
+        assert max(backbone.stage_of().values()) == stages["layer4"]

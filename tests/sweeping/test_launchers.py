@@ -83,4 +83,4 @@ def test_a_worker_that_is_killed_is_a_failed_job(data: str, tmp_path: Path) -> N
     done = run_cold(str(script), "-m", "seed=1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={folder}", timeout=900)
     assert done.returncode == 2
     assert "2 of 2 jobs failed" in done.stderr.splitlines()[-1]
-    assert str(read_state(folder / "0").error).startswith("ended without a word")
+    assert str(read_state(folder / "0").error).startswith("ended without a message")

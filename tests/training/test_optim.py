@@ -179,3 +179,6 @@ def test_layer_decay_slows_stages_of_the_backbone_down() -> None:
         assert rates[id(parameter)] == pytest.approx(expected), name
     with pytest.raises(ValueError, match="layer_decay: expected a number above 0 and at most 1, got 0"):
         adamw(model=model, lr=1.0, layer_decay=0)
+    model.backbone.stages = ()
+    with pytest.raises(ValueError, match="layer_decay: this backbone does not say which parameters belong"):
+        adamw(model=model, lr=1.0, layer_decay=0.5)
