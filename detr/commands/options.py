@@ -132,44 +132,58 @@ def settings(group: str, option: str) -> list[Setting]:
     if re.match(r"# @package _global_", file):
         keys = (path for path, _ in leaves(_plain(OmegaConf.create(file))))
         own = {".".join(name for name in path if isinstance(name, str)) for path in keys}
-        whole = _walk(_plain(load("train", [f"{group}={option}"])), (), _comments(file, ()))
+        loaded = load("train", [f"{group}={option}"])
+        comments = _comments((CONF / "train.yaml").read_text(encoding="utf-8"), ()) | _comments(file, ())
+        for other, chosen in loaded.hydra.runtime.choices.items():
+            if other != group and not other.startswith("hydra/"):  # what the keys' own options say of them
+                comments = _comments_of(other, chosen) | comments
+        whole = _walk(_plain(loaded), (), comments)
         return [each for each in _settled(whole) if each.key in own]
-    comments = _comments(file, path)
-    while base := re.search(INHERITS, file, re.MULTILINE):
-        file = _text(group, base[1])
-        comments = _comments(file, path) | comments
+    comments = _comments_of(group, option)
     node = _plain(load(None, [f"+{group}={option}"]))
     for name in path:
         node = node[name]
     return _settled(_walk(node, path, comments))
 
 
-def _walk(node: dict[str, Any], path: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> Iterator[Setting]:
-    """The settings of a node and of those inside it."""
+def _comments_of(group: str, option: str) -> dict[tuple[str, ...], str]:
+    """What an option's file and those that it is made from say of each key."""
+    file, path = _text(group, option), tuple(group.split("/"))
+    comments = _comments(file, path)
+    while base := re.search(INHERITS, file, re.MULTILINE):
+        file = _text(group, base[1])
+        comments = _comments(file, path) | comments
+    return comments
+
+
+def _walk(
+    node: dict[str, Any], path: tuple[str, ...], comments: Mapping[tuple[str, ...], str], about: str = ""
+) -> Iterator[Setting]:
+    """The settings of a node and of those inside it; `about`: what is said of a mapping counts for what is in it."""
     constructor = locate(str(node["_target_"]), ".".join(path)) if "_target_" in node else None
     arguments, words = ({}, {}) if constructor is None else (parameters(constructor) or {}, documented(constructor))
     for key, value in node.items():
         here = (*path, str(key))
         if key in (*DIRECTIVES, "defaults") or here == ("hydra",):
             continue
+        meaning = words.get(str(key)) or comments.get(here, about)
         if isinstance(value, dict) and value:
-            yield from _walk(value, here, comments)
+            yield from _walk(value, here, comments, "" if "_target_" in value else meaning)
             continue
         annotation = arguments[key].annotation if key in arguments else schema().get(".".join(here))
-        meaning = words.get(str(key)) or comments.get(here, "")
         yield Setting(".".join(here), kind_of(annotation), value if is_reference(value) else show(value), meaning)
 
 
 def _settled(found: Iterable[Setting]) -> list[Setting]:
-    """With what a constructor says of a key that refers to another one, said of that one."""
+    """What is said of a key counts for the one that it refers to, and the other way round."""
     rows = list(found)
-    about = {row.default.strip("${}"): row for row in reversed(rows) if is_reference(row.default)}
-    return [
-        replace(row, kind=row.kind or about[row.key].kind, words=row.words or about[row.key].words)
-        if row.key in about
-        else row
-        for row in rows
-    ]
+    others = {row.default.strip("${}"): row for row in reversed(rows) if is_reference(row.default)}
+    by_key = {row.key: row for row in rows}
+    settled = []
+    for row in rows:
+        other = others.get(row.key) or by_key.get(row.default.strip("${}"))
+        settled.append(replace(row, kind=row.kind or other.kind, words=row.words or other.words) if other else row)
+    return settled
 
 
 def documented(target: Callable[..., Any]) -> dict[str, str]:

@@ -62,7 +62,7 @@ class CrossEntropy(Term):
         no_object = logits.shape[-1] - 1
         labels = matched.labels_of_queries(elsewhere=no_object)
         class_weights = logits.new_ones(no_object + 1)
-        class_weights[no_object] = self.no_object_weight
+        class_weights[no_object:].fill_(self.no_object_weight)  # by index it would wait for the device
         losses = F.cross_entropy(logits.movedim(-1, 1), labels, class_weights, reduction="none").sum((1, 2))
         if normalizer.whole_step:
             queries = normalizer.images * logits.shape[2]

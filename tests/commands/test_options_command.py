@@ -16,6 +16,13 @@ def test_the_page_is_up_to_date() -> None:
     assert page() == (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 
 
+def test_every_key_of_the_page_is_explained() -> None:
+    rows = [line for line in (ROOT / "docs" / "options.md").read_text(encoding="utf-8").splitlines() if "|" in line]
+    keys = [line for line in rows if line.startswith("| `")]
+    assert len(keys) > 700
+    assert [line for line in keys if line.endswith("|  |")] == []
+
+
 def test_every_group_and_every_option_is_listed() -> None:
     listed = dict(line.split(maxsplit=1) for line in answer(None))
     assert listed.keys() == groups().keys()
