@@ -119,6 +119,22 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class RacingSums(TorchDispatchMode):
+    """Counts sums in single precision to which a CPU's threads add in any order: several addends at one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name in ("index_put", "index_put_", "_index_put_impl_") and len(args) > 3 and args[3]:
+            places = torch.stack([each.flatten() for each in torch.broadcast_tensors(*filter(torch.is_tensor, args[1]))])
+            if places.unique(dim=1).shape != places.shape:
+                self.found.append(f"{name} into {tuple(args[0].shape)}")
+        return function(*args, **(kwargs or {}))
+
+
 class Lists(TorchFunctionMode):
     """Counts tensors that are made of lists: their copy to a GPU, from memory that is not pinned, is waited for."""
 
@@ -153,9 +169,29 @@ def test_a_step_does_not_wait_for_the_device(options: dict[str, Any], auxiliary:
     assert waits.found + lists.found == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"masks": True}, id="masks"),
+        pytest.param({**TWO_STAGE, "transformer": "deformable", "denoising": ContrastiveDenoising}, id="deformable"),
+        pytest.param({"queries": "anchors", "transformer": "dab", "classification": "sigmoid"}, id="dab"),
+    ],
+)
+def test_a_step_has_the_same_bits_whatever_else_the_machine_does(options: dict[str, Any], tmp_path: Path) -> None:
+    ours = trainer(tiny_detr(**options).train(), tmp_path)
+    batches = my_share(4, masks=options.get("masks", False), accumulate=1)
+    with RacingSums() as races:
+        ours.train_step(batches)
+    assert races.found == []
+
+
 def test_waits_are_seen() -> None:
     with Waits() as waits, Lists() as lists:
         torch.ones(2)[torch.ones(2) > 0].sum().item()
         torch.tensor([1.0, 2.0]).new_tensor([1.0, 2.0])
     assert waits.found == ["index", "_local_scalar_dense"]
+    with RacingSums() as races:
+        torch.ones(2, 3, requires_grad=True)[torch.tensor([0, 0])].sum().backward()
+        torch.ones(2, 3, requires_grad=True)[torch.tensor([0, 1])].sum().backward()
+    assert races.found == ["index_put into (2, 3)"]
     assert lists.found == ["tensor", "new_tensor"]

@@ -127,11 +127,15 @@ class MaskHead(nn.Module):
         precision = _current_autocast(hidden.device.type)  # the criterion asks from outside of it
 
         def decode(image: Tensor, query: Tensor) -> Tensor:
+            # Not `tokens[image]`: on CPUs threads would add up its gradient in any order, and no run be repeatable.
+            def of_image(each: Tensor) -> Tensor:
+                return each.index_select(0, image)
+
             with precision:
-                where = self.attention(hidden[image, query], tokens[image], padding[image])
+                where = self.attention(hidden[image, query], of_image(tokens), padding[image])
                 if self.box:
                     where = torch.cat([where, relative_to_box(centres[image], boxes[image, query].detach())], 1)
-                return self._refine(context[image], where.unflatten(-1, size), [each[image] for each in finer])
+                return self._refine(of_image(context), where.unflatten(-1, size), list(map(of_image, finer)))
 
         return decode
 
