@@ -57,7 +57,8 @@ def train(config: Config) -> None:
             init_from=parts.recipe.origin.get("init_from"),
         )
         if own:
-            folder.describe(record, config.hydra)
+            folder.keep_config(config.hydra)
+            folder.describe(record)
         with requeueing(parts.options.requeue and own), parts.logger as logger:
             logger.start(
                 directory=folder.path,
@@ -104,6 +105,9 @@ def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
 def evaluate(config: Config) -> None:
     """Evaluate weights on a split. A checkpoint's own config is the base; the overrides set aside come on top."""
     checkpoint, split = config.values["checkpoint"], config.values["split"]
+    folder = RunFolder(config.directory)
+    if distributed.is_main():
+        folder.claim()
     with distributed.main_first():
         weights = load(checkpoint)
     values, _ = check(config_of(weights, config.aside))
@@ -116,11 +120,12 @@ def evaluate(config: Config) -> None:
     if outcome is None:
         return
     log.info("%d images in %.1f s", images, time.monotonic() - started)
-    write_evaluation(outcome, config.directory, console, checkpoint=checkpoint, split=split)
+    folder.keep_config(config.hydra)
+    write_evaluation(outcome, folder.path, console, checkpoint=checkpoint, split=split)
     if outcome.evaluation is not None:
         with build(config.values["logger"]) as logger:
             logger.start(
-                directory=config.directory,
+                directory=folder.path,
                 config=values,
                 run_name=f"{values['name']} {split}",
                 record=RunRecord.of(config, checkpoint=checkpoint, split=split),

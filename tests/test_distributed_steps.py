@@ -129,7 +129,8 @@ class RacingSums(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
         if name in ("index_put", "index_put_", "_index_put_impl_") and len(args) > 3 and args[3]:
-            places = torch.stack([each.flatten() for each in torch.broadcast_tensors(*filter(torch.is_tensor, args[1]))])
+            indices = torch.broadcast_tensors(*filter(torch.is_tensor, args[1]))
+            places = torch.stack([each.flatten() for each in indices])
             if places.unique(dim=1).shape != places.shape:
                 self.found.append(f"{name} into {tuple(args[0].shape)}")
         return function(*args, **(kwargs or {}))

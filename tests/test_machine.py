@@ -32,6 +32,10 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path: Path) -> None:
     refused = run("train.py", *step(folder), "transformer.num_heads=8", "resume=auto")
     assert "transformer.num_heads is 4 in it and 8 here" in only_error(refused)
     assert contents(folder) | {"train.log": b""} == before | {"train.log": b""}  # the log tells of it
+    before = contents(folder)
+    evaluation = run("evaluate.py", f"checkpoint={folder}/checkpoints/last.pt", f"hydra.run.dir={folder}")
+    assert f"{folder} holds a run already" in only_error(evaluation)
+    assert contents(folder) | {"evaluate.log": b""} == before | {"evaluate.log": b""}  # empty, as Hydra opens it
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -52,7 +52,7 @@ def load(config_name: str | None, overrides: Sequence[str], directory: str | Non
         directory: a further folder of configs (`--config-dir`).
     """
     places = [str(CONF)] if directory is None else [str(CONF), str(Path(directory).absolute())]
-    if not (CONF / f"{config_name}.yaml").exists():
+    if not (CONF / f"{(config_name or '').removesuffix('.yaml')}.yaml").exists():
         places.reverse()  # the primary config is looked for in the first one only
     further = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
     with _hydra(places[0]):

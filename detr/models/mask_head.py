@@ -132,9 +132,9 @@ class MaskHead(nn.Module):
                 return each.index_select(0, image)
 
             with precision:
-                where = self.attention(hidden[image, query], of_image(tokens), padding[image])
+                where = self.attention(hidden[image, query], of_image(tokens), of_image(padding))
                 if self.box:
-                    where = torch.cat([where, relative_to_box(centres[image], boxes[image, query].detach())], 1)
+                    where = torch.cat([where, relative_to_box(of_image(centres), boxes[image, query].detach())], 1)
                 return self._refine(of_image(context), where.unflatten(-1, size), list(map(of_image, finer)))
 
         return decode

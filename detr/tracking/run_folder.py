@@ -54,21 +54,26 @@ class RunFolder:
             OccupiedError: another run has reported here already.
         """
         if resume is None:
-            self._claim()
+            self.claim()
         elif fresh:
             self.keep_rows(0)
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
+        """Make sure that no training has reported here. Raises OccupiedError if one has."""
         if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
             raise OccupiedError(
-                f"{self.path} holds a run already; continue it with resume=auto, or choose another hydra.run.dir"
+                f"{self.path} holds a run already; choose another hydra.run.dir, or continue it with train.py and "
+                "resume=auto"
             )
 
-    def describe(self, record: RunRecord, hydra: Mapping[str, str]) -> None:
-        """Write what compares or repeats runs: run.json, and the config in `.hydra/` (file name → content)."""
-        for name, content in hydra.items():
-            write_atomically(self.path / ".hydra" / name, content)
+    def describe(self, record: RunRecord) -> None:
+        """Write run.json: the code's revision, the hardware and the like, for whoever compares or repeats runs."""
         write_json(self.path / "run.json", record.to_dict(), indent=2)
+
+    def keep_config(self, files: Mapping[str, str]) -> None:
+        """Write the config into `.hydra/`, file name → content. Hydra would do so before anything is checked."""
+        for name, content in files.items():
+            write_atomically(self.path / ".hydra" / name, content)
 
     def rows(self) -> list[Row]:
         """Return one dictionary an epoch."""
@@ -91,7 +96,8 @@ class RunFolder:
             best: metrics of the best epoch up to where the run is resumed. Results of a later epoch stay behind.
         """
         names = [METRICS]
-        if other.best.exists() and best_of(other.best) == best:
+        kept = load_checkpoint(other.best).trainer if other.best.exists() else None
+        if kept is not None and kept["progress"]["best"] == best:
             names += ["checkpoints/best.pt", "predictions.json", "panoptic.json", "panoptic"]
         for name in names:
             source, target = other.path / name, self.path / name
@@ -131,9 +137,3 @@ class RunFolder:
     def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""
         evaluation.save_precision_recall(self.path / "evaluations" / f"epoch_{epoch:04d}.npz")
-
-
-def best_of(checkpoint: Path) -> Mapping[str, float] | None:
-    """Return the metrics of the best epoch that a checkpoint remembers."""
-    trainer = load_checkpoint(checkpoint).trainer
-    return None if trainer is None else trainer["progress"]["best"]

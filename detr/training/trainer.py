@@ -213,8 +213,8 @@ class Trainer:
         self.started = None
         if self.overtime and self.moment().progress < 1:
             log.warning(
-                "stopping in step %d of %d after %.2f times trainer.max_minutes: steps take longer than before "
-                "the first, and the schedule has not reached its end",
+                "stopping in step %d of %d at %.2f times trainer.max_minutes: steps take longer than those that were "
+                "timed at the start; the learning rate has not reached its end",
                 *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.progress.budget or 1)),
             )
         means = self.finite(distributed.mean(self.meter.means()))

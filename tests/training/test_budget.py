@@ -138,6 +138,21 @@ def test_killed_resumed_repeated_and_done_twice_are_the_same_bits(tmp_path: Path
     assert_same(killed, again)
 
 
+def test_a_run_is_repeated_from_anywhere(tmp_path: Path) -> None:
+    """Relative paths, of the data and of what comes out, begin where the run was started."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    words = [*TINY, "trainer.max_steps=2", "dataset.root=shapes", "hydra.run.dir=first"]
+    done = run("-m", "detr", "train", *words, cwd=there)
+    assert done.returncode == 0, done.stderr
+    done = run("-m", "detr", "repeat", "../there/first", "hydra.run.dir=second", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert f"in {there}, where the run was started" in done.stdout
+    assert list(here.iterdir()) == []
+    assert_same(there / "first", there / "second")
+
+
 def test_what_cannot_be_repeated_is_told(tmp_path: Path) -> None:
     done = run("-m", "detr", "repeat", str(tmp_path))
     assert "config.yaml" in only_error(done)
