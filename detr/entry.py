@@ -28,8 +28,9 @@ from detr.config.hydra_internals import parse_arguments, run
 from detr.config.suggest import closest
 from detr.errors import Interrupted, OccupiedError, UserError
 from detr.sweeping.devices import enter_worker
-from detr.sweeping.plan import job_facts, write_state
+from detr.sweeping.plan import job_facts
 from detr.sweeping.sweeper import register
+from detr.tracking.status import update_status
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:
     """
     folder = _directory()
     failure = None
-    write_state(folder, "running")
+    update_status(folder, status="running", error=None)
     if HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
         enter_worker(Path(HydraConfig.get().sweep.dir) / ".workers")
     try:
@@ -204,7 +205,7 @@ def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:
         raise
     finally:
         gc.collect()  # modules and their gradients are cycles, and the next job needs the memory
-    write_state(folder, "failed" if failure else "finished", failure)
+    update_status(folder, status="failed" if failure else "finished", error=failure)
     if failure:
         raise JobFailedError(failure)
 

@@ -1,4 +1,4 @@
-"""What a sweep's folder says of it: `sweep.json` lists the jobs, `status.json` in a job's folder what became of it.
+"""What a sweep's folder says of it: `sweep.json` lists the jobs; each job's `status.json` says what became of it.
 
 The state is kept in files, because jobs run in other processes and on other machines, and because a sweep that was
 killed is started again in the same folder.
@@ -10,14 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from detr.files import write_json
+from detr.tracking.status import RunStatus, read_status
 
 PLAN = "sweep.json"
-STATE = "status.json"
-
-Status = Literal["waiting", "running", "finished", "failed"]
 
 
 @dataclass(frozen=True)
@@ -68,25 +65,9 @@ class Plan:
         apart = [key for key in keys if key in self.keys or len({each.get(key) for each in values}) > 1]
         return {key: own[key] for key in apart if key in own}
 
-    def state(self, job: Job) -> State:
-        return read_state(self.path / job.folder)
-
-
-@dataclass(frozen=True)
-class State:
-    """Says what became of a job. One that is "running" when its sweep is over was interrupted."""
-
-    status: Status = "waiting"
-    error: str | None = None  # one line
-
-
-def read_state(folder: Path) -> State:
-    file = folder / STATE
-    return State(**json.loads(file.read_text())) if file.exists() else State()
-
-
-def write_state(folder: Path, status: Status, error: str | None = None) -> None:
-    write_json(folder / STATE, asdict(State(status, error)))
+    def status(self, job: Job) -> RunStatus:
+        """Return what became of a job."""
+        return read_status(self.path / job.folder)
 
 
 def job_facts(sweep: Path, folder: Path) -> dict[str, object]:

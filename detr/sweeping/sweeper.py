@@ -26,9 +26,10 @@ from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
 from detr.errors import UserError
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
-from detr.sweeping.plan import Job, Plan, write_state
+from detr.sweeping.plan import Job, Plan
 from detr.sweeping.search import Direction, Search, Space, as_overrides
 from detr.sweeping.space import combinations, corners, space_of
+from detr.tracking.status import update_status
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class _Sweeper(Sweeper):
 
     def launch(self, jobs: Sequence[Job]) -> None:
         """Run jobs that are not finished; a launcher that runs one at a time gets one at a time."""
-        todo = [job for job in dict.fromkeys(jobs) if self.plan.state(job).status != "finished"]
+        todo = [job for job in dict.fromkeys(jobs) if self.plan.status(job).status != "finished"]
         self.plan.write()
         if self.one_by_one:
             logging.getLogger(type(self.launcher).__module__).setLevel(logging.WARNING)  # it would say it all again
@@ -117,10 +118,9 @@ class _Sweeper(Sweeper):
             log.exception("the launcher failed")
             reason = " ".join(str(error).split()) or type(error).__name__
         for job in jobs:
-            if self.plan.state(job).status in ("waiting", "running"):
-                write_state(
-                    self.folder / job.folder, "failed", f"ended without a message: {(reason or 'killed?')[:200]}"
-                )
+            if self.plan.status(job).status in ("waiting", "running"):
+                killed = f"ended without a message: {(reason or 'killed?')[:200]}"
+                update_status(self.folder / job.folder, status="failed", error=killed)
 
     def report(self) -> str | None:
         """Show and write the table, and return what to say in the end if jobs failed."""
@@ -149,7 +149,7 @@ class GridSweeper(_Sweeper):
 
     def prepare(self, overrides: list[Override]) -> None:
         self.all = [self.job(each) for each in combinations(overrides)]
-        states = Counter(self.plan.state(job).status for job in self.all)
+        states = Counter(self.plan.status(job).status for job in self.all)
         if states["waiting"] < len(self.all):
             begun = states["running"] + states["failed"]
             log.info(
@@ -235,7 +235,7 @@ class OptunaSweeper(_Sweeper):
         from detr.tracking.rows import best_row
         from detr.tracking.run_folder import RunFolder
 
-        if self.plan.state(job).status != "finished":
+        if self.plan.status(job).status != "finished":
             return None
         rows = RunFolder(self.folder / job.folder).rows()
         best = best_row(rows, self.metric, lower=self.direction == "minimize")

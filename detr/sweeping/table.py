@@ -41,7 +41,7 @@ def job_results(plan: Plan) -> list[JobResult]:
     """Return what became of each job. What is called running was interrupted: the sweep is over."""
     found = []
     for job in plan.jobs:
-        state = plan.state(job)
+        state = plan.status(job)
         status = "interrupted" if state.status == "running" else state.status
         found.append(JobResult(job, plan.differing(job), status, state.error, results(plan.path / job.folder)))
     return found

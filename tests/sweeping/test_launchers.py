@@ -9,8 +9,8 @@ import joblib
 import pytest
 from command import TINY, run_cold
 
-from detr.sweeping.plan import read_state
 from detr.tracking.run_folder import RunFolder
+from detr.tracking.status import read_status
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +37,14 @@ def test_two_jobs_of_which_one_fails(launcher: str, data: str, tmp_path: Path) -
     done = sweep(tmp_path, data, f"hydra/launcher={launcher}", "transformer.num_heads=4,64")
     assert done.returncode == 2
     assert "error: 1 of 2 jobs failed (#1)" in done.stderr.splitlines()[-1]
-    assert [read_state(tmp_path / name).status for name in "01"] == ["finished", "failed"]
+    assert [read_status(tmp_path / name).status for name in "01"] == ["finished", "failed"]
     assert len(RunFolder(tmp_path / "0").rows()) == 1
     assert "Traceback" in (tmp_path / "1" / "train.log").read_text()
     assert (tmp_path / "sweep.md").read_text().count("| finished |") == 1
 
     again = sweep(tmp_path, data, f"hydra/launcher={launcher}", "transformer.num_heads=4,8,64")
     assert "1 of 3 jobs are finished already, 1 were begun, 1 are new" in again.stdout
-    assert [read_state(tmp_path / name).status for name in "012"] == ["finished", "failed", "finished"]
+    assert [read_status(tmp_path / name).status for name in "012"] == ["finished", "failed", "finished"]
     assert len(RunFolder(tmp_path / "0").rows()) == 1
 
 
@@ -66,7 +66,7 @@ def test_a_search_with_joblib(data: str, tmp_path: Path) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
     done = sweep(tmp_path, data, *search, "transformer.num_heads=4", "hydra/launcher=joblib")
     assert done.returncode == 0, done.stderr
-    assert [read_state(tmp_path / name).status for name in "012"] == ["finished"] * 3
+    assert [read_status(tmp_path / name).status for name in "012"] == ["finished"] * 3
 
 
 def test_a_worker_that_is_killed_is_a_failed_job(data: str, tmp_path: Path) -> None:
@@ -83,4 +83,4 @@ def test_a_worker_that_is_killed_is_a_failed_job(data: str, tmp_path: Path) -> N
     done = run_cold(str(script), "-m", "seed=1,2", "hydra/launcher=joblib", f"hydra.sweep.dir={folder}", timeout=900)
     assert done.returncode == 2
     assert "2 of 2 jobs failed" in done.stderr.splitlines()[-1]
-    assert str(read_state(folder / "0").error).startswith("ended without a message")
+    assert str(read_status(folder / "0").error).startswith("ended without a message")

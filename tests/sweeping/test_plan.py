@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detr.sweeping.plan import Job, Plan, State, job_facts, read_state, write_state
+from detr.sweeping.plan import Job, Plan, job_facts
+from detr.tracking.status import RunStatus, read_status, update_status
 
 
 def plan(folder: Path) -> Plan:
@@ -43,11 +44,11 @@ def test_the_only_job_is_set_apart_by_what_is_swept_over(tmp_path: Path) -> None
 
 def test_states(tmp_path: Path) -> None:
     known = plan(tmp_path)
-    assert known.state(known.jobs[0]) == State("waiting", None)
-    write_state(tmp_path / "0", "running")
-    assert known.state(known.jobs[0]).status == "running"
-    write_state(tmp_path / "0", "failed", "no data")
-    assert read_state(tmp_path / "0") == State("failed", "no data")
+    assert known.status(known.jobs[0]) == RunStatus("waiting", None)
+    update_status(tmp_path / "0", status="running")
+    assert known.status(known.jobs[0]).status == "running"
+    update_status(tmp_path / "0", status="failed", error="no data")
+    assert read_status(tmp_path / "0") == RunStatus("failed", "no data")
 
 
 def test_what_a_job_is_told(tmp_path: Path) -> None:

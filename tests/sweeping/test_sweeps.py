@@ -12,8 +12,9 @@ from command import TINY, Started, run
 from torchrun import own_errors, torchrun
 from wandb_file import RecordedRun, read_run
 
-from detr.sweeping.plan import Plan, read_state
+from detr.sweeping.plan import Plan
 from detr.tracking.run_folder import RunFolder
+from detr.tracking.status import read_status
 
 VARIED = ("logger", "transformer.d_model", "transformer.num_heads")
 TINY_SWEEP = [each for each in TINY if not each.startswith(VARIED)]
@@ -42,7 +43,7 @@ def swept(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, su
 
 def test_three_results_and_one_failure(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = swept
-    states = [read_state(folder / str(number)) for number in range(4)]
+    states = [read_status(folder / str(number)) for number in range(4)]
     assert [state.status for state in states] == ["finished", "failed", "finished", "finished"]
     assert [len(RunFolder(folder / str(number)).rows()) for number in range(4)] == [1, 0, 1, 1]
     assert done.returncode == 2
@@ -144,7 +145,7 @@ def test_started_again_it_does_what_is_left(swept: tuple[Path, subprocess.Comple
     more = sweep(folder, data, "transformer.d_model=32", "transformer.num_heads=4,8")
     assert "1 of 2 jobs are finished already, 0 were begun, 1 are new" in more.stdout
     assert [job.folder for job in plan(folder).jobs] == ["0", "1", "2", "3", "4"]
-    assert read_state(folder / "4").status == "finished"
+    assert read_status(folder / "4").status == "finished"
     assert "#1" in (folder / "sweep.md").read_text(), "the table is of all jobs of the folder"
 
 
@@ -164,11 +165,11 @@ def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_p
     folder = tmp_path / "search"
     arguments = ["-m", *TINY_SWEEP, data, *SEARCH, f"hydra.sweep.dir={folder}"]
     started = Started("train.py", *arguments)
-    started.wait_for(lambda: read_state(folder / "1").status == "running")  # one is done, the second is under way
+    started.wait_for(lambda: read_status(folder / "1").status == "running")  # one is done, the second is under way
     started.kill()
     begun = plan(folder).jobs
     logs = [(folder / str(number) / "train.log").read_text() for number in range(1)]
-    assert [read_state(folder / str(number)).status for number in range(2)] == ["finished", "running"]
+    assert [read_status(folder / str(number)).status for number in range(2)] == ["finished", "running"]
 
     done = run("train.py", *arguments, timeout=900)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from detr.sweeping import table
-from detr.sweeping.plan import Job, Plan, write_state
+from detr.sweeping.plan import Job, Plan
+from detr.tracking.status import update_status
 
 
 def add_run(folder: Path, rows: list[dict[str, Any]], monitor: str = "AP") -> None:
@@ -35,9 +36,9 @@ def plan(tmp_path: Path) -> Plan:
     add_run(tmp_path / "0", [metrics(0.1), metrics(0.3, 0.7), {}, metrics(0.2), {}])
     add_run(tmp_path / "1", [metrics(0.25), metrics(None)])
     (tmp_path / "1" / "train.log").touch()
-    write_state(tmp_path / "0", "finished")
-    write_state(tmp_path / "1", "failed", "a | b")
-    write_state(tmp_path / "3", "running")
+    update_status(tmp_path / "0", status="finished")
+    update_status(tmp_path / "1", status="failed", error="a | b")
+    update_status(tmp_path / "3", status="running")
     return made
 
 
