@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.tracking.logger import NullLogger
+from detr.training.callbacks import Callback
 from detr.training.options import TrainerOptions
 from detr.training.parts import Parts
 from detr.training.resuming import check_unchanged
@@ -53,7 +55,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     seed_everything(values["seed"])
     with distributed.main_first():
         train_set, val_set = training_data(values, options.overfit_batches)
-        recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint())
+        recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=str(Path.cwd()))
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
         fresh = checkpoint is None and values["init_from"] is None
@@ -91,6 +93,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         schedule=build(values["scheduler"]),
         validation=validation,
         logger=build(values["logger"]) if distributed.is_main() else NullLogger(),
+        callbacks=build_callbacks(values["callbacks"]),
     )
 
 
@@ -149,6 +152,19 @@ def check_model(values: Values) -> None:
     """Raise UserError if the detector's parts do not fit each other, before anything is read, fetched or computed."""
     with torch.device("meta"):
         build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+
+
+def build_callbacks(nodes: Values) -> list[Callback]:
+    """Build the hooks into the training loop, in the order of the config.
+
+    Raises:
+        UserError: one is no `Callback`.
+    """
+    callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
+    for name, callback in callbacks.items():
+        if not isinstance(callback, Callback):
+            raise UserError(f"callbacks.{name}: expected a detr.training.callbacks.Callback, got {type(callback)}")
+    return list(callbacks.values())
 
 
 def build_validation(

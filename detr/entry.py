@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from detr.config.explain import CommandLine, explain
 from detr.config.hydra_internals import parse_arguments, run
 from detr.config.suggest import closest
 from detr.errors import Interrupted, OccupiedError, UserError
+from detr.files import LOCK
 from detr.sweeping.devices import enter_worker
 from detr.sweeping.plan import job_facts
 from detr.sweeping.sweeper import register
@@ -136,12 +138,17 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             _sweep_job(task, composed, aside)
             return
+        new = all(file.suffix == ".log" and not file.stat().st_size for file in _directory().iterdir())
         try:
             distributed.led(task)(_config(composed, aside))
         except UserError as error:
-            if not isinstance(error, OccupiedError):
-                _log(error, everywhere=False, traceback=error.__cause__ is not None)
             outcome.error = error
+            if isinstance(error, OccupiedError):
+                return
+            if new and all(file.suffix == ".log" or file.name == LOCK for file in _directory().iterdir()):
+                shutil.rmtree(_directory())  # a run that is refused leaves nothing behind
+            else:
+                _log(error, everywhere=False, traceback=error.__cause__ is not None)
         except Exception as error:
             _log(error, everywhere=False, traceback=True)
             error.add_note(f"{RUN_FOLDER}{_directory()}")

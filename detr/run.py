@@ -6,8 +6,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig
 
 from detr import distributed
@@ -15,14 +17,17 @@ from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check, override
 from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError
+from detr.evaluation.metrics import Evaluation
 from detr.tracking.console import Console
 from detr.tracking.failure import failed_run_on_error
 from detr.tracking.record import RunRecord
-from detr.tracking.run_folder import RunFolder
+from detr.tracking.run_folder import RUN, RunFolder
+from detr.tracking.status import State, update_status
 from detr.tracking.summary import count_parameters, log_start, show_training, write_evaluation
 from detr.training.interruption import requeueing
 from detr.training.resuming import find_checkpoint
 from detr.training.trainer import Trainer
+from detr.weights.checkpoint import identity
 from detr.weights.sources import Weights, load
 
 log = logging.getLogger(__name__)
@@ -70,23 +75,41 @@ def train(config: Config) -> None:
             if checkpoint is not None:
                 take_up(folder, source, trainer)
             log_start(parts.model, parts.loader.dataset, val_set, trainer.steps, folder.path)
-            fit(trainer)
+            fit(trainer, record)
             if own:
                 show_training(trainer.console, trainer.progress.best, folder, logger)
 
 
-def fit(trainer: Trainer) -> None:
-    """Train to the end.
+def fit(trainer: Trainer, record: RunRecord) -> None:
+    """Train to the end; run.json, status.json and the logger's summary say how the run ended.
 
     Raises:
         Interrupted: a signal asked for the end; how to go on is said.
     """
+    keep_end(trainer, record, status="running")
     try:
         trainer.fit()
-    except Interrupted:
-        folder = trainer.folder.path
-        log.warning("stopped in step %d; continue with hydra.run.dir=%s resume=auto", trainer.progress.step, folder)
+    except Interrupted as interruption:
+        ended = f"{interruption} in step {trainer.progress.step} of {trainer.steps}"
+        log.warning("%s; continue with hydra.run.dir=%s resume=auto", ended, trainer.folder.path)
+        keep_end(trainer, replace(record, ended=ended), status="running")
         raise
+    except Exception as error:
+        keep_end(trainer, record, status="failed", error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        raise
+    log.info(trainer.ended)
+    keep_end(trainer, replace(record, ended=trainer.ended), status="finished")
+
+
+def keep_end(trainer: Trainer, record: RunRecord, *, status: State, error: str | None = None) -> None:
+    """Write how far a run is and, where it is over, how it ended; the first process does."""
+    if not distributed.is_main():
+        return
+    progress, folder = trainer.progress, trainer.folder
+    best_step = None if progress.best is None else int(progress.best["step"])
+    folder.describe(replace(record, minutes=progress.seconds / 60, best_step=best_step))
+    update_status(folder.path, status=status, error=error, ended=record.ended)
+    trainer.logger.log_summary({"minutes": progress.seconds / 60, "ended": record.ended or status})
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
@@ -110,28 +133,57 @@ def evaluate(config: Config) -> None:
         folder.claim()
     with distributed.main_first():
         weights = load(checkpoint)
-    values, _ = check(config_of(weights, config.aside))
+    values, stored = check(config_of(weights, config.aside))
     model, validation = assemble_evaluation(values, weights, split)
     console = Console(quiet=not distributed.is_main())
-    images = len(validation.loader.dataset)
+    dataset = validation.loader.dataset
     started = time.monotonic()
-    with console.evaluation(images) as bar:
+    with console.evaluation(len(dataset)) as bar:
         outcome = validation(model, bar.advance)
     if outcome is None:
         return
-    log.info("%d images in %.1f s", images, time.monotonic() - started)
-    folder.keep_config(config.hydra)
-    write_evaluation(outcome, folder.path, console, checkpoint=checkpoint, split=split)
+    log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
+    record = RunRecord.of(
+        config,
+        git=revision(),
+        hardware=hardware(),
+        data={split: dataset.fingerprint()},
+        images=len(dataset),
+        checkpoint=identity(checkpoint, weights.checkpoint),
+        split=split,
+    )
+    folder.keep_config(config.hydra | {"evaluated.yaml": yaml.safe_dump(stored, sort_keys=False)})
+    folder.describe(record)
+    write_evaluation(outcome, folder, console, checkpoint, split)
+    if outcome.evaluation is not None and record.checkpoint and record.checkpoint["run"] is not None:
+        tell_training(RunFolder(record.checkpoint["run"]), outcome.evaluation, folder, record)
     if outcome.evaluation is not None:
         with build(config.values["logger"]) as logger:
             logger.start(
                 directory=folder.path,
                 config=values,
                 run_name=f"{values['name']} {split}",
-                record=RunRecord.of(config, checkpoint=checkpoint, split=split),
+                record=record,
                 job_type="eval",
             )
             logger.log_evaluation(outcome.evaluation.named(), split)
+
+
+def tell_training(training: RunFolder, evaluation: Evaluation, folder: RunFolder, record: RunRecord) -> None:
+    """Note an evaluation in the folder of the training that its checkpoint is of, if there is one."""
+    if record.checkpoint is None or record.split is None or not (training.path / RUN).exists():
+        return
+    facts = {
+        "folder": str(folder.path.resolve()),
+        "checkpoint": record.checkpoint,
+        "overrides": [each for each in record.overrides if each.partition("=")[0] not in ("checkpoint", "split")],
+        "data": asdict(record.data[record.split]) if record.data else None,
+        "metrics": evaluation.named(),
+    }
+    try:
+        training.note_evaluation(record.split, facts)
+    except UserError as error:  # a training that may be read only
+        log.warning("%s does not know of this evaluation: %s", training.path, error)
 
 
 def config_of(weights: Weights, overrides: Sequence[str]) -> DictConfig:
@@ -141,7 +193,7 @@ def config_of(weights: Weights, overrides: Sequence[str]) -> DictConfig:
         UserError: neither the weights nor the overrides say which experiment that is.
     """
     if weights.checkpoint is not None:
-        return override(weights.checkpoint.recipe.config, overrides)
+        return override(weights.checkpoint.recipe.located(), overrides)
     if any(each.startswith("experiment=") for each in overrides):
         return override({}, overrides)
     if weights.experiment is None:

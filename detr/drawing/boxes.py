@@ -14,6 +14,7 @@ from detr.evaluation.examples import Boxes, Corners, Example
 Color = tuple[int, int, int]
 
 DRAWN_SCORE = 0.5  # predictions below are not drawn
+BELOW = 3  # of them are drawn where there are no others
 OPACITY = 0.45  # of masks
 MIN_SIDE = 448  # pixels of the longer side; smaller images are scaled up before anything is drawn on them
 PAPER: Color = (255, 255, 255)
@@ -51,14 +52,21 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
 
 
 def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.Image:
-    """Draw ground truth on the left, predictions of at least `min_score` on the right, a caption above each."""
+    """Draw ground truth on the left, predictions of at least `min_score` on the right, a caption above each.
+
+    Where no score is that high, the best few are drawn: they show what a detector begins to see.
+    """
     predicted = example.predicted.above(min_score)
+    caption = f"predicted: {len(predicted.labels)} (scores from {min_score:g})"
+    if not predicted.labels and example.predicted.labels:
+        predicted = example.predicted.best(BELOW)
+        caption = f"no score from {min_score:g}; the best {len(predicted.labels)}"
     left = draw_boxes(example.image, example.truth, example.names)
     right = draw_boxes(example.image, predicted, example.names)
     return join_captioned(
         [
             (left, f"ground truth: {len(example.truth.labels)}  {example.caption}".rstrip()),
-            (right, f"predicted: {len(predicted.labels)} (scores from {min_score:g})"),
+            (right, caption),
         ]
     )
 

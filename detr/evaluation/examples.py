@@ -47,11 +47,18 @@ class Boxes:
         """Return those with at least this score; all where there are no scores."""
         if self.scores is None:
             return self
-        keep = [index for index, value in enumerate(self.scores) if value >= score]
+        return self._only([index for index, value in enumerate(self.scores) if value >= score])
+
+    def best(self, count: int) -> Boxes:
+        """Return those with the highest scores, at most `count`."""
+        scores = self.scores or []
+        return self._only(sorted(range(len(scores)), key=lambda index: -scores[index])[:count])
+
+    def _only(self, keep: list[int]) -> Boxes:
         return Boxes(
             corners=[self.corners[index] for index in keep],
             labels=[self.labels[index] for index in keep],
-            scores=[self.scores[index] for index in keep],
+            scores=None if self.scores is None else [self.scores[index] for index in keep],
             masks=None if self.masks is None else self.masks[keep],
         )
 

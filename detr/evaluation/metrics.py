@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detr.evaluation.names import UNDEFINED
 from detr.files import write_with
 
 AREAS = ("all", "small", "medium", "large")  # by COCO: below 32², from 32² to 96², above 96² pixels
@@ -24,7 +26,7 @@ class PanopticEvaluation:
 
     def named(self) -> dict[str, float]:
         """Return every number under one name for rows, such as PQ, PQ_things, PQ/CLASS."""
-        return self.metrics | {f"PQ/{name}": value for name, value in self.per_class.items()}
+        return defined(self.metrics | {f"PQ/{name}": value for name, value in self.per_class.items()})
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,16 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return metrics.json: the numbers, per_class, those of masks under "segm", and panoptic quality."""
-        content: dict[str, Any] = self.metrics | {"per_class": self.per_class}
+        content: dict[str, Any] = defined(self.metrics) | {"per_class": defined(self.per_class)}
         if self.segm is not None:
             content["segm"] = self.segm.to_dict()
         if self.panoptic is not None:
-            content |= self.panoptic.metrics | {"PQ_per_class": self.panoptic.per_class}
+            content |= defined(self.panoptic.metrics) | {"PQ_per_class": defined(self.panoptic.per_class)}
         return content
 
     def named(self) -> dict[str, float]:
         """Return every number under one name for rows, such as AP, AP/CLASS, segm/AP, segm/AP/CLASS, PQ, PQ/CLASS."""
-        numbers = self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()}
+        numbers = defined(self.metrics | {f"AP/{name}": value for name, value in self.per_class.items()})
         segm = {} if self.segm is None else self.segm.named()
         panoptic = {} if self.panoptic is None else self.panoptic.named()
         return numbers | {f"segm/{name}": value for name, value in segm.items()} | panoptic
@@ -80,6 +82,11 @@ class Evaluation:
         if self.segm is not None:
             content |= {f"segm_{name}": getattr(self.segm, name) for name in ("precision", "recall", "scores")}
         write_with(path, lambda stream: np.savez_compressed(stream, **content))
+
+
+def defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that exist: what has no ground truth has no number."""
+    return {name: value for name, value in metrics.items() if value != UNDEFINED}
 
 
 def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:

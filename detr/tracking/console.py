@@ -96,8 +96,8 @@ class Console:
         qualities = ("PQ", "SQ", "RQ")
         table = Table("", *qualities, title="Panoptic quality, in percent", title_justify="left")
         for group, suffix in {"all": "", "things": "_things", "stuff": "_stuff"}.items():
-            values = [metrics[f"{quality}{suffix}"] for quality in qualities]
-            table.add_row(group, *("–" if value < 0 else f"{value:.1f}" for value in values))
+            values = [metrics.get(f"{quality}{suffix}") for quality in qualities]
+            table.add_row(group, *("–" if value is None else f"{value:.1f}" for value in values))
         self.rich.print(table)
 
     def places(self, places: Mapping[str, Path | str]) -> None:
@@ -108,4 +108,4 @@ class Console:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or value < 0 else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}"

@@ -80,6 +80,10 @@ class Logger(ABC):
         """Put the metrics of the best epoch so far into the run's summary: "val/AP" becomes "best/AP"."""
 
     @abstractmethod
+    def log_summary(self, facts: Mapping[str, float | str]) -> None:
+        """Put facts about the whole training into the run's summary."""
+
+    @abstractmethod
     def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
         """Put the metrics of an evaluation into the run's summary: "AP" of the test split becomes "test/AP"."""
 
@@ -144,6 +148,9 @@ class NullLogger(Logger):
         pass
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def log_summary(self, facts: Mapping[str, float | str]) -> None:
         pass
 
     def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
@@ -251,6 +258,9 @@ class WandbLogger(Logger):
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
         self._run.summary.update({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
+
+    def log_summary(self, facts: Mapping[str, float | str]) -> None:
+        self._run.summary.update(dict(facts))
 
     def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
         self._run.summary.update({f"{split}/{name}": value for name, value in metrics.items()})

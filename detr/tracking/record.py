@@ -23,8 +23,12 @@ class RunRecord:
     data: dict[str, Fingerprint] | None = None  # split → what tells its images from others
     steps: int | None = None  # optimizer steps of the whole run
     init_from: dict[str, Any] | None = None  # what became of the weights that it started from
-    checkpoint: str | None = None  # that was evaluated
+    ended: str | None = None  # which limit or signal ended the training, and in which step
+    minutes: float | None = None  # of training
+    best_step: int | None = None  # optimizer steps before the best evaluation
+    checkpoint: dict[str, Any] | None = None  # that was evaluated: see `detr.weights.checkpoint.identity`
     split: str | None = None  # on which it was
+    images: int | None = None  # of the split
 
     @classmethod
     def of(cls, config: Config, **facts: Any) -> RunRecord:

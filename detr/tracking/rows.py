@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detr.errors import UserError
-from detr.evaluation.names import LOSS, UNDEFINED
+from detr.evaluation.names import LOSS
 
 METRICS = "metrics.jsonl"
 
@@ -40,11 +40,9 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def metric(row: Row, name: str) -> float | None:
-    """Return a validation metric of a row; None where it is missing or undefined."""
+    """Return a validation metric of a row; None where it is missing."""
     value = row.get(f"val/{name}")
-    if value is None or (value == UNDEFINED and name != LOSS):
-        return None
-    return float(value)
+    return None if value is None else float(value)
 
 
 def best_row(rows: Sequence[Row], name: str, *, lower: bool | None = None) -> Row | None:

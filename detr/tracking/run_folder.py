@@ -24,6 +24,8 @@ from detr.weights.checkpoint import Checkpoint, load_checkpoint, newest_first, s
 
 log = logging.getLogger(__name__)
 
+RUN = "run.json"
+
 
 class RunFolder:
     """Writes `run.json`, `metrics.jsonl`, `checkpoints/`, `evaluations/` and, of the best epoch, `predictions.json`,
@@ -68,7 +70,7 @@ class RunFolder:
 
     def describe(self, record: RunRecord) -> None:
         """Write run.json: the code's revision, the hardware and the like, for whoever compares or repeats runs."""
-        write_json(self.path / "run.json", record.to_dict(), indent=2)
+        write_json(self.path / RUN, record.to_dict(), indent=2)
 
     def keep_config(self, files: Mapping[str, str]) -> None:
         """Write the config into `.hydra/`, file name → content. Hydra would do so before anything is checked."""
@@ -120,7 +122,7 @@ class RunFolder:
         for old in newest_first(self.checkpoints, "step_*.pt")[keep:]:
             old.unlink(missing_ok=True)
 
-    def save_best(
+    def save_predictions(
         self,
         predictions: Iterable[Mapping[str, Any]],
         pictures: Iterable[Image.Image],
@@ -133,6 +135,10 @@ class RunFolder:
             write_with(path, functools.partial(picture.save, format="JPEG", quality=92))
         if submission is not None:
             submission.save(self.path)
+
+    def note_evaluation(self, split: str, facts: Mapping[str, Any]) -> None:
+        """Write evaluations/SPLIT.json: what evaluate.py found last of a checkpoint of this run."""
+        write_json(self.path / "evaluations" / f"{split}.json", facts, indent=2)
 
     def save_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         """Write evaluations/epoch_NNNN.npz: precision and recall for later plots."""

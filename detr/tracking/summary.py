@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from detr.data.dataset import ImageSet
+from detr.drawing.segments import comparison
 from detr.evaluation.validation import Outcome
-from detr.files import write_json, write_json_list
+from detr.files import write_json
 from detr.tracking.console import Console
 from detr.tracking.logger import Logger
 from detr.tracking.run_folder import RunFolder
@@ -71,25 +72,27 @@ def _show_training(
     console.places(places)
 
 
-def write_evaluation(outcome: Outcome, folder: Path, console: Console, *, checkpoint: str, split: str) -> None:
-    """Write predictions.json, metrics.json, precision-recall arrays and, where there is one, the panoptic submission.
+def write_evaluation(outcome: Outcome, folder: RunFolder, console: Console, checkpoint: str, split: str) -> None:
+    """Write predictions, as JSON and as pictures, metrics.json and precision-recall arrays.
 
     Then print them, and where they lie.
     """
-    write_json_list(folder / "predictions.json", outcome.results)
-    places: dict[str, Path | str] = {"predictions": folder / "predictions.json"}
+    folder.save_predictions(outcome.results, map(comparison, outcome.examples), outcome.submission)
+    places: dict[str, Path | str] = {
+        "predictions": folder.path / "predictions.json",
+        "pictures": folder.path / "predictions",
+    }
     if outcome.submission is not None:
-        outcome.submission.save(folder)
-        places["segments"] = folder / "panoptic.json"
+        places["segments"] = folder.path / "panoptic.json"
     if outcome.evaluation is None:
         log.info("the %s split has no annotations: predictions only", split)
     else:
         evaluation = outcome.evaluation
-        write_json(folder / "metrics.json", evaluation.to_dict(), indent=2)
-        evaluation.save_precision_recall(folder / "precision_recall.npz")
+        write_json(folder.path / "metrics.json", evaluation.to_dict(), indent=2)
+        evaluation.save_precision_recall(folder.path / "precision_recall.npz")
         console.results(checkpoint, rows_of(split, evaluation.named()), evaluation.per_class)
         console.panoptic(evaluation.named())
-        places["metrics"] = folder / "metrics.json"
+        places["metrics"] = folder.path / "metrics.json"
     console.places(places)
 
 

@@ -23,6 +23,7 @@ class Meter:
         self.last: dict[str, Tensor] = {}
         self.steps = self.images = 0
         self.since = since
+        self.waited = 0.0  # seconds, for batches
 
     def add(self, losses: Losses, images: int) -> None:
         """Add one step; `images` of all processes."""
@@ -39,6 +40,19 @@ class Meter:
     def means(self) -> dict[str, float]:
         return _by_layer({name: value / self.steps for name, value in self.sums.items()})
 
+    def pace(self, seconds: float) -> dict[str, float]:
+        """Return images per second, and the seconds of a step: waiting for `data`, and all else as `compute`.
+
+        Args:
+            seconds: of training, up to now.
+        """
+        seconds -= self.since
+        return {
+            "images_per_second": self.images / seconds,
+            "step_seconds/data": self.waited / self.steps,
+            "step_seconds/compute": (seconds - self.waited) / self.steps,
+        }
+
     def state(self) -> dict[str, Any]:
         """Return the state for checkpoints: plain, and on the host."""
         return {
@@ -46,6 +60,7 @@ class Meter:
             "steps": self.steps,
             "images": self.images,
             "since": self.since,
+            "waited": self.waited,
         }
 
     @classmethod
@@ -53,10 +68,19 @@ class Meter:
         """Return a meter from a state, or as the mean over the states of several processes."""
         first = states[0]
         meter = cls(first["since"])
-        meter.steps, meter.images = first["steps"], first["images"]
+        meter.steps, meter.images, meter.waited = first["steps"], first["images"], first["waited"]
         for name in first["sums"]:
             meter.sums[name] = (sum(each["sums"][name] for each in states) / len(states)).to(device)
         return meter
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory of a GPU that tensors took since the last call, in GB; nothing on other devices."""
+    if device.type != "cuda":
+        return {}
+    most = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"memory_gb": most / 1e9}
 
 
 def _by_layer(values: dict[str, Tensor]) -> dict[str, float]:

@@ -47,8 +47,10 @@ class Progress:
     batches: int = 0  # micro-batches of the unfinished epoch that each process has done
     step: int = 0  # finished optimizer steps
     reported: int = 0  # those that the rows so far are about
+    evaluated: int = 0  # those before the last evaluation
     seconds: float = 0.0  # of training, evaluation not counted; by the first process's clock
     best: dict[str, float] | None = None  # metrics of the best evaluation, with its epoch
     poor: int = 0  # evaluations since then
     planned: int | None = None  # optimizer steps that fit into trainer.max_minutes, as found before the first
     budget: float | None = None  # the minutes that they were planned for
+    stopped: str | None = None  # by what, where it is none of the limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.tracking.logger import Logger
+from detr.training.callbacks import Callback
 from detr.training.options import TrainerOptions
 from detr.training.schedule import Schedule
 from detr.weights.checkpoint import Recipe
@@ -29,3 +31,4 @@ class Parts:
     schedule: Schedule
     validation: Validation  # of the validation split
     logger: Logger  # not yet started
+    callbacks: Sequence[Callback] = ()

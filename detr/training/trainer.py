@@ -24,11 +24,13 @@ from detr.losses.matcher import NonFiniteError
 from detr.structures import Batch, Losses, Normalizer
 from detr.tracking.console import Bar, Console
 from detr.tracking.logger import NullLogger
+from detr.tracking.rows import Row
 from detr.tracking.run_folder import RunFolder
 from detr.training.average import averaged
-from detr.training.budget import OVERTIME, random_states_kept, seconds_per_step
+from detr.training.budget import random_states_kept, seconds_per_step
 from detr.training.interruption import Requests
-from detr.training.meter import Meter
+from detr.training.limits import Limits
+from detr.training.meter import Meter, memory
 from detr.training.optim import train_mode
 from detr.training.options import Progress
 from detr.training.parts import Parts
@@ -59,6 +61,7 @@ class Trainer:
         self.schedule = parts.schedule
         self.loader = parts.loader
         self.validation = parts.validation
+        self.limits = Limits(parts.options, parts.loader)
         self.logger = parts.logger
         self.folder = folder
         self.recipe = parts.recipe
@@ -107,6 +110,8 @@ class Trainer:
         Raises:
             Interrupted: a signal asked for the end; a checkpoint is written.
         """
+        for callback in self.parts.callbacks:
+            callback.on_fit_start(self)
         with self.requests:
             try:
                 while not self.done:
@@ -116,44 +121,30 @@ class Trainer:
             except Interrupted:
                 self.save_step()
                 raise
+        for callback in self.parts.callbacks:
+            callback.on_fit_end(self)
         return self.progress
 
     @property
     def steps(self) -> int:
         """Return the optimizer steps of the whole run, by whichever limit is nearest."""
-        epochs = self.options.max_epochs
-        limits = [self.max_steps, None if epochs is None else epochs * self.steps_per_epoch]
-        return min(limit for limit in limits if limit is not None)
+        return self.limits.steps(self.progress)
 
     @property
-    def max_steps(self) -> int | None:
-        """Return the limit in steps, given or planned."""
-        return self.options.max_steps or self.progress.planned
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.loader.batches_per_epoch // self.options.accumulate)
+    def ended(self) -> str:
+        """Return what ended the run, and in which step."""
+        return self.limits.ended(self.progress)
 
     @property
     def finished(self) -> bool:
         """Return whether any limit is reached, or `monitor` was no better for too long."""
-        return self.at_limit or self.progress.poor >= (self.options.patience or float("inf"))
-
-    @property
-    def at_limit(self) -> bool:
-        """Return whether no further step is to be done."""
-        return self.moment().progress >= 1 or self.overtime
-
-    @property
-    def overtime(self) -> bool:
-        """Return whether the run takes much longer than the minutes that its steps were to fit into."""
-        minutes = self.progress.budget
-        return minutes is not None and self.progress.seconds >= OVERTIME * 60 * minutes
+        return self.limits.reached(self.progress) or self.limits.no_better(self.progress)
 
     @property
     def done(self) -> bool:
         """Return whether the run is finished, evaluated and written down."""
-        return self.finished and self.progress.reported == self.progress.step
+        progress = self.progress
+        return self.finished and progress.reported == progress.evaluated == progress.step
 
     @property
     def evaluation_due(self) -> bool:
@@ -169,25 +160,11 @@ class Trainer:
 
     def moment(self) -> Moment:
         """Return where the run is, for the schedule."""
-        return self._moment(
-            self.progress.epoch + self.progress.batches / self.loader.batches_per_epoch, self.progress.step
-        )
+        return self.limits.moment(self.progress)
 
-    @property
-    def drop_ahead(self) -> bool:
-        """Return whether the learning rate will be lower at the end of the next epoch than of the last."""
-        steps = self.steps_per_epoch
-        last, next_last = (
-            self._moment(self.progress.epoch + epochs - 1 / steps, self.progress.step + epochs * steps - 1)
-            for epochs in (0, 1)
-        )
-        return self.schedule.drops(last, next_last)
-
-    def _moment(self, epochs: float, step: int) -> Moment:
-        """After so many epochs, the last one maybe in part, and steps."""
-        limits = [(epochs, self.options.max_epochs), (step, self.max_steps)]
-        part = max((done / limit for done, limit in limits if limit is not None), default=0.0)
-        return Moment(int(epochs), step, min(1.0, part))
+    def stop(self, reason: str) -> None:
+        """End the run after this step or epoch, with an evaluation; `reason` follows "ended by"."""
+        self.progress.stopped = reason
 
     def train_epoch(self) -> dict[str, float]:
         """Train the rest of the current epoch, as far as the limits allow. Returns means over its steps."""
@@ -197,7 +174,10 @@ class Trainer:
             self.meter = Meter(since=self.progress.seconds)
         self.started = time.monotonic() - self.progress.seconds
         with self.console.epoch(self.progress.epoch + 1, len(self.loader), self.moment().progress) as bar:
-            for micro_batches in () if self.finished else grouped(self.loader, self.options.accumulate):
+            unfinished = not self.finished or self.progress.reported == self.progress.step
+            asked = time.monotonic()
+            for micro_batches in grouped(self.loader, self.options.accumulate) if unfinished else ():
+                self.meter.waited += time.monotonic() - asked
                 losses = self.train_step(micro_batches)
                 self.progress.step += 1
                 self.progress.batches += len(micro_batches)
@@ -205,20 +185,23 @@ class Trainer:
                 if self.progress.step % self.options.log_every == 0:
                     self.log_step(bar)
                 bar.advance(len(micro_batches))
+                for callback in self.parts.callbacks:
+                    callback.on_step_end(self)
                 if self.checkpoint_due:
                     self.save_step()
-                if self.at_limit:
+                if self.limits.reached(self.progress):
                     break
+                asked = time.monotonic()
         self.progress.seconds = distributed.from_main(self.seconds())
         self.started = None
-        if self.overtime and self.moment().progress < 1:
+        if self.limits.overtime(self.progress) and self.moment().progress < 1:
             log.warning(
                 "stopping in step %d of %d at %.2f times trainer.max_minutes: steps take longer than those that were "
                 "timed at the start; the learning rate has not reached its end",
                 *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.progress.budget or 1)),
             )
         means = self.finite(distributed.mean(self.meter.means()))
-        return means | {"images_per_second": self.meter.images / (self.progress.seconds - self.meter.since)}
+        return means | self.learning_rates() | self.meter.pace(self.progress.seconds) | memory(self.device)
 
     def train_step(self, micro_batches: list[Batch]) -> Losses:
         """Take one optimizer step. Objects are counted over all micro-batches first. Returns the summed losses.
@@ -234,15 +217,19 @@ class Trainer:
             self.forward_backward(batch.to(self.device, non_blocking=True), normalizer, last=batch is micro_batches[-1])
             for batch in micro_batches
         ]
+        self.scaler.unscale_(self.optimizer)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self.options.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return functools.reduce(Losses.__add__, losses)
+        total = functools.reduce(Losses.__add__, losses)
+        # A step whose gradient overflows in fp16 is skipped, and counts as 0.
+        return replace(total, metrics=total.metrics | {"grad_norm": norm.nan_to_num(0.0, 0.0)})
 
     def agree(self, micro_batches: list[Batch]) -> Normalizer:
         """Return all that processes tell each other in a step beside gradients: a few numbers, summed on the host."""
@@ -281,9 +268,15 @@ class Trainer:
 
     def log_step(self, bar: Bar) -> None:
         """Log losses of the last step, as means over the processes."""
-        latest = self.finite(distributed.mean(self.meter.latest())) | {"lr": self.optimizer.param_groups[0]["lr"]}
+        latest = self.finite(distributed.mean(self.meter.latest())) | self.learning_rates()
         self.logger.log_step({f"train/{name}": value for name, value in latest.items()}, self.progress.step)
         bar.show(latest)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the rate of the first group of parameters as `lr` and, where there are others, of each one by name."""
+        groups = self.optimizer.param_groups
+        named = {f"lr/{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
+        return {"lr": groups[0]["lr"]} | (named if len(groups) > 1 else {})
 
     def finite(self, means: dict[str, float]) -> dict[str, float]:
         """Return the same means. The loss of masks is checked here: in each step that would wait for the device.
@@ -328,18 +321,24 @@ class Trainer:
     def end_epoch(self, means: dict[str, float], outcome: Outcome | None) -> None:
         """Write the row, the checkpoints and, of the best epoch, the predictions."""
         epoch = self.progress.epoch + 1  # one that a limit cut short counts
-        better = distributed.is_main() and self.write_row(epoch, means, outcome)
-        progress = self.progress = distributed.from_main(self.progress)
+        if self.evaluation_due:
+            self.progress.evaluated = self.progress.step
+        row, better = self.write_row(epoch, means, outcome) if distributed.is_main() else ({}, False)
+        self.progress, row = distributed.from_main((self.progress, row))
+        for callback in self.parts.callbacks:
+            callback.on_epoch_end(self, row)
+        progress = self.progress
+        progress.stopped = distributed.from_main(progress.stopped)
         if progress.batches == self.loader.batches_per_epoch:
             progress.epoch, progress.batches = epoch, 0
         progress.reported = progress.step
         self.save(epoch, better)
 
-    def write_row(self, epoch: int, means: dict[str, float], outcome: Outcome | None) -> bool:
-        """Write everything that is kept of an epoch beside its weights. Returns whether it is the best so far."""
+    def write_row(self, epoch: int, means: dict[str, float], outcome: Outcome | None) -> tuple[Row, bool]:
+        """Write everything that is kept of an epoch beside its weights. Returns the row, and whether it is the best."""
         progress = self.progress
         row = {f"train/{name}": value for name, value in means.items()}
-        row |= {"train/lr": self.optimizer.param_groups[0]["lr"], "train/seconds": progress.seconds}
+        row["train/seconds"] = progress.seconds
         better = False
         if outcome is not None and outcome.evaluation is not None:
             row |= {f"val/{name}": value for name, value in outcome.metrics.items()}
@@ -349,19 +348,22 @@ class Trainer:
             progress.poor = 0 if better else progress.poor + 1
             if better:
                 progress.best = {name: value for name, value in row.items() if name.startswith("val/")}
-                progress.best["epoch"] = epoch
-                self.folder.save_best(outcome.results, map(comparison, outcome.examples), outcome.submission)
+                progress.best |= {"epoch": epoch, "step": progress.step}
+                self.folder.save_predictions(outcome.results, map(comparison, outcome.examples), outcome.submission)
                 self.logger.log_best(progress.best)
         self.logger.log_epoch(row, epoch, progress.step)
-        self.folder.append({"epoch": epoch, "step": progress.step, **row})
+        row = {"epoch": epoch, "step": progress.step, **row}
+        self.folder.append(row)
         log.info(self.console.summary(epoch, row, better))
-        return better
+        return row, better
 
     def is_better(self, row: dict[str, float]) -> bool:
         """Return whether an evaluation is the best so far, by the metric that is monitored."""
         key = f"val/{self.options.monitor}"
         best = self.progress.best
-        if best is None or key not in best:  # or the run that was resumed monitored something else
+        if best is None or key not in row:  # the split has nothing of the kind that it measures
+            return best is None
+        if key not in best:  # the run that was resumed monitored something else
             return True
         return row[key] < best[key] if self.options.monitor == LOSS else row[key] > best[key]
 
@@ -372,7 +374,8 @@ class Trainer:
             return
         if better:
             self.folder.save("best", checkpoint)
-        if self.drop_ahead or epoch % (self.options.keep_every or epoch + 1) == 0:
+        drops = self.schedule.drops(*self.limits.epoch_ends(self.progress))
+        if drops or epoch % (self.options.keep_every or epoch + 1) == 0:
             self.folder.save(f"epoch_{epoch:04d}", checkpoint)
         self.folder.save("last", checkpoint)
 

@@ -8,6 +8,7 @@ training images from others, `origin`, and `trainer`, from which a training goes
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import re
 import warnings
@@ -39,6 +40,20 @@ class Recipe:
     classes: Classes
     data: Fingerprint  # of the training images
     origin: dict[str, Any] = field(default_factory=dict)  # what became of the weights that `init_from` named
+    cwd: str = ""  # where the training was started: relative places in the config are seen from there
+
+    def located(self) -> dict[str, Any]:
+        """Return the config, places of the data made absolute that are relative, if there is something there."""
+
+        def locate(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: locate(each) for key, each in value.items()}
+            if isinstance(value, list):
+                return [locate(each) for each in value]
+            place = Path(self.cwd, value) if isinstance(value, str) and value and self.cwd else None
+            return str(place) if place is not None and place.exists() else value
+
+        return self.config | {name: locate(self.config[name]) for name in ("paths", "dataset")}
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class Checkpoint:
             "classes": self.recipe.classes.to_dict(),
             "data": asdict(self.recipe.data),
             "origin": self.recipe.origin,
+            "cwd": self.recipe.cwd,
             "model": self.model,
             "ema": self.ema,
             "trainer": self.trainer,
@@ -88,6 +104,7 @@ class Checkpoint:
             classes=Classes.from_dict(content["classes"]),
             data=Fingerprint(**content["data"]),
             origin=content["origin"],
+            cwd=content["cwd"],
         )
         return cls(recipe, **{name: content[name] for name in ("model", "ema", "trainer", "wandb_id")})
 
@@ -130,6 +147,26 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def identity(source: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Return what tells a checkpoint from others: its place and digest, and whose training it is of when.
+
+    Args:
+        source: as the user gave it: a path, an address or a published name.
+        checkpoint: in it; None: weights only.
+    """
+    path = Path(source).resolve()
+    facts: dict[str, Any] = {"path": source, "run": None}
+    if path.is_file():
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        run = path.parents[1] if path.parent.name == "checkpoints" else None
+        facts |= {"path": str(path), "sha256": digest, "run": None if run is None else str(run)}
+    if checkpoint is not None and checkpoint.trainer is not None:
+        progress = checkpoint.trainer["progress"]
+        facts |= {"epoch": progress["epoch"], "step": progress["step"], "wandb_id": checkpoint.wandb_id}
+    return facts
 
 
 def newest_first(folder: Path, pattern: str) -> list[Path]:

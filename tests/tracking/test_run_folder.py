@@ -44,7 +44,7 @@ def test_what_is_taken_over_is_no_newer_and_no_better_than_the_run(tmp_path: Pat
     best = {"val/AP": 0.5, "epoch": 1}
     a.save("best", checkpoint(10, best=best))
     a.append({"epoch": 1, "step": 10})
-    a.save_best([{"image_id": 1}], [])
+    a.save_predictions([{"image_id": 1}], [])
     at, known = (5, None) if later else (100, best)
     b.save_step(at, checkpoint(at, best=known), keep=2)
     b.adopt(a, known)

@@ -47,7 +47,7 @@ def finish(processes: int, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows(folder: Path) -> list[dict]:
-    timed = ("train/seconds", "train/images_per_second")
+    timed = ("train/seconds", "train/images_per_second", "train/step_seconds/data", "train/step_seconds/compute")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in timed} for line in lines]
 
