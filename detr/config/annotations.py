@@ -72,7 +72,8 @@ def problem(value: Any, annotation: Any) -> tuple[Path, str] | None:
 
 def _may_be(value: Any, annotation: Any) -> bool:
     """Whether a value can be of a type that pydantic does not know: no single value is a module."""
-    return not inspect.isclass(annotation) or value is None or isinstance(value, dict | list)
+    unknown = annotation is inspect.Parameter.empty or not inspect.isclass(annotation)
+    return unknown or value is None or isinstance(value, dict | list)
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:

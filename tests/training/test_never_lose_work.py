@@ -142,7 +142,8 @@ def test_asked_to_stop(whole: Whole, data: str, tmp_path: Path, processes: int) 
     assert "Traceback" not in stopped.stdout
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
     kept = max(steps_with_checkpoint(folder))
-    assert f"stopped in step {kept}" in stopped.stdout
+    assert f"stopped by SIGTERM in step {kept} of {STEPS}" in stopped.stdout
+    assert f"in step {kept} of" in json.loads((folder / "run.json").read_text())["ended"]
     assert known <= kept < STEPS
     done = finish(processes, *arguments)
     assert f"step_{kept:08d}.pt after" in done.stdout
