@@ -89,6 +89,7 @@ SWEEPS = {
     "surroundings": [*QUICKSTART, "logger=wandb", "paths=default", "dataloader=default", "trainer=default"],
 }
 ELSEWHERE = {
+    "hydra/job_logging=run",  # every run has it
     "hydra/sweeper=optuna",
     "dataset=coco",
     "dataset=custom",
