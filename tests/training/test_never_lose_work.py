@@ -152,7 +152,10 @@ def test_asked_to_stop(whole: Whole, data: str, tmp_path: Path, processes: int) 
 
 @pytest.mark.slow
 def test_asked_to_stop_at_fifty_random_moments(data: str, tmp_path: Path) -> None:
-    """Also while workers start, an epoch ends or images are evaluated: each leaves one checkpoint."""
+    """Also while workers start, an epoch ends or images are evaluated: each leaves one checkpoint.
+
+    Every other signal goes to the workers, too, as `timeout`, Slurm and containers send it.
+    """
     moments = random.Random(1)
     endless = ["trainer.max_epochs=1000", "trainer.evaluate_every=3"]
     for number in range(50):
@@ -162,7 +165,7 @@ def test_asked_to_stop_at_fifty_random_moments(data: str, tmp_path: Path) -> Non
         log = folder / "train.log"
         started.wait_for(lambda: log.exists() and "at most" in log.read_text())  # noqa: B023
         time.sleep(moments.uniform(0.05, 2.5))
-        os.kill(started.process, signal.SIGTERM)
+        (os.killpg if number % 2 else os.kill)(started.process, signal.SIGTERM)
         stopped = started.wait(60)
         assert stopped.returncode == 143, stopped.stderr
         assert stopped.stderr.splitlines()[-1] == "stopped by SIGTERM"
