@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from torch import Tensor
 from detr.data.coco_categories import coco_classes
 from detr.errors import UserError
 from detr.models.detr import DETR
-from detr.structures import Classes
+from detr.structures import Classes, Classification
 from detr.weights import hugging_face, official
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.zoo import ZOO, fetch, is_address
 
 HEADS = 8  # of all published models
+PLACES = ("model", "ema", "model_ema", "state_dict")  # of the weights in a file, the first that is there
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Weights:
     tensors: dict[str, Tensor]  # under our names
     source: str  # as the user gave it
     classes: Classes | None = None  # None: the source does not tell
+    classification: Classification | None = None  # what class logits mean; None: the number of logits tells
     checkpoint: Checkpoint | None = None  # None: not one of ours
     experiment: str | None = None  # of a zoo name
     num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
@@ -57,6 +60,11 @@ def load_strictly(model: DETR, weights: Weights) -> None:
     Raises:
         UserError: with a report of what differs, in the names of the weights' own file.
     """
+    if weights.classification not in (None, model.classification):
+        raise UserError(
+            f"the class logits of {weights.source} are for {weights.classification}, those of this detector for "
+            f"{model.classification}: use loss=detr, or train with init_from={weights.source}"
+        )
     heads = next(each.num_heads for each in model.decoder.modules() if hasattr(each, "num_heads"))
     if weights.num_heads not in (None, heads):
         raise UserError(
@@ -98,11 +106,13 @@ def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
             checkpoint=checkpoint,
             num_heads=_integer(checkpoint.recipe.config["transformer"], "num_heads"),
         )
-    state = content.get("model", content)
-    if not _is_state_dict(state) or not official.is_official(state):
+    wrapped = _state_dict(content)
+    prefix = _prefix(wrapped)
+    state = {name.removeprefix(prefix): tensor for name, tensor in wrapped.items()}
+    if not official.is_official(state):
         raise UserError(
-            f"{source} is neither a checkpoint of this project nor one of the official DETR: "
-            "it has neither config and classes nor class_embed and query_embed"
+            f"{source} is neither a checkpoint of this project nor one of the official DETR: it has neither config and "
+            f"classes nor class_embed and query_embed, but {_listed(wrapped or content)}"
         )
     layout = official.layout_of(state)
     tensors = official.from_official(state, source)
@@ -111,8 +121,9 @@ def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
         source=source,
         classes=coco_classes(len(tensors["class_head.weight"]) - 1),
         experiment=experiment,
+        classification="softmax",
         num_heads=HEADS if experiment is not None else _integer(_arguments(content), "nheads"),
-        name_in_file=lambda name: layout.theirs(name) or name,
+        name_in_file=lambda name: prefix + (layout.theirs(name) or name),
     )
 
 
@@ -126,6 +137,7 @@ def _from_folder(folder: Path, source: str) -> Weights:
         tensors=hugging_face.from_hugging_face(state, source),
         source=source,
         classes=hugging_face.classes_of(config),
+        classification="softmax",
         num_heads=_integer(config, "encoder_attention_heads"),
         name_in_file=lambda name: hugging_face.their_name(name, state),
     )
@@ -140,6 +152,28 @@ def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
 def _integer(settings: Any, key: str) -> int | None:
     value = settings.get(key) if isinstance(settings, Mapping) else None
     return value if isinstance(value, int) else None
+
+
+def _state_dict(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The weights in a file, wherever training scripts keep them; nothing where there are none."""
+    for place in (*(content.get(key) for key in PLACES), content):
+        inside = place.get("module", place) if isinstance(place, Mapping) else None
+        if isinstance(inside, Mapping) and _is_state_dict(inside):
+            return inside
+    return {}
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What DDP, torch.compile and Lightning put before every name."""
+    prefix, rest = "", list(names)
+    while found := next((each for each in PREFIXES if rest and all(name.startswith(each) for name in rest)), None):
+        prefix, rest = prefix + found, [name.removeprefix(found) for name in rest]
+    return prefix
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = list(names) or ["nothing"]
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _is_state_dict(content: Any) -> bool:

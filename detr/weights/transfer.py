@@ -71,7 +71,7 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Transfer:
     tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, transfer)
     tensors |= _adapted_tables(tensors, fresh, transfer)
     tensors |= _fresh_embeddings(tensors, fresh, transfer)
-    load_strictly(model, replace(weights, tensors=tensors))
+    load_strictly(model, replace(weights, tensors=tensors, classification=None))
     transfer.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
     return transfer
 
@@ -137,6 +137,9 @@ def _rows(weights: Weights, softmax: bool, classes: Classes, transfer: Transfer)
     """Pairs of a row of theirs and a row of ours; None: all rows stay where they are."""
     logits, num_classes = weights.num_logits, classes.num_classes
     theirs = weights.classes
+    if weights.classification == "softmax" and not softmax:
+        transfer.initialized.append("class_head, which is for softmax in the weights")
+        return []
     if theirs is None:
         if logits == num_classes + softmax:
             transfer.adapted.append("class_head: the weights do not name classes; row by row, as they are")

@@ -24,6 +24,10 @@ from detr.weights.sources import load, load_strictly
 from detr.weights.zoo import ZOO
 
 TINY = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7, classes=5)
+SIZES = (
+    *("transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"),
+    *("transformer.encoder.num_layers=2", "transformer.decoder.num_layers=2", "queries.num_queries=7"),
+)
 
 
 @functools.cache
@@ -48,9 +52,7 @@ def thorough(names: Iterable[str], *quick: str) -> list[Any]:
 
 
 def tiny_detector(*overrides: str) -> DETR:
-    sizes = ["transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"]
-    layers = ["transformer.encoder.num_layers=2", "transformer.decoder.num_layers=2", "queries.num_queries=7"]
-    return detector("detr_r50_coco", 5, *sizes, *layers, *overrides)
+    return detector("detr_r50_coco", 5, *SIZES, *overrides)
 
 
 def load_into(model: DETR, path: Path) -> None:
@@ -155,6 +157,56 @@ def test_a_file_that_main_py_left(tmp_path: Path) -> None:
     weights = load(str(write_official(tmp_path / "checkpoint.pth", TINY, training=True)))
     load_weights(tiny_detector(), weights.tensors, "")
     assert weights.checkpoint is None
+
+
+WRAPPED = {
+    "ddp": lambda w: {"model": {f"module.{name}": tensor for name, tensor in w.items()}},
+    "compiled": lambda w: {"model": {f"module._orig_mod.{name}": tensor for name, tensor in w.items()}, "epoch": 3},
+    "lightning": lambda w: {"state_dict": {f"model.{name}": tensor for name, tensor in w.items()}},
+    "average": lambda w: {"ema": w, "epoch": 3},
+    "average in a module": lambda w: {"model_ema": {"module": w, "updates": 7}},
+    "bare": lambda w: w,
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_training_scripts_wrap_weights_in_is_taken_away(kind: str, tmp_path: Path) -> None:
+    weights = random_weights(official_shapes(TINY))
+    torch.save(WRAPPED[kind](weights), tmp_path / "file.pth")
+    loaded = load(str(tmp_path / "file.pth")).tensors
+    expected = from_official(weights, "")
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_names_in_messages_are_those_of_the_file(tmp_path: Path) -> None:
+    weights = random_weights(official_shapes(TINY))
+    del weights["transformer.decoder.norm.bias"]
+    torch.save(WRAPPED["ddp"](weights), tmp_path / "file.pth")
+    with pytest.raises(UserError, match=r"1 missing \(module\.transformer\.decoder\.norm\.bias\)"):
+        load_into(tiny_detector(), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"model": {"stem.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}}, "stem.weight and 1 more"),
+        ({"generator": {}, "epoch": 3}, "generator and 1 more"),
+        ({}, "nothing"),
+    ],
+)
+def test_a_foreign_file_is_answered_with_what_is_in_it(content: dict, found: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(UserError, match=f"class_embed and query_embed, but {re.escape(found)}$"):
+        load(str(tmp_path / "file.pth"))
+
+
+def test_softmax_logits_are_not_evaluated_as_sigmoids(tmp_path: Path) -> None:
+    """Of K classes there are K + 1 logits: as many as sigmoids of K + 1 classes have."""
+    torch.save({"model": random_weights(official_shapes(TINY))}, tmp_path / "file.pth")
+    model = detector("detr_r50_coco", 6, *SIZES, "loss=focal")
+    with pytest.raises(UserError, match="are for softmax, those of this detector for sigmoid"):
+        load_into(model, tmp_path / "file.pth")
 
 
 def test_another_number_of_heads_is_told(tmp_path: Path) -> None:

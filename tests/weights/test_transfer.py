@@ -128,6 +128,16 @@ def test_another_kind_of_class_head_starts_afresh(before, after) -> None:
     assert f"for {before} in the weights" in "\n".join(transfer.lines())
 
 
+@pytest.mark.parametrize("classes", [None, OLD])
+def test_softmax_rows_are_not_read_as_sigmoids_of_one_class_more(classes: Classes | None) -> None:
+    """The row of no-object would be the fourth class. A file whose kind is known need not be judged by its rows."""
+    old = replace(weights_of(tiny_detr(seed=1), classes), classification="softmax")
+    model = tiny_detr(num_classes=4, classification="sigmoid", seed=2)
+    transfer, fresh, loaded = start(model, old, *"abcd")
+    assert torch.equal(loaded["class_head.weight"], fresh["class_head.weight"])
+    assert "for softmax in the weights" in "\n".join(transfer.lines())
+
+
 @pytest.mark.parametrize("queries", ["learned", "anchors"])
 @pytest.mark.parametrize("count", [4, 12])
 def test_the_number_of_queries_may_change(queries, count: int) -> None:
