@@ -12,21 +12,25 @@ from typing import Any
 import torch
 
 from detr import distributed
-from detr.config import Config, build
+from detr.config import Config, build, build_a
+from detr.config.blame import check_first_output, own_parts
+from detr.config.containers import Section
 from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity
 from detr.data.loader import eval_loader, train_loader
 from detr.environment import autocast, seed_everything, seed_torch
 from detr.errors import UserError
+from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.structures import Classes
-from detr.tracking.logger import NullLogger
+from detr.tracking.logger import Logger, NullLogger
 from detr.training.callbacks import Callback
 from detr.training.options import TrainerOptions
 from detr.training.parts import Parts
 from detr.training.resuming import check_unchanged
+from detr.training.schedule import Schedule
 from detr.weights.checkpoint import Checkpoint, Recipe
 from detr.weights.sources import Weights, load, load_strictly
 from detr.weights.transfer import start_from
@@ -50,7 +54,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         UserError: data, weights or parts are not what they should be, or do not fit each other.
     """
     values = config.values
-    options: TrainerOptions = build(values["trainer"])
+    options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
     seed_everything(values["seed"])
     with distributed.main_first():
@@ -72,7 +76,8 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     if distributed.rank():
         seed_torch(values["seed"], distributed.rank())  # dropout of its own
     model = model.to(device)
-    criterion = build(values["loss"]).to(device)
+    criterion = build_a(SetCriterion, values["loss"]).to(device)
+    check_first_output(criterion, own_parts(values))
     loader = train_loader(
         train_set,
         batch_size=values["dataloader"]["batch_size"],
@@ -89,11 +94,11 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         loader=loader,
         model=model,
         criterion=criterion,
-        optimizer=build(values["optimizer"], model=model),
-        schedule=build(values["scheduler"]),
+        optimizer=build_a(torch.optim.Optimizer, values["optimizer"], model=model),
+        schedule=build_a(Schedule, values["scheduler"]),
         validation=validation,
-        logger=build(values["logger"]) if distributed.is_main() else NullLogger(),
-        callbacks=build_callbacks(values["callbacks"]),
+        logger=build_a(Logger, values["logger"]) if distributed.is_main() else NullLogger(),
+        callbacks=[build_a(Callback, node) for node in values["callbacks"].values()],
     )
 
 
@@ -103,10 +108,10 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     Raises:
         UserError: weights, data or parts are not what they should be, or do not fit each other.
     """
-    options: TrainerOptions = build(values["trainer"])
+    options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
     with distributed.main_first():
-        data: DataSet = build(values["dataset"])
+        data = build_a(DataSet, values["dataset"])
         classes = classes_to_evaluate(weights, data, split)
         dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
     model = build_model(values, dataset.classes, pretrained=False)
@@ -117,7 +122,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
 
 def training_data(values: Values, overfit_batches: int | None) -> tuple[ImageSet, ImageSet]:
     """Build the training and validation splits; both are the same unaugmented images with `trainer.overfit_batches`."""
-    data: DataSet = build(values["dataset"])
+    data = build_a(DataSet, values["dataset"])
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
         train_set = data.split("train", transform=augmented, seed=values["seed"])
@@ -143,28 +148,23 @@ def warn_shared(train_set: ImageSet, val_set: ImageSet) -> None:
 def build_model(values: Values, classes: Classes, *, pretrained: bool) -> DETR:
     """Build the detector. Without `pretrained` no backbone weights are fetched: a checkpoint brings them."""
     node = values["model"]
-    if not pretrained and "weights" in node["backbone"]:
-        node = node.changed(backbone=node["backbone"].changed(weights=None))
-    return build(node, num_classes=classes.num_classes)
+    if not pretrained:
+        node = node.changed(backbone=without_weights(node["backbone"]))
+    model = build_a(DETR, node, num_classes=classes.num_classes)
+    check_first_output(model, own_parts(values))
+    return model
+
+
+def without_weights(node: Section) -> Section:
+    """Return a backbone's node that fetches no weights, nor do backbones inside of it."""
+    inside = {name: without_weights(value) for name, value in node.items() if isinstance(value, Section)}
+    return node.changed(**inside, **({"weights": None} if "weights" in node else {}))
 
 
 def check_model(values: Values) -> None:
     """Raise UserError if the detector's parts do not fit each other, before anything is read, fetched or computed."""
     with torch.device("meta"):
         build_model(values, Classes.contiguous({0: ""}), pretrained=False)
-
-
-def build_callbacks(nodes: Values) -> list[Callback]:
-    """Build the hooks into the training loop, in the order of the config.
-
-    Raises:
-        UserError: one is no `Callback`.
-    """
-    callbacks = {name: build(node, f"callbacks.{name}") for name, node in nodes.items()}
-    for name, callback in callbacks.items():
-        if not isinstance(callback, Callback):
-            raise UserError(f"callbacks.{name}: expected a detr.training.callbacks.Callback, got {type(callback)}")
-    return list(callbacks.values())
 
 
 def build_validation(
@@ -184,7 +184,7 @@ def build_validation(
             share=(distributed.rank(), distributed.world_size()),
             size_divisor=model.backbone.size_divisor,
         ),
-        evaluator=build(values["evaluator"], ground_truth=dataset.ground_truth(), classes=dataset.classes),
+        evaluator=build_a(Evaluator, values["evaluator"], ground_truth=dataset.ground_truth(), classes=dataset.classes),
         device=device,
         autocast=functools.partial(autocast, device, options.precision),
         classification=model.classification,

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from detr import distributed
 from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check, override
+from detr.config.blame import own_parts_blamed
 from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError
 from detr.evaluation.metrics import Evaluation
@@ -37,7 +38,11 @@ def train(config: Config) -> None:
     """Train as the config says, in the run folder that Hydra made."""
     own = distributed.is_main()  # the folder, and whatever is said
     folder = RunFolder(config.directory)
-    with folder.held() if own else contextlib.nullcontext(), failed_run_on_error(config):
+    with (
+        folder.held() if own else contextlib.nullcontext(),
+        failed_run_on_error(config),
+        own_parts_blamed(config.values),
+    ):
         check_model(config.values)
         checkpoint, source = find_checkpoint(config.values["resume"], folder)
         if own:
@@ -134,12 +139,13 @@ def evaluate(config: Config) -> None:
     with distributed.main_first():
         weights = load(checkpoint)
     values, stored = check(config_of(weights, config.aside))
-    model, validation = assemble_evaluation(values, weights, split)
     console = Console(quiet=not distributed.is_main())
-    dataset = validation.loader.dataset
-    started = time.monotonic()
-    with console.evaluation(len(dataset)) as bar:
-        outcome = validation(model, bar.advance)
+    with own_parts_blamed(values):
+        model, validation = assemble_evaluation(values, weights, split)
+        dataset = validation.loader.dataset
+        started = time.monotonic()
+        with console.evaluation(len(dataset)) as bar:
+            outcome = validation(model, bar.advance)
     if outcome is None:
         return
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)

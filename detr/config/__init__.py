@@ -4,10 +4,10 @@ It imports neither torch nor the parts that configurations name until one of the
 `--help`, `--cfg job` and a typo are answered at once.
 """
 
-from detr.config.build import build
+from detr.config.build import build, build_a
 from detr.config.check import check
 from detr.config.compose import compose
 from detr.config.containers import Config, resolved, unresolved
 from detr.config.override import override
 
-__all__ = ["Config", "build", "check", "compose", "override", "resolved", "unresolved"]
+__all__ = ["Config", "build", "build_a", "check", "compose", "override", "resolved", "unresolved"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from detr.config.annotations import parameters
+from detr.config.kinds import expect, expect_inside
 from detr.config.suggest import closest
 from detr.errors import UserError
 
@@ -21,8 +23,21 @@ DIRECTIVES = {
     "_args_",
 }  # keys that are no arguments; as Hydra has them
 
+T = TypeVar("T")
+
 # Libraries refuse arguments with assertions, too (nn.MultiheadAttention does).
 _REFUSALS = (ValueError, TypeError, AssertionError)
+
+
+def build_a(kind: type[T], node: Mapping[str, Any], /, **facts: Any) -> T:
+    """Build what a node describes, as `build` does, and check that it is of a kind: a class or a protocol.
+
+    Raises:
+        UserError: it is not; or as for `build`.
+    """
+    part = build(node, **facts)
+    expect(part, kind, getattr(node, "path", ""))
+    return part
 
 
 def build(node: Mapping[str, Any] | None, where: str = "", /, **facts: Any) -> Any:
@@ -45,26 +60,38 @@ class Factory:
     Args:
         constructor: to be called.
         key: of the node in the config, which messages begin with.
+        kind: of what comes out; None: anything.
     """
 
-    def __init__(self, constructor: Callable[..., Any], key: str) -> None:
-        self.constructor, self.key = constructor, key
+    def __init__(self, constructor: Callable[..., Any], key: str, kind: Any = None) -> None:
+        self.constructor, self.key, self.kind = constructor, key, kind
 
     def __call__(self, *arguments: Any, **facts: Any) -> Any:
-        """Build with these further arguments. Raises UserError where the constructor refuses them."""
+        """Build with these further arguments.
+
+        Raises:
+            UserError: the constructor refuses them, or what it builds is none of its kind.
+        """
         try:
-            return self.constructor(*arguments, **facts)
+            part = self.constructor(*arguments, **facts)
         except _REFUSALS as error:
             message = " ".join(str(error).split())
             raise UserError(f"{self.key}: {message}" if self.key else message) from error
+        expect(part, self.kind, self.key)
+        return part
 
 
 def _factory(node: Mapping[str, Any], key: str) -> Factory:
     """The nodes inside are built one by one, so that each refusal has its own key."""
     inside = {name: value for name, value in node.items() if name not in DIRECTIVES}
-    if node.get("_recursive_", True):
-        inside = {name: _built(value, f"{key}.{name}") for name, value in inside.items()}
     constructor = locate(str(node["_target_"]), key)
+    if node.get("_recursive_", True):
+        known = parameters(constructor) or {}
+        for name, value in inside.items():
+            where = getattr(value, "path", "") or f"{key}.{name}"
+            inside[name] = _built(value, where)
+            if name in known:
+                expect_inside(inside[name], known[name].annotation, where)
     positional = _built(node.get("_args_", []), f"{key}._args_")
     return Factory(lambda *more, **facts: constructor(*positional, *more, **{**inside, **facts}), key)
 

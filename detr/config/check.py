@@ -98,7 +98,7 @@ class _Check:
             return
         name = str(path[-1])
         if name not in arguments:
-            advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments)}"
+            advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments) or 'nothing'}"
             drop = f"where an experiment sets it, ~{dotted(path)} takes it away"
             raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):

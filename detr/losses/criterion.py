@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, cast
@@ -14,6 +15,11 @@ from detr.losses.matched import Matched
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import Term
 from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets, at_least_fp32
+
+RESERVED = {  # in rows, all of these and the terms are called train/NAME
+    *("loss", "class_error", "cardinality_error", "grad_norm", "lr"),
+    *("seconds", "images_per_second", "step_seconds", "memory_gb"),
+}
 
 
 class SetCriterion(nn.Module):
@@ -46,6 +52,10 @@ class SetCriterion(nn.Module):
         super().__init__()
         if not terms:
             raise ValueError("terms: expected at least one, got none")
+        for name in terms:
+            if name in RESERVED or "/" in name:
+                why = "contains a slash" if "/" in name else "is that of another value in the rows"
+                raise ValueError(f"terms.{name}: this name {why}; give the term another one")
         readers = {"matcher": matcher.classification} | {
             f"terms.{name}": term.classification for name, term in terms.items() if term.classification
         }
@@ -104,7 +114,9 @@ class SetCriterion(nn.Module):
             if missing and not group:
                 raise UserError(f"loss.terms.{name} needs {missing[0]}, which this decoder does not predict")
             if not group or (term.of_groups and not missing):
-                found[f"{group}/{name}" if group else name] = weight * (term.weight * term(matched))
+                value = term(matched)
+                _check_shape(name, term, value, layers=len(matched.predictions.logits))
+                found[f"{group}/{name}" if group else name] = weight * (term.weight * value)
         return found
 
     @torch.no_grad()
@@ -122,6 +134,17 @@ class SetCriterion(nn.Module):
         counts = _count(targets.image, torch.ones_like(targets.image), images)
         cardinality = (found.sum(-1) - counts).abs().float().mean(-1)
         return {"class_error": class_error, "cardinality_error": cardinality}
+
+
+def _check_shape(name: str, term: Term, value: Tensor, layers: int) -> None:
+    """Raises UserError unless a term gives a value a layer: a sum over others would be the loss all the same."""
+    wanted = [1 if term.last_layer_only else layers]
+    found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if found != wanted:
+        raise UserError(
+            f"loss.terms.{name}: {type(term).__qualname__} ({inspect.getfile(type(term))}) returns {found}, expected "
+            f"{wanted}, the loss of each layer"
+        )
 
 
 def _matched(

@@ -17,6 +17,7 @@ class MaskFocal(Term):
     """
 
     of_groups = False
+    last_layer_only = True
 
     def __init__(self, *, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__(weight=weight)
@@ -33,6 +34,7 @@ class Dice(Term):
     """Computes 1 − the Dice coefficient (Milletari et al. 2016), 1 added to both parts, over the number of objects."""
 
     of_groups = False
+    last_layer_only = True
 
     def forward(self, matched: Matched) -> Tensor:
         """Return [1], of the last layer."""

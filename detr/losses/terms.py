@@ -21,11 +21,13 @@ class Term(nn.Module):
     Attributes:
         classification: the meaning of class logits that it needs; None: any.
         of_groups: whether groups beside the queries that count have this loss, too.
+        last_layer_only: whether it returns [1], of the last layer, instead of [L].
         extras: what it reads of `Predictions.extras`; groups without it do not have this loss.
     """
 
     classification: Classification | None = None
     of_groups = True
+    last_layer_only = False
     extras: tuple[str, ...] = ()
 
     def __init__(self, *, weight: float = 1.0) -> None:
