@@ -256,6 +256,7 @@ class Agreement(Term):
     """How far the boxes of the first group are from those of the queries that count: a term that sees both."""
 
     of_groups = False
+    last_layer_only = True
 
     def forward(self, matched: Matched) -> Tensor:
         other = matched.groups["encoder"]
