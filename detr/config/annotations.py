@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from detr.config.references import Path
+from detr.config.references import Path, leaves
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -59,6 +60,11 @@ def problem(value: Any, annotation: Any) -> tuple[Path, str] | None:
     """
     from pydantic import ValidationError
 
+    for path, number in leaves(value):
+        if isinstance(number, float) and not math.isfinite(number):
+            return path, f"expected a finite number, got {show(number)}"
+        if isinstance(number, int) and abs(number) >= 2**63:
+            return path, f"expected an integer of 64 bits, got {show(number)}"
     adapter = _adapter(annotation)
     if adapter is None:
         return None if _may_be(value, annotation) else ((), f"expected {_PART}, got {show(value)}")

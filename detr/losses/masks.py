@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from detr.losses.matched import Matched
-from detr.losses.terms import Term
+from detr.losses.terms import Term, check_focus
 
 
 class MaskFocal(Term):
@@ -21,6 +21,7 @@ class MaskFocal(Term):
 
     def __init__(self, *, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__(weight=weight)
+        check_focus(alpha, gamma)
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, matched: Matched) -> Tensor:

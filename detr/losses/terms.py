@@ -41,6 +41,14 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
+def check_focus(alpha: float, gamma: float) -> None:
+    """Raise ValueError unless these are a weight and an exponent of a focal loss."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number from 0 to 1, got {alpha}")
+    if gamma < 0:
+        raise ValueError(f"gamma: expected at least 0, got {gamma}")
+
+
 class CrossEntropy(Term):
     """Computes softmax cross-entropy over classes and no-object, as a mean weighted by class.
 
@@ -85,6 +93,7 @@ class Focal(Term):
 
     def __init__(self, *, weight: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__(weight=weight)
+        check_focus(alpha, gamma)
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, matched: Matched) -> Tensor:
@@ -110,6 +119,7 @@ class Varifocal(Term):
 
     def __init__(self, *, weight: float = 1.0, alpha: float = 0.75, gamma: float = 2.0) -> None:
         super().__init__(weight=weight)
+        check_focus(alpha, gamma)
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, matched: Matched) -> Tensor:

@@ -74,6 +74,8 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int) -> None:
         super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
         sizes = [in_features, *[hidden_features] * (num_layers - 1), out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 

@@ -24,6 +24,8 @@ class SinePositionEmbedding(nn.Module):
         super().__init__()
         if d_model % 4:
             raise ValueError(f"d_model: expected a multiple of 4 for sine positions, got {d_model}")
+        if temperature <= 0:
+            raise ValueError(f"temperature: expected a number above 0, got {temperature}")
         self.d_model = d_model
         self.temperature = temperature
         self.centered = centered

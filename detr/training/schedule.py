@@ -62,6 +62,8 @@ class _Drops(_Warmup):
 
     def __init__(self, *, gamma: float, warmup_steps: int) -> None:
         super().__init__(warmup_steps=warmup_steps)
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma: expected a number from 0 to 1, got {gamma}")
         self.gamma = gamma
 
     def passed(self, moment: Moment) -> int:
