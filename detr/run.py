@@ -72,7 +72,7 @@ def train(config: Config) -> None:
         with requeueing(parts.options.requeue and own), parts.logger as logger:
             logger.start(
                 directory=folder.path,
-                config=config.values,
+                config=config.stored,
                 run_name=config.values["name"],
                 record=record,
                 run_id=None if checkpoint is None else checkpoint.wandb_id,
@@ -80,6 +80,7 @@ def train(config: Config) -> None:
             if checkpoint is not None:
                 take_up(folder, source, trainer)
             log_start(parts.model, parts.loader.dataset, val_set, trainer.steps, folder.path)
+            logger.log_samples(parts.loader)
             fit(trainer, record)
             if own:
                 show_training(trainer.console, trainer.progress.best, folder, logger)
@@ -167,12 +168,15 @@ def evaluate(config: Config) -> None:
         with build(config.values["logger"]) as logger:
             logger.start(
                 directory=folder.path,
-                config=values,
-                run_name=f"{values['name']} {split}",
+                config=stored,
+                run_name=values["name"],
                 record=record,
                 job_type="eval",
             )
+            logger.log_outcome(outcome, (record.checkpoint or {}).get("epoch", 0), best=True)
             logger.log_evaluation(outcome.evaluation.named(), split)
+        if logger.place is not None:
+            console.places({"W&B": logger.place})
 
 
 def tell_training(training: RunFolder, evaluation: Evaluation, folder: RunFolder, record: RunRecord) -> None:

@@ -25,6 +25,8 @@ class RecordedRun:
     summary: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, str] = field(default_factory=dict)  # metric, or its glob → the metric that is its axis
     artifacts: list[Any] = field(default_factory=list)
+    logs: str = ""  # of the Logs tab
+    preempting: bool = False
     exit_code: int | None = None
 
 
@@ -59,6 +61,10 @@ def _take(record: Any, recorded: RecordedRun) -> None:
         recorded.artifacts.append(content.log_artifact.artifact)
     elif kind == "artifact":
         recorded.artifacts.append(content)
+    elif kind == "output_logger":
+        recorded.logs += content.line
+    elif kind == "preempting":
+        recorded.preempting = True
     elif kind == "exit":
         recorded.exit_code = content.exit_code
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
+from detr.boxes import cxcywh_to_xyxy
+from detr.data.loader import TrainLoader
 from detr.structures import Detections, PanopticSegments
 
 Corners = tuple[float, float, float, float]
@@ -42,6 +47,11 @@ class Boxes:
             scores=None if scores is None else scores.tolist(),
             masks=None if masks is None else masks.cpu().numpy(),
         )
+
+    @classmethod
+    def from_xywh(cls, boxes: Sequence[Sequence[float]], labels: list[int], scores: list[float] | None = None) -> Self:
+        """Convert boxes [n] of (left, top, width, height) in pixels."""
+        return cls([(left, top, left + width, top + height) for left, top, width, height in boxes], labels, scores)
 
     def above(self, score: float) -> Boxes:
         """Return those with at least this score; all where there are no scores."""
@@ -91,3 +101,22 @@ class Example:
     names: Sequence[str]  # of all classes; index = label
     caption: str = ""  # e.g. the file's name
     segments: tuple[Segments, Segments] | None = None  # true and predicted, of a panoptic evaluation
+
+
+def first_seen(loader: TrainLoader, count: int) -> list[Example]:
+    """Return the first images that a training sees, augmented as it sees them."""
+    keys = itertools.islice(itertools.chain.from_iterable(loader.sampler), count)
+    examples = []
+    for sample in (loader.dataset[key] for key in keys):
+        height, width = sample.image.shape[-2:]
+        corners = cxcywh_to_xyxy(sample.boxes) * torch.tensor([width, height, width, height])
+        examples.append(
+            Example(
+                image=to_pil_image(sample.image),
+                truth=Boxes.from_tensors(corners, sample.labels),
+                predicted=Boxes([], [], []),
+                names=loader.dataset.classes.names,
+                caption=sample.file.rpartition("/")[2],
+            )
+        )
+    return examples

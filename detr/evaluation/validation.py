@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
+from detr.data.dataset import ImageSet
 from detr.data.images import read_image
 from detr.data.loader import EvalLoader
 from detr.evaluation.evaluator import Evaluator, Findings
@@ -30,6 +31,7 @@ class Outcome:
     """Holds what a pass over a split found."""
 
     results: Results  # COCO results format
+    dataset: ImageSet  # that was looked at
     evaluation: Evaluation | None = None  # None: the split has no annotations
     loss: float | None = None
     examples: list[Example] = field(default_factory=list)
@@ -109,7 +111,11 @@ class Validation:
         """
         model.eval()
         self.evaluator.reset()
-        outcome = Outcome(results=self.evaluator.results(), loss=None if self.criterion is None else 0.0)
+        outcome = Outcome(
+            results=self.evaluator.results(),
+            dataset=self.loader.dataset,
+            loss=None if self.criterion is None else 0.0,
+        )
         images = 0
         for index, batch in enumerate(self.loader.rounds()):
             mine = None if batch is None else self._part(model, batch, self.loader.sampler.starts[index])

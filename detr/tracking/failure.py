@@ -25,7 +25,7 @@ def failed_run_on_error(config: Config) -> Iterator[None]:
                 logger = build(config.values["logger"])
                 logger.start(
                     directory=config.directory,
-                    config=config.values,
+                    config=config.stored,
                     run_name=config.values["name"],
                     record=RunRecord.of(config),
                 )

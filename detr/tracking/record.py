@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from detr.config import Config
 from detr.data.dataset import Fingerprint
+
+RUN = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,15 @@ class RunRecord:
     def of(cls, config: Config, **facts: Any) -> RunRecord:
         """Return the record of a run from its config and what else is known of it."""
         return cls(choices=config.choices, overrides=config.overrides, sweep=config.sweep, **facts)
+
+    def of_training(self) -> RunRecord:
+        """Return how the training was asked for whose checkpoint this evaluation is of; itself where nobody knows."""
+        file = Path((self.checkpoint or {}).get("run") or "", RUN)
+        if not file.is_file():
+            asked = [each for each in self.overrides if each.partition("=")[0] not in ("checkpoint", "split")]
+            return RunRecord(choices=self.choices, overrides=asked)
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        return RunRecord(choices=facts["choices"], overrides=facts["overrides"], sweep=facts.get("sweep"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers."""

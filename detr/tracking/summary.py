@@ -51,15 +51,13 @@ def show_training(console: Console, best: dict[str, float] | None, folder: RunFo
     try:
         if folder.best.exists():  # not where the validation split has no annotations
             logger.log_checkpoint(folder.best)
-        _show_training(console, best, folder, logger.directory)
+        _show_training(console, best, folder, logger.place)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         log.warning("the training is finished, but its results could not all be shown: %s", reason)
 
 
-def _show_training(
-    console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_folder: Path | None
-) -> None:
+def _show_training(console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_place: str | None) -> None:
     if best is not None:
         metrics = {name.removeprefix("val/"): value for name, value in best.items()}
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
@@ -67,8 +65,8 @@ def _show_training(
         console.panoptic(metrics)
     places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
     places |= {"predictions": folder.path / "predictions", "evaluate": f"detr evaluate checkpoint={folder.best}"}
-    if wandb_folder is not None:
-        places["W&B"] = f"wandb sync {wandb_folder}"
+    if wandb_place is not None:
+        places["W&B"] = wandb_place
     console.places(places)
 
 

@@ -343,8 +343,8 @@ class Trainer:
         if outcome is not None and outcome.evaluation is not None:
             row |= {f"val/{name}": value for name, value in outcome.metrics.items()}
             self.folder.save_evaluation(epoch, outcome.evaluation)
-            self.logger.log_images(outcome.examples, epoch)
             better = self.is_better(row)
+            self.logger.log_outcome(outcome, epoch, best=better)
             progress.poor = 0 if better else progress.poor + 1
             if better:
                 progress.best = {name: value for name, value in row.items() if name.startswith("val/")}

@@ -1,0 +1,324 @@
+"""Reports to Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shlex
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from detr.data.loader import TrainLoader
+from detr.errors import Interrupted, UserError
+from detr.evaluation.examples import first_seen
+from detr.evaluation.validation import Outcome
+from detr.tracking import wandb_artifacts, wandb_media
+from detr.tracking.identity import run_config, run_group, run_tags, run_title
+from detr.tracking.logger import JobType, Logger
+from detr.tracking.record import RunRecord
+from detr.tracking.status import read_status, update_status
+from detr.tracking.wandb_agent import asked_to_stop, under_agent
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["offline", "online", "disabled"]
+Tables = Literal["end", "epoch", "never"]
+
+PROJECT = "detr"
+
+# W&B makes a section of its workspace from what stands before the first slash.
+AXES = {"step": ["train/*"], "epoch": ["val/*", "train_epoch/*", "classes/*", "images/*", "tables/*"]}
+RENAMED = {r"^train/": "train_epoch/", r"^val/((?:segm/)?(?:AP|PQ)/)": r"classes/\1"}  # in the rows of epochs
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Holds what a run is called and where it belongs."""
+
+    name: str
+    group: str
+    tags: list[str]
+    job_type: JobType
+
+
+class WandbLogger(Logger):
+    """Logs to a run in Weights & Biases. Offline, everything is written to the run's folder, to be synced later.
+
+    wandb counts its own steps and drops what comes with a lower one, and an offline run cannot be continued by it.
+    So its steps are not used: every row carries `step` or `epoch`, declared as axes, and a resumed run is a further
+    folder with the same id, which syncing joins.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str | None = None,
+        entity: str | None = None,
+        mode: Mode = "offline",
+        name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        notes: str | None = None,
+        images: int = 8,
+        tables: Tables = "end",
+        artifact: bool = True,
+    ) -> None:
+        """Only takes notes; `start` opens the run.
+
+        Args:
+            project: the W&B project; None: detr, of an evaluation that of its training.
+            entity: the team or user whose project it is; None: your default one, of an evaluation that of its training.
+            mode: offline needs no account; disabled does nothing at all.
+            name: of the run; None: the experiment's name and the overrides.
+            group: runs that belong together; None: the sweep's name, of a single run the experiment's.
+            tags: beside those for experiment, sweep, data set, backbone, transformer, queries and loss.
+            notes: what the run is for, in your words.
+            images: how many to show: predictions each time, the worst, and augmented ones of the training.
+            tables: AP by class, precision-recall curves, confusion of classes and the worst images: of the best epoch
+                at the end, of each epoch, or never.
+            artifact: whether checkpoints, config, own code and data set are kept as artifacts; data by reference only.
+        """
+        self._project = project
+        self._entity = entity
+        self._mode = mode
+        self._name = name
+        self._group = group
+        self._tags = tuple(tags)
+        self._notes = notes
+        self._images = images
+        self._tables = tables
+        self._artifact = artifact
+        self._run: Any = None
+        self._run_id: str | None = None
+        self._directory: Path | None = None
+        self._url: str | None = None
+        self._resumed = False
+        self._shown: tuple[Outcome, int] | None = None  # whose tables come at the end
+        self._training: tuple[str, Identity] | None = None  # of an evaluation: the run that it belongs to
+        self._tests: dict[str, float] = {}  # what that run's summary is to get
+
+    def start(
+        self,
+        *,
+        directory: Path,
+        config: Mapping[str, Any],
+        run_name: str,
+        record: RunRecord,
+        run_id: str | None = None,
+        job_type: JobType = "train",
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        own = config.get("logger") or {}  # of an evaluation: its training's
+        self._project = self._project or own.get("project") or PROJECT
+        self._entity = self._entity or own.get("entity")
+        self._directory = directory
+        if job_type == "train":
+            run_id = run_id or read_status(directory).wandb_id
+            identity = self._identity(run_name, record, job_type)
+            content = run_config(config, record)
+        else:
+            training = record.of_training()
+            identity = self._identity(run_name, training, job_type, record.split)
+            content = run_config(config, record, training=training, run_name=run_name)
+            trained = (record.checkpoint or {}).get("wandb_id")
+            self._training = (trained, self._identity(run_name, training, "train")) if trained else None
+        self._resumed = run_id is not None
+        self._run = self._open(run_id, identity, config=content, notes=self._notes)
+        self._run_id = self._run.id
+        self._define_axes()
+        if job_type == "train" and self._mode != "disabled":
+            update_status(directory, wandb_id=self._run_id)
+        if self._mode == "online":
+            self._url = self._run.url
+            log.info("W&B: %s", self._url)
+        self._log_sources(config, record)
+
+    def log_samples(self, loader: TrainLoader) -> None:
+        if self._images and not self._resumed:
+            pictures = [wandb_media.boxed_image(example) for example in first_seen(loader, self._images)]
+            self._run.log({"images/training": pictures, "epoch": 0})
+
+    def log_step(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({**metrics, "step": step})
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
+        renamed = dict(metrics)
+        for pattern, name in RENAMED.items():
+            renamed = {re.sub(pattern, name, key): value for key, value in renamed.items()}
+        self._run.log({**renamed, "epoch": epoch, "step": step})
+
+    def log_outcome(self, outcome: Outcome, epoch: int, *, best: bool) -> None:
+        pictures = [wandb_media.boxed_image(example) for example in outcome.examples[: self._images]]
+        if pictures:
+            self._run.log({"images/predictions": pictures, "epoch": epoch})
+        if self._tables == "epoch":
+            self._log_tables(outcome, epoch)
+        elif self._tables == "end" and (best or self._shown is None):
+            self._shown = outcome, epoch
+
+    def log_best(self, metrics: Mapping[str, float]) -> None:
+        self._run.summary.update({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
+
+    def log_summary(self, facts: Mapping[str, float | str]) -> None:
+        self._run.summary.update(dict(facts))
+
+    def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
+        named = {f"{split}/{name}": value for name, value in metrics.items()}
+        self._run.summary.update(named)
+        if split != "val":  # which the training has itself
+            self._tests |= named
+
+    def log_checkpoint(self, path: Path, name: str = "model") -> None:
+        if self._artifact:
+            self._run.log_artifact(wandb_artifacts.model(path, name, self._run_id), aliases=["best"])
+
+    def interrupt(self, number: int) -> bool:
+        if self._run is None:
+            return False
+        asked = self._asked_to_stop()
+        if asked:
+            log.info("W&B asked for the end of the run")
+        elif number != signal.SIGINT and not (asked is None and number == signal.SIGTERM and under_agent()):
+            self._run.mark_preempting()
+        return bool(asked)
+
+    def finish(self, exit_code: int = 0) -> None:
+        if self._run is None:
+            return
+        if exit_code == 0 and self._shown is not None:
+            self._log_tables(*self._shown)
+        run, self._run, self._shown = self._run, None, None
+        run.finish(exit_code=exit_code)
+        if self._training is not None and self._tests and self._mode != "disabled":
+            self._tell_training(*self._training)
+
+    @property
+    def run_id(self) -> str | None:
+        return self._run_id
+
+    @property
+    def place(self) -> str | None:
+        if self._url is not None or self._directory is None:
+            return self._url
+        ids = [self._run_id] if self._training is None else [self._run_id, self._training[0]]
+        parts = [part for run_id in ids for part in sorted(self._directory.glob(f"wandb/offline-run-*-{run_id}"))]
+        return shlex.join(["wandb", "sync", *map(str, parts)]) if parts else None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._run is not None and error is not None and not isinstance(error, Interrupted):
+            said = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+            with contextlib.suppress(Exception):
+                self._run.write_logs(said)  # the program says it later, when the run is over
+        return super().__exit__(kind, error, trace)
+
+    def _identity(self, run_name: str, record: RunRecord, job_type: JobType, split: str | None = None) -> Identity:
+        name = self._name or run_title(run_name, record)
+        return Identity(
+            name=name if split is None else f"{name} {split}",
+            group=self._group or run_group(run_name, record),
+            tags=run_tags(self._tags, record),
+            job_type=job_type,
+        )
+
+    def _open(self, run_id: str | None, identity: Identity, **more: Any) -> Any:
+        """A run of wandb's. Raises UserError if it cannot be reached or does not let one in."""
+        import wandb  # takes a second, and only this class needs it
+
+        if under_agent():
+            run_id = None  # the agent says which it is
+        try:
+            return wandb.init(
+                project=self._project,
+                entity=self._entity,
+                mode=self._mode,
+                dir=self._directory,
+                id=run_id,
+                resume="allow" if self._mode == "online" and (run_id or under_agent()) else None,
+                name=identity.name,
+                group=identity.group,
+                tags=identity.tags,
+                job_type=identity.job_type,
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off", capture_loggers={"root": "INFO"}),
+                **more,
+            )
+        except wandb.errors.Error as error:
+            raise UserError(_one_line(error)) from error
+
+    def _define_axes(self) -> None:
+        for axis, names in AXES.items():
+            self._run.define_metric(axis)
+            for name in names:
+                self._run.define_metric(name, step_metric=axis)
+
+    def _log_sources(self, config: Mapping[str, Any], record: RunRecord) -> None:
+        """Config, own code, the data set, and of an evaluation the checkpoint."""
+        if not self._artifact or self._mode == "disabled" or self._directory is None:
+            return
+        code = None if self._resumed else wandb_artifacts.code(self._directory, self._run_id)
+        if code is not None:
+            self._run.log_artifact(code)
+        data = wandb_artifacts.data(config, record)
+        if data is not None:
+            self._use(data)
+        path = Path((record.checkpoint or {}).get("path", ""))
+        if self._training is not None and path.name == wandb_artifacts.BEST and path.is_file():
+            self._use(wandb_artifacts.model(path, "model", self._training[0]))
+
+    def _use(self, artifact: Any) -> None:
+        """Declare what the run takes in: one with the same content is the same version, whoever logs it."""
+        if self._mode == "online":
+            self._run.use_artifact(artifact)
+        else:  # use_artifact refuses, but what it calls works offline, too
+            self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+    def _log_tables(self, outcome: Outcome, epoch: int) -> None:
+        if outcome.evaluation is not None:
+            self._run.log({**wandb_media.tables_of(outcome, outcome.evaluation, self._images), "epoch": epoch})
+
+    def _tell_training(self, run_id: str, identity: Identity) -> None:
+        """Put the metrics of an evaluation into the summary of the training."""
+        if self._mode == "offline":
+            part = self._open(run_id, identity)
+            part.summary.update(self._tests)
+            part.finish()
+            return
+        import wandb
+
+        try:
+            training = wandb.Api().run("/".join(filter(None, [self._entity, self._project, run_id])))
+            training.summary.update(self._tests)
+        except Exception as error:  # of many kinds; the evaluation itself is logged
+            log.warning("W&B: the summary of run %s does not get the metrics: %s", run_id, _words(error))
+
+    def _asked_to_stop(self) -> bool | None:
+        """Whether W&B wants the run to end, by its agent (Hyperband) or its page; None: nobody knows.
+
+        An agent ends a run with the same signal that a scheduler uses, so the signal does not tell.
+        """
+        if self._mode != "online":
+            return False
+        try:
+            return asked_to_stop(self._run)
+        except Exception as error:
+            log.warning("W&B does not say whether it ends the run: %s", _words(error))
+            return None
+
+
+def _one_line(error: Exception) -> str:
+    return (
+        f"Weights & Biases does not start: {_words(error).rstrip('.')}; run `wandb login` or set WANDB_API_KEY, "
+        "or work offline with logger.mode=offline (WANDB_MODE=offline), or without it: logger=none"
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
