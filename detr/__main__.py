@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+from types import ModuleType
 
 from detr import commands
 from detr.config.suggest import did_you_mean
@@ -22,17 +23,22 @@ def main() -> None:
             hint = did_you_mean(verb, verbs()) or f"; there are {', '.join(verbs())}"
             raise UserError(f"{verb}: there is no such verb{hint}")
     sys.argv = [f"detr {verb}", *arguments[1:]]
-    importlib.import_module(f"{commands.__name__}.{verb}").main()
+    module(verb).main()
 
 
 def verbs() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(commands.__path__))
+
+
+def module(verb: str) -> ModuleType:
+    return importlib.import_module(f"{commands.__name__}.{verb.replace('-', '_')}")
 
 
 def usage() -> str:
     """Return one line for each verb: the first of its docstring."""
-    documents = {verb: importlib.import_module(f"{commands.__name__}.{verb}").__doc__ or "" for verb in verbs()}
-    lines = [f"  {verb:<10} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
+    documents = {verb: module(verb).__doc__ or "" for verb in verbs()}
+    width = max(map(len, documents))
+    lines = [f"  {verb:<{width}} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
     return "\n".join(["usage: detr VERB [ARGUMENTS]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"])
 
 
