@@ -38,12 +38,13 @@ def code(folder: Path, run_id: str | None) -> Any | None:
     return artifact
 
 
-def data(config: Mapping[str, Any], record: RunRecord) -> Any | None:
+def data(config: Mapping[str, Any], record: RunRecord, choice: str) -> Any | None:
     """Return a reference to the data set, of which nothing is uploaded: the same annotations are the same version.
 
     Args:
         config: with its references as they stand.
         record: with the fingerprint of each split.
+        choice: the option of `dataset`.
     """
     import wandb
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
@@ -53,10 +54,10 @@ def data(config: Mapping[str, Any], record: RunRecord) -> Any | None:
         return None
     root = Recorded(dict(config), [], Path(CONFIG), Path()).section("dataset.root")
     place = None if root is None else Path(str(root)).absolute()
-    choice = record.choices.get("dataset", "data")
     name = choice if place is None or place.name == choice else f"{choice}-{place.name}"
+    own = () if "train" in record.data else record.data  # an evaluation's splits are no version of a training's
     splits = {split: asdict(fingerprint) for split, fingerprint in record.data.items()}
-    artifact = wandb.Artifact(_name(name), type="dataset", metadata={"root": str(place or ""), "splits": splits})
+    artifact = wandb.Artifact(_name(name, *own), type="dataset", metadata={"root": str(place or ""), "splits": splits})
     for split, fingerprint in record.data.items():
         reference = f"{'dataset:' + choice if place is None else place.as_uri()}#{split}"
         # Not add_reference: it would take the place for what tells data sets apart, and list every image.

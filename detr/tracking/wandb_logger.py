@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shlex
 import signal
@@ -23,7 +24,7 @@ from detr.tracking.identity import run_config, run_group, run_tags, run_title
 from detr.tracking.logger import JobType, Logger
 from detr.tracking.record import RunRecord
 from detr.tracking.status import read_status, update_status
-from detr.tracking.wandb_agent import asked_to_stop, under_agent
+from detr.tracking.wandb_agent import ended_by_wandb, under_agent
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class WandbLogger(Logger):
         self._directory: Path | None = None
         self._url: str | None = None
         self._resumed = False
+        self._parent = os.getppid()  # under an agent: the agent
         self._shown: tuple[Outcome, int] | None = None  # whose tables come at the end
         self._training: tuple[str, Identity] | None = None  # of an evaluation: the run that it belongs to
         self._tests: dict[str, float] = {}  # what that run's summary is to get
@@ -118,6 +120,7 @@ class WandbLogger(Logger):
         self._project = self._project or own.get("project") or PROJECT
         self._entity = self._entity or own.get("entity")
         self._directory = directory
+        training = record
         if job_type == "train":
             run_id = run_id or read_status(directory).wandb_id
             identity = self._identity(run_name, record, job_type)
@@ -137,7 +140,7 @@ class WandbLogger(Logger):
         if self._mode == "online":
             self._url = self._run.url
             log.info("W&B: %s", self._url)
-        self._log_sources(config, record)
+        self._log_sources(config, record, training.choices.get("dataset", "data"))
 
     def log_samples(self, loader: TrainLoader) -> None:
         if self._images and not self._resumed:
@@ -181,12 +184,12 @@ class WandbLogger(Logger):
     def interrupt(self, number: int) -> bool:
         if self._run is None:
             return False
-        asked = self._asked_to_stop()
+        asked = self._mode == "online" and self._ended_by_wandb(number)
         if asked:
             log.info("W&B asked for the end of the run")
-        elif number != signal.SIGINT and not (asked is None and number == signal.SIGTERM and under_agent()):
+        elif number != signal.SIGINT:  # who asks for the end gets it
             self._run.mark_preempting()
-        return bool(asked)
+        return asked
 
     def finish(self, exit_code: int = 0) -> None:
         if self._run is None:
@@ -259,58 +262,44 @@ class WandbLogger(Logger):
             for name in names:
                 self._run.define_metric(name, step_metric=axis)
 
-    def _log_sources(self, config: Mapping[str, Any], record: RunRecord) -> None:
-        """Config, own code, the data set, and of an evaluation the checkpoint."""
+    def _log_sources(self, config: Mapping[str, Any], record: RunRecord, choice: str) -> None:
+        """Keep config and own code, and say which data set and, of an evaluation, which checkpoint goes in."""
         if not self._artifact or self._mode == "disabled" or self._directory is None:
             return
-        code = None if self._resumed else wandb_artifacts.code(self._directory, self._run_id)
-        if code is not None:
-            self._run.log_artifact(code)
-        data = wandb_artifacts.data(config, record)
-        if data is not None:
-            self._use(data)
-        path = Path((record.checkpoint or {}).get("path", ""))
-        if self._training is not None and path.name == wandb_artifacts.BEST and path.is_file():
-            self._use(wandb_artifacts.model(path, "model", self._training[0]))
+        try:
+            code = None if self._resumed else wandb_artifacts.code(self._directory, self._run_id)
+            if code is not None:
+                self._run.log_artifact(code)
+            data = wandb_artifacts.data(config, record, choice)
+            if data is not None:
+                self._use(data)
+            path = Path((record.checkpoint or {}).get("path", ""))
+            if self._training is not None and path.name == wandb_artifacts.BEST and path.is_file():
+                self._use(wandb_artifacts.model(path, "model", self._training[0]))
+        except Exception as error:  # of many kinds, and none is worth a training
+            log.warning("W&B does not keep what the run is made from: %s", _words(error))
 
     def _use(self, artifact: Any) -> None:
         """Declare what the run takes in: one with the same content is the same version, whoever logs it."""
-        if self._mode == "online":
-            self._run.use_artifact(artifact)
-        else:  # use_artifact refuses, but what it calls works offline, too
-            self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        # What use_artifact calls: that refuses offline, and online waits until the artifact is there.
+        self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     def _log_tables(self, outcome: Outcome, epoch: int) -> None:
         if outcome.evaluation is not None:
             self._run.log({**wandb_media.tables_of(outcome, outcome.evaluation, self._images), "epoch": epoch})
 
     def _tell_training(self, run_id: str, identity: Identity) -> None:
-        """Put the metrics of an evaluation into the summary of the training."""
-        if self._mode == "offline":
-            part = self._open(run_id, identity)
-            part.summary.update(self._tests)
-            part.finish()
-            return
-        import wandb
+        """Put the metrics of an evaluation into the summary of the training, which is taken up for it."""
+        run = self._open(run_id, identity)
+        run.summary.update(self._tests)
+        run.finish()
 
+    def _ended_by_wandb(self, number: int) -> bool:
         try:
-            training = wandb.Api().run("/".join(filter(None, [self._entity, self._project, run_id])))
-            training.summary.update(self._tests)
-        except Exception as error:  # of many kinds; the evaluation itself is logged
-            log.warning("W&B: the summary of run %s does not get the metrics: %s", run_id, _words(error))
-
-    def _asked_to_stop(self) -> bool | None:
-        """Whether W&B wants the run to end, by its agent (Hyperband) or its page; None: nobody knows.
-
-        An agent ends a run with the same signal that a scheduler uses, so the signal does not tell.
-        """
-        if self._mode != "online":
-            return False
-        try:
-            return asked_to_stop(self._run)
-        except Exception as error:
+            return ended_by_wandb(self._run, number, self._parent)
+        except Exception as error:  # a question that wandb has no public words for
             log.warning("W&B does not say whether it ends the run: %s", _words(error))
-            return None
+            return False
 
 
 def _one_line(error: Exception) -> str:
