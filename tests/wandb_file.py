@@ -48,9 +48,9 @@ def _take(record: Any, recorded: RecordedRun) -> None:
     content = getattr(record, kind)
     if kind == "run":
         recorded.run = content
-        recorded.config.update(_plain(content.config.update))
+        _merge(_plain(content.config.update), recorded.config)
     elif kind == "config":
-        recorded.config.update(_plain(content.update))
+        _merge(_plain(content.update), recorded.config)
     elif kind == "history":
         recorded.history.append(_plain(content.item))
     elif kind == "summary":
@@ -67,6 +67,15 @@ def _take(record: Any, recorded: RecordedRun) -> None:
         recorded.preempting = True
     elif kind == "exit":
         recorded.exit_code = content.exit_code
+
+
+def _merge(update: dict[str, Any], config: dict[str, Any]) -> None:
+    """As wandb does: a section that is written again keeps what others wrote into it."""
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _merge(value, config[key])
+        else:
+            config[key] = value
 
 
 def _plain(items: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ CHART_ROWS = 10_000  # W&B draws no more of a table
 
 
 def tables_of(outcome: Outcome, evaluation: Evaluation, images: int) -> dict[str, Any]:
-    """Return key → what is shown of an evaluation: AP by class, curves, confusion matrix, the worst images.
+    """Return key → what is shown of an evaluation: AP by class, curves, confusion of classes, the worst images.
 
     Args:
         outcome: whose boxes are looked at.

@@ -109,17 +109,21 @@ def draws(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("file", WANDB_FILES, ids=lambda file: file.stem)
-def test_what_the_agent_of_wandb_runs_composes(file: Path) -> None:
+def test_what_the_agent_of_wandb_runs_composes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wandb.sdk.launch.sweeps.utils import SWEEP_COMMAND_ENV_VAR_REGEX
 
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "run7")
     for values in draws(file):
         words = agent_command(file, values)
         assert words[:3] == ["/usr/bin/env", "python", "train.py"]
         overrides = words[3:]
         assert {f"{key}={value}" for key, value in values.items()} <= set(overrides), "keys arrive with their dots"
-        assert not any(SWEEP_COMMAND_ENV_VAR_REGEX.search(word) or "${" in word for word in overrides)
+        assert not any(SWEEP_COMMAND_ENV_VAR_REGEX.search(word) for word in overrides)
         config = compose(overrides)
         check(config)
+        assert load("train", overrides).hydra.run.dir == "outputs/wandb/sweep1/run7", "one that is queued again goes on"
+        assert config.resume == "auto"
         assert config.logger.mode == "online"
         assert config.loss.auxiliary is values.get("loss.auxiliary", True)
 

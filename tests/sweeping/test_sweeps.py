@@ -98,9 +98,10 @@ def test_wandb_has_four_runs_in_one_group(swept: tuple[Path, subprocess.Complete
     ]
     assert [each.exit_code for each in runs] == [0, 1, 0, 0]
     for number, each in enumerate(runs):
-        transformer = each.config["transformer"]
-        assert (transformer["d_model"], transformer["num_heads"]) == ((32, 32, 64, 64)[number], (4, 64)[number % 2])
-        assert {"shapes", "efficientnet_lite0", "distinct"} <= set(each.run.tags)
+        transformer, (width, heads) = each.config["transformer"], ((32, 32, 64, 64)[number], (4, 64)[number % 2])
+        assert each.config["setting"] == f"transformer.d_model={width} transformer.num_heads={heads}"
+        assert (transformer["d_model"], transformer["num_heads"]) == (width, heads)
+        assert {"train heads", "quickstart", "shapes", "efficientnet_lite0", "distinct"} <= set(each.run.tags)
         if number != FAILED:
             (row,) = RunFolder(folder / str(number)).rows()
             (epoch,) = [logged for logged in each.history if "val/AP" in logged]
@@ -128,10 +129,14 @@ def test_an_evaluation_of_several_checkpoints_is_a_sweep_with_runs_of_its_own(
         rows = list(csv.DictReader(file))
     for number, row in enumerate(rows):
         metrics = json.loads((tmp_path / "e" / str(number) / "metrics.json").read_text())
-        recorded = only_run(tmp_path / "e" / str(number))
         assert (row["checkpoint"], row["AP50"]) == (str(checkpoints[number]), str(metrics["AP50"]))
-        assert (recorded.run.job_type, recorded.run.run_group) == ("eval", "evaluate e")
-        assert recorded.summary["test/AP50"] == metrics["AP50"]
+        training = only_run(checkpoints[number].parents[1])
+        parts = [read_run(part) for part in (tmp_path / "e" / str(number) / "wandb").glob("offline-run-*")]
+        own, told = sorted(parts, key=lambda part: part.run.job_type)
+        assert (own.run.job_type, own.run.run_group) == ("eval", "train heads"), "that of its training"
+        assert (told.run.run_id, told.run.display_name) == (training.run.run_id, training.run.display_name)
+        assert own.summary["test/AP50"] == told.summary["test/AP50"] == metrics["AP50"]
+        assert own.config["setting"] == training.config["setting"]
 
 
 def test_started_again_it_does_what_is_left(swept: tuple[Path, subprocess.CompletedProcess[str]], data: str) -> None:
