@@ -8,7 +8,7 @@ from command import ROOT, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.__main__ import verbs
-from detr.commands import compare
+from detr.commands import compare, wandb_report
 from detr.config import check, compose
 from detr.sweeping.search import as_overrides
 from detr.sweeping.space import corners, space_of
@@ -67,6 +67,11 @@ def test_a_comparison_is_understood(command: str) -> None:
     assert compare.parser().parse_args(shlex.split(command)[2:]).runs
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr wandb-report")])
+def test_a_report_is_understood(command: str) -> None:
+    assert wandb_report.parser().parse_args(shlex.split(command)[2:]).sweep
+
+
 @pytest.mark.parametrize(
     "command", [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate)", each)]
 )
@@ -85,6 +90,6 @@ def test_options_are_listed(command: str) -> None:
 
 
 def test_every_verb_in_the_documents_exists() -> None:
-    used = {match for command in COMMANDS for match in re.findall(r"^detr (\w+)", command)}
+    used = {match for command in COMMANDS for match in re.findall(r"^detr ([\w-]+)", command)}
     assert used <= set(verbs())
-    assert "repeat" in used
+    assert {"repeat", "wandb-report"} <= used
