@@ -9,7 +9,7 @@ import re
 import shlex
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from detr.tracking.identity import run_config, run_group, run_tags, run_title
 from detr.tracking.logger import JobType, Logger
 from detr.tracking.record import RunRecord
 from detr.tracking.status import read_status, update_status
-from detr.tracking.wandb_agent import ended_by_wandb, under_agent
+from detr.tracking.wandb_signals import ended_by_wandb, under_agent
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ class WandbLogger(Logger):
         self._directory: Path | None = None
         self._url: str | None = None
         self._resumed = False
+        self._lost = False  # wandb's own process
         self._parent = os.getppid()  # under an agent: the agent
         self._shown: tuple[Outcome, int] | None = None  # whose tables come at the end
         self._training: tuple[str, Identity] | None = None  # of an evaluation: the run that it belongs to
@@ -120,17 +121,22 @@ class WandbLogger(Logger):
         self._project = self._project or own.get("project") or PROJECT
         self._entity = self._entity or own.get("entity")
         self._directory = directory
-        training = record
         if job_type == "train":
-            run_id = run_id or read_status(directory).wandb_id
-            identity = self._identity(run_name, record, job_type)
+            training, identity = record, self._identity(run_name, record)
             content = run_config(config, record)
+            run_id = run_id or read_status(directory).wandb_id
         else:
             training = record.of_training()
-            identity = self._identity(run_name, training, job_type, record.split)
             content = run_config(config, record, training=training, run_name=run_name)
-            trained = (record.checkpoint or {}).get("wandb_id")
-            self._training = (trained, self._identity(run_name, training, "train")) if trained else None
+            belongs = WandbLogger(**{name: own[name] for name in ("name", "group", "tags") if name in own})
+            trained, trained_id = belongs._identity(run_name, training), (record.checkpoint or {}).get("wandb_id")
+            self._training = (trained_id, trained) if trained_id else None
+            identity = Identity(
+                name=self._name or f"{trained.name} {record.split}",
+                group=self._group or trained.group,
+                tags=list(dict.fromkeys([*self._tags, *trained.tags])),
+                job_type="eval",
+            )
         self._resumed = run_id is not None
         self._run = self._open(run_id, identity, config=content, notes=self._notes)
         self._run_id = self._run.id
@@ -145,35 +151,35 @@ class WandbLogger(Logger):
     def log_samples(self, loader: TrainLoader) -> None:
         if self._images and not self._resumed:
             pictures = [wandb_media.boxed_image(example) for example in first_seen(loader, self._images)]
-            self._run.log({"images/training": pictures, "epoch": 0})
+            self._log({"images/training": pictures, "epoch": 0})
 
     def log_step(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log({**metrics, "step": step})
+        self._log({**metrics, "step": step})
 
     def log_epoch(self, metrics: Mapping[str, float], epoch: int, step: int) -> None:
         renamed = dict(metrics)
         for pattern, name in RENAMED.items():
             renamed = {re.sub(pattern, name, key): value for key, value in renamed.items()}
-        self._run.log({**renamed, "epoch": epoch, "step": step})
+        self._log({**renamed, "epoch": epoch, "step": step})
 
     def log_outcome(self, outcome: Outcome, epoch: int, *, best: bool) -> None:
         pictures = [wandb_media.boxed_image(example) for example in outcome.examples[: self._images]]
         if pictures:
-            self._run.log({"images/predictions": pictures, "epoch": epoch})
+            self._log({"images/predictions": pictures, "epoch": epoch})
         if self._tables == "epoch":
             self._log_tables(outcome, epoch)
         elif self._tables == "end" and (best or self._shown is None):
             self._shown = outcome, epoch
 
     def log_best(self, metrics: Mapping[str, float]) -> None:
-        self._run.summary.update({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
+        self._summarise({f"best/{name.removeprefix('val/')}": value for name, value in metrics.items()})
 
     def log_summary(self, facts: Mapping[str, float | str]) -> None:
-        self._run.summary.update(dict(facts))
+        self._summarise(facts)
 
     def log_evaluation(self, metrics: Mapping[str, float], split: str) -> None:
         named = {f"{split}/{name}": value for name, value in metrics.items()}
-        self._run.summary.update(named)
+        self._summarise(named)
         if split != "val":  # which the training has itself
             self._tests |= named
 
@@ -222,13 +228,13 @@ class WandbLogger(Logger):
                 self._run.write_logs(said)  # the program says it later, when the run is over
         return super().__exit__(kind, error, trace)
 
-    def _identity(self, run_name: str, record: RunRecord, job_type: JobType, split: str | None = None) -> Identity:
-        name = self._name or run_title(run_name, record)
+    def _identity(self, run_name: str, record: RunRecord) -> Identity:
+        """Of a training."""
         return Identity(
-            name=name if split is None else f"{name} {split}",
+            name=self._name or run_title(run_name, record),
             group=self._group or run_group(run_name, record),
             tags=run_tags(self._tags, record),
-            job_type=job_type,
+            job_type="train",
         )
 
     def _open(self, run_id: str | None, identity: Identity, **more: Any) -> Any:
@@ -284,9 +290,30 @@ class WandbLogger(Logger):
         # What use_artifact calls: that refuses offline, and online waits until the artifact is there.
         self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
+    def _log(self, row: Mapping[str, Any]) -> None:
+        with self._going_on():
+            self._run.log(dict(row))
+
+    def _summarise(self, facts: Mapping[str, Any]) -> None:
+        with self._going_on():
+            self._run.summary.update(dict(facts))
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A training goes on when wandb's own process is gone, which schedulers end together with everything else."""
+        try:
+            yield
+        except OSError as error:
+            if not self._lost:
+                log.warning("W&B hears no more of this run: %s", _words(error))
+            self._lost = True
+
     def _log_tables(self, outcome: Outcome, epoch: int) -> None:
-        if outcome.evaluation is not None:
-            self._run.log({**wandb_media.tables_of(outcome, outcome.evaluation, self._images), "epoch": epoch})
+        try:
+            if outcome.evaluation is not None:
+                self._log({**wandb_media.tables_of(outcome, outcome.evaluation, self._images), "epoch": epoch})
+        except Exception as error:  # an image that is gone, say
+            log.warning("W&B gets no tables of epoch %d: %s", epoch, _words(error))
 
     def _tell_training(self, run_id: str, identity: Identity) -> None:
         """Put the metrics of an evaluation into the summary of the training, which is taken up for it."""

@@ -24,7 +24,7 @@ from detr.errors import Interrupted, UserError
 from detr.evaluation.examples import Boxes, Example, Segments
 from detr.evaluation.results import Results
 from detr.evaluation.validation import Outcome
-from detr.tracking import wandb_agent, wandb_artifacts
+from detr.tracking import wandb_artifacts, wandb_signals
 from detr.tracking.logger import Logger, NullLogger
 from detr.tracking.record import RunRecord
 from detr.tracking.status import read_status, update_status
@@ -392,11 +392,28 @@ def test_a_signal_preempts_but_ctrl_c_ends(tmp_path: Path, number: signal.Signal
     assert (recorded.preempting, recorded.exit_code) == (preempted, 1)
 
 
+def test_a_training_goes_on_when_the_process_of_wandb_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A scheduler's SIGTERM goes to all processes of a job, and that one ends at once."""
+    with start(tmp_path) as logger:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        (core,) = (int(child) for child in children if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text())
+        os.kill(core, signal.SIGTERM)
+        while Path(f"/proc/{core}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.05)
+        for step in range(20):
+            logger.log_step({"train/loss": 3.5}, step=step)
+        logger.log_best({"val/AP": 0.5})
+    warnings = [each.message for each in caplog.records if each.name == "detr.tracking.wandb_logger"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B hears no more of this run: ")
+    assert "the logger did not end the run" in caplog.text
+
+
 def test_a_run_that_wandb_ended_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queued again it would be ended again, for ever. What the server says is stood in for."""
     logger = start(tmp_path)
     logger._mode = "online"
-    monkeypatch.setattr(wandb_agent, "stop_requested", lambda run: True)
+    monkeypatch.setattr(wandb_signals, "stop_requested", lambda run: True)
     with logger:
         raise Interrupted(signal.SIGTERM)
     recorded = read(logger)
@@ -407,19 +424,19 @@ def test_a_run_that_wandb_ended_is_complete(tmp_path: Path, monkeypatch: pytest.
 def test_under_an_agent_it_waits_for_what_the_server_says(monkeypatch: pytest.MonkeyPatch, answers: str) -> None:
     """wandb hears of it later than the agent; a scheduler ends the agent, too, so nobody is waited for."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
-    monkeypatch.setattr(wandb_agent, "PATIENCE", 1.2)
+    monkeypatch.setattr(wandb_signals, "PATIENCE", 1.2)
     asked: list[float] = []
 
     def stop_requested(run: Any) -> bool:
         asked.append(time.monotonic())
         return answers == "late" and len(asked) == 3
 
-    monkeypatch.setattr(wandb_agent, "stop_requested", stop_requested)
+    monkeypatch.setattr(wandb_signals, "stop_requested", stop_requested)
     parent = os.getppid() + (answers == "agent gone")
-    assert wandb_agent.ended_by_wandb(None, signal.SIGTERM, parent) is (answers == "late")
+    assert wandb_signals.ended_by_wandb(None, signal.SIGTERM, parent) is (answers == "late")
     assert len(asked) == {"never": 4, "late": 3, "agent gone": 1}[answers]
     asked.clear()
-    assert not wandb_agent.ended_by_wandb(None, signal.SIGUSR1, parent), "never W&B's"
+    assert not wandb_signals.ended_by_wandb(None, signal.SIGUSR1, parent), "never W&B's"
     assert asked == []
 
 

@@ -1,4 +1,4 @@
-"""Who ends a run: W&B, or somebody else with the same signal."""
+"""Signals that end a run: W&B sends them, or somebody else."""
 
 from __future__ import annotations
 
