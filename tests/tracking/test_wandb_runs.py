@@ -42,7 +42,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("wandb")
     data = f"dataset.root={root / 'shapes'}"
     done = run(
-        *train(root / "run", data, "trainer.max_epochs=2", "optimizer.lr=0.002", "seed=5", "logger.images=4"),
+        *train(
+            root / "run",
+            data,
+            "trainer.max_epochs=2",
+            "optimizer.lr=0.002",
+            "seed=5",
+            "logger.images=4",
+            "logger.group=mine",
+            "logger.tags=[a]",
+        ),
         variables=environment(root / "home"),
     )
     assert done.returncode == 0, done.stderr
