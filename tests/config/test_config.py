@@ -217,7 +217,7 @@ def plain(composed: Any) -> Any:
 def test_composed_config_has_no_open_questions(stored: dict[str, Any]) -> None:
     assert stored["name"] == "quickstart"
     assert "${hydra" not in json.dumps(stored)
-    assert resolved(OmegaConf.create(stored))["logger"]["_target_"] == "detr.tracking.logger.WandbLogger"
+    assert resolved(OmegaConf.create(stored))["logger"]["_target_"] == "detr.tracking.wandb_logger.WandbLogger"
 
 
 VALUES = {
