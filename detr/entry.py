@@ -138,14 +138,16 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             _sweep_job(task, composed, aside)
             return
-        new = all(file.suffix == ".log" and not file.stat().st_size for file in _directory().iterdir())
+        # Hydra has just opened the log of a run; where anything else is, the folder is not a new one.
+        logs = {Path(each.baseFilename) for each in logging.root.handlers if isinstance(each, logging.FileHandler)}
+        new = set(_directory().iterdir()) == logs != set() and not any(log.stat().st_size for log in logs)
         try:
             distributed.led(task)(_config(composed, aside))
         except UserError as error:
             outcome.error = error
             if isinstance(error, OccupiedError):
                 return
-            if new and all(file.suffix == ".log" or file.name == LOCK for file in _directory().iterdir()):
+            if new and set(_directory().iterdir()) <= logs | {_directory() / LOCK}:
                 shutil.rmtree(_directory())  # a run that is refused leaves nothing behind
             else:
                 _log(error, everywhere=False, traceback=error.__cause__ is not None)

@@ -109,6 +109,14 @@ def test_what_is_refused_leaves_no_folder(home: Path, tmp_path: Path, words: lis
     assert list(tmp_path.glob("runs/*/*")) == []
 
 
+def test_what_is_refused_leaves_the_folder_that_one_stands_in(tmp_path: Path) -> None:
+    """`detr export` has no folder of its own."""
+    only_error(run("-m", "detr", "export", "checkpoint=nothing.pt", "format=official", cwd=tmp_path))
+    (tmp_path / "empty.log").touch()
+    only_error(run("-m", "detr", "export", "checkpoint=nothing.pt", "format=official", cwd=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.log"]
+
+
 def test_what_is_refused_leaves_a_folder_with_other_things_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     only_error(run("train.py", "dataset=custom", "dataset.root=nowhere", f"hydra.run.dir={tmp_path}"))
