@@ -3,6 +3,9 @@
 detr compare outputs/train/DATE outputs/train/DATE   # two runs, or as many as there are; the first is the baseline
 detr compare outputs/sweep/DATE                      # all jobs of a sweep; runs that differ by seed are one setting
 detr compare RUN… --html comparison.html             # one page with curves, classes and images side by side
+detr compare RUN… --split test                       # as evaluated by detr evaluate checkpoint=… split=test
+detr compare RUN… --json comparison.json             # every number, for other programs
+detr compare wandb:me/detr/3f2a9c1b RUN              # a run in Weights & Biases, when online
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
 from detr.errors import UserError
 
-OPTIONS = ("--metric", "--epoch", "--html", "--json", "--help")
+RUNS = "a run's folder, a folder with runs below it such as a sweep's, or a run in W&B: ENTITY/PROJECT/ID or wandb:…"
+OPTIONS = ("--metric", "--epoch", "--split", "--html", "--json", "--help")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,9 +47,15 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN|SWEEP", help="a run's folder, or a folder with runs below it")
+    parser.add_argument("runs", nargs="+", metavar="RUN|SWEEP", help=RUNS)
     parser.add_argument("--metric", default="AP", help="what the conclusion is about (default: %(default)s)")
     parser.add_argument("--epoch", choices=("best", "last"), default="best", help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--split",
+        choices=("val", "test", "train"),
+        default="val",
+        help="val: as evaluated during training; else: as `detr evaluate` did last (default: %(default)s)",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing but itself")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers for other programs")
     return parser
@@ -54,17 +64,22 @@ def parser() -> Parser:
 def compare(arguments: argparse.Namespace) -> None:
     # Here, so that `detr --help` need not wait for numpy.
     from detr.comparison.comparison import compare
-    from detr.comparison.reading import find_runs
+    from detr.comparison.evaluations import VALIDATION
+    from detr.comparison.finding import find_runs
     from detr.comparison.table import show
     from detr.files import write_atomically, write_json
 
-    runs, skipped = find_runs(arguments.runs)
+    if arguments.split != VALIDATION and arguments.epoch == "last":
+        raise UserError(f"--epoch last: an evaluation on {arguments.split} has no epochs; leave it out")
+    runs, skipped = find_runs(arguments.runs, arguments.split)
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     comparison = compare(runs, metric=arguments.metric, last=arguments.epoch == "last", skipped=skipped)
     show(comparison, Console())
     if arguments.json:
-        write_json(arguments.json, comparison.to_dict(), indent=2)
+        from detr.comparison.numbers import numbers
+
+        write_json(arguments.json, numbers(comparison), indent=2)
         print(f"numbers  {arguments.json}")
     if arguments.html:
         from detr.comparison.page import page

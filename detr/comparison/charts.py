@@ -167,7 +167,7 @@ def _hover(plot: Plot, across: Scale) -> list[dict[str, object]]:
 
 
 def _words(point: Point, line: Line, plot: Plot) -> str:
-    name = "loss" if plot.title.endswith("loss") else plot.title
+    name = plot.title.split()[-1]
     mean = number(point.mean, name)
     return mean if line.seeds == 1 else f"{mean}  ({number(point.low, name)} to {number(point.high, name)})"
 

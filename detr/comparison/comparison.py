@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from detr.comparison.conclusions import METHODS, Conclusion, conclude, family
-from detr.comparison.metrics import NOTHING, class_metrics, number, shown_metrics, unit, values
+from detr.comparison.evaluations import VALIDATION
+from detr.comparison.metrics import NOTHING, class_metrics, number, shown_metrics, telling, unit, values
 from detr.comparison.notes import notes
 from detr.comparison.reading import Run
 from detr.comparison.settings import Grouping, Setting, group
 from detr.comparison.statistics import spread
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
+from detr.tracking.words import count, duration
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ class Comparison:
     @property
     def differences(self) -> dict[str, list[str]]:
         return self.grouping.differences
+
+    @property
+    def split(self) -> str:
+        """Return the split that the numbers are of."""
+        return self.settings[0].data.split
+
+    @property
+    def title(self) -> str:
+        settings, runs = count(len(self.settings), "setting"), count(len(self.runs), "run")
+        compared = "compared in" if len(self.settings) > 1 else "in"
+        return f"{settings} {compared} {unit(self.metric)}, {runs}"
 
     @property
     def runs(self) -> list[Run]:
@@ -76,6 +88,8 @@ class Comparison:
     @property
     def epochs(self) -> dict[str, bool]:
         """Return the epochs of the tables, and whether it is the last one; once where best and last are the same."""
+        if self.split != VALIDATION:
+            return {f"{self.split} split": False}
         if all(run.best == run.last for run in self.runs):
             return {"best epoch (the last one)": False}
         return {"best epoch": False, "last epoch": True}
@@ -83,12 +97,13 @@ class Comparison:
     @property
     def lengths(self) -> dict[str, list[str]]:
         """Return how long the runs of each setting were trained: row → cells."""
-        rows: dict[str, list[list[Any]]] = {
-            "epochs": [[run.epochs for run in setting.runs] for setting in self.settings],
-            "steps": [[run.steps for run in setting.runs] for setting in self.settings],
-            "minutes": [[run.minutes for run in setting.runs if run.minutes is not None] for setting in self.settings],
+        settings = [setting.runs for setting in self.settings]
+        minutes = [[run.minutes for run in runs if run.minutes is not None] for runs in settings]
+        return {
+            "epochs": [_range([run.epochs for run in runs]) for runs in settings],
+            "steps": [_range([run.steps for run in runs]) for runs in settings],
+            "time": [" to ".join(dict.fromkeys(map(duration, ends(found)))) or NOTHING for found in minutes],
         }
-        return {name: [_range(cell) for cell in cells] for name, cells in rows.items()}
 
     @property
     def legend(self) -> str:
@@ -104,40 +119,14 @@ class Comparison:
         """Return the difference of the means to the baseline's; None for the baseline, and for other data."""
         return None if setting is self.settings[0] else Conclusion(self.settings[0], setting, name, last).difference
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for other programs. AP is in points (× 100)."""
-        return {
-            "metric": self.metric,
-            "epoch": "last" if self.last else "best",
-            "settings": [self._setting(setting) for setting in self.settings],
-            "differences": self.differences,
-            "conclusions": [_conclusion(each) for each in self.conclusions],
-            "summary": self.summary,
-            "notes": self.notes,
-            "skipped": self.skipped,
-        }
-
-    def _setting(self, setting: Setting) -> dict[str, Any]:
-        names = [*self.metrics, *self.class_names]
-        return {
-            "name": setting.letter,
-            "description": setting.description,
-            "runs": [
-                {"folder": str(run.folder), "seed": run.seed, "state": run.state, "steps": run.steps}
-                for run in setting.runs
-            ],
-            "best": {name: _moments(values(setting.runs, name)) for name in names},
-            "last": {name: _moments(values(setting.runs, name, last=True)) for name in names},
-        }
-
     def _alone(self) -> str:
         found = values(self.settings[0].runs, self.metric, last=self.last)
         mean, deviation = number(float(np.mean(found)), self.metric), spread(found)
         if deviation is None:
             return f"one run: {mean} {unit(self.metric)}; give another one to compare it with"
         return (
-            f"one setting: {mean} {unit(self.metric)}, standard deviation {number(deviation, self.metric)}, "
-            f"{len(found)} seeds; give another setting to compare it with"
+            f"one setting: {mean} {unit(self.metric)}, standard deviation {telling(deviation, self.metric)}, "
+            f"{count(len(found), 'seed')}; give another setting to compare it with"
         )
 
 
@@ -155,28 +144,10 @@ def compare(runs: Sequence[Run], *, metric: str, last: bool, skipped: Sequence[s
     return comparison
 
 
-def _range(found: Sequence[float]) -> str:
-    words = list(dict.fromkeys(f"{value:.1f}" if isinstance(value, float) else f"{value:,}" for value in sorted(found)))
-    return f"{words[0]} to {words[-1]}" if len(words) > 1 else (words or [NOTHING])[0]
+def ends(values: Sequence[float]) -> list[float]:
+    """Return the least and the largest of some values."""
+    return [min(values), max(values)] if values else []
 
 
-def _moments(found: list[float]) -> dict[str, Any]:
-    return {
-        "mean": float(np.mean(found)) if found else None,
-        "deviation": spread(found) if found else None,
-        "n": len(found),
-    }
-
-
-def _conclusion(each: Conclusion) -> dict[str, Any]:
-    interval = each.interval
-    return {
-        "baseline": each.baseline.letter,
-        "other": each.other.letter,
-        "verdict": each.verdict,
-        "difference": each.difference,
-        "interval": None if interval is None else [interval.low, interval.high],
-        "level": None if interval is None else interval.level,
-        "method": None if interval is None else interval.method,
-        "sentence": each.sentence(),
-    }
+def _range(found: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(f"{value:,}" for value in ends(found)))

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from detr.comparison.evaluations import VALIDATION, split_name
 from detr.comparison.images import over_images, per_image
-from detr.comparison.metrics import number, unit, values
+from detr.comparison.metrics import telling, unit, values
 from detr.comparison.settings import Setting
-from detr.comparison.statistics import LEVEL, Interval, paired, simultaneous, welch
+from detr.comparison.statistics import LEVEL, NOISE, Interval, paired, simultaneous, welch
 from detr.errors import UserError
 from detr.evaluation.names import LOSS
 
@@ -57,18 +58,30 @@ class Conclusion:
         a, b = self.baseline.letter, self.other.letter
         name = unit(self.metric) + (" of the last epoch" if self.last else "")
         if self.interval is None:
-            seen = "" if self.difference is None else f"difference {number(self.difference, self.metric)} {name}; "
-            return f"{a} and {b}: {seen}{self.reason}"
+            return f"{a} and {b}: {self._seen(name)}{self.reason}"
         difference, low, high = self.interval.difference, self.interval.low, self.interval.high
         if self.interval.excludes_zero and difference < 0:
             difference, low, high = -difference, -high, -low
-        size = (
-            f"{number(difference, self.metric)} {name}, {percent(self.interval.level)} interval "
-            f"{number(low, self.metric)} to {number(high, self.metric)}, {self.runs}"
+        size = f"{telling(difference, self.metric)} {name}"
+        if high - low < NOISE:
+            everywhere = "on every draw of images" if self.interval.method == "images" else "with every seed"
+            if abs(difference) < NOISE:
+                return f"{a} and {b} have the same {name} {everywhere}: {self.runs}"
+            return f"{b} is {self.verdict} than {a} by {size}, the same difference {everywhere}, {self.runs}"
+        size += (
+            f", {percent(self.interval.level)} interval {telling(low, self.metric, high)} to "
+            f"{telling(high, self.metric, low)}, {self.runs}"
         )
         if self.interval.excludes_zero:
             return f"{b} is {self.verdict} than {a} by {size}"
         return f"{a} and {b} are not distinguishable: difference {size}"
+
+    def _seen(self, name: str) -> str:
+        if self.difference is None:
+            return ""
+        if abs(self.difference) < NOISE:
+            return f"the same {name}; "
+        return f"difference {telling(self.difference, self.metric)} {name}; "
 
 
 def conclude(settings: Sequence[Setting], metric: str, *, last: bool = False) -> list[Conclusion]:
@@ -97,7 +110,7 @@ def percent(level: float) -> str:
 def _conclude(pair: Conclusion, level: float) -> Conclusion:
     a, b = pair.baseline, pair.other
     if not a.data.same(b.data):
-        return replace(pair, reason=f"validated on different data ({a.data} and {b.data}), so no differences are given")
+        return replace(pair, reason=f"evaluated on different data ({a.data} and {b.data}), so no differences are given")
     missing = [each.letter for each in (a, b) if not values(each.runs, pair.metric, last=pair.last)]
     if missing:
         return replace(pair, reason=f"no {pair.metric} in {' and '.join(missing)}")
@@ -127,12 +140,13 @@ def _by_seed(setting: Setting, pair: Conclusion) -> dict[object, float]:
 def _over_images(pair: Conclusion, level: float) -> Conclusion:
     """With one seed each, all that can be drawn anew are the images."""
     try:
-        if pair.last:
+        if pair.last and pair.baseline.data.split == VALIDATION:
             raise UserError("predictions.json is of the best epoch")
         a, b = (per_image(each.runs[0], each.data) for each in (pair.baseline, pair.other))
         interval = over_images(a, b, pair.metric, level)
+        images = split_name(pair.baseline.data.split)
     except UserError as error:
         return replace(pair, reason=f"one seed each, and no interval over images: {error}")
     return replace(
-        pair, interval=interval, runs="1 seed each, on these validation images; this says nothing about other seeds"
+        pair, interval=interval, runs=f"1 seed each, on these {images} images; this says nothing about other seeds"
     )

@@ -14,6 +14,7 @@ from detr.comparison.settings import Setting
 from detr.evaluation.names import LOSS
 
 Axis = Literal["epoch", "step"]
+AXES: tuple[Axis, Axis] = ("epoch", "step")
 MAX_POINTS = 300  # of a line: more than there are pixels to tell them apart
 
 
@@ -48,7 +49,7 @@ class Plot:
 
 def plots(settings: Sequence[Setting], metric: str, axis: Axis) -> list[Plot]:
     """Return plots of the metric, the validation's loss and the training's, of those that some run has."""
-    keys = {f"val/{metric}": metric, f"val/{LOSS}": "validation loss", f"train/{LOSS}": "training loss"}
+    keys = {f"val/{metric}": f"validation {metric}", f"val/{LOSS}": "validation loss", f"train/{LOSS}": "training loss"}
     found = [Plot(title, axis, lines(settings, key, axis)) for key, title in keys.items()]
     return [plot for plot in found if plot.lines]
 

@@ -1,4 +1,4 @@
-"""What a run was validated on: whether it is the same for two runs, and the ground truth itself."""
+"""What a run was evaluated on: whether it is the same for two runs, and the ground truth itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detr.comparison.evaluations import VALIDATION
 from detr.comparison.reading import Run
+from detr.config.recorded import recorded
 from detr.errors import UserError
 
 
@@ -45,56 +47,73 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class ValidationData:
-    """Holds the validation split of a run, as its folder tells it."""
+class SplitData:
+    """Holds the split that a run's metrics are of, as its folder tells it."""
 
     section: str  # `dataset` of the config, as JSON
     fingerprint: str | None  # what the run noted of the images and their annotations, as JSON; None: nothing
     cwd: Path  # where relative paths start
+    split: str = VALIDATION
 
-    def same(self, other: ValidationData) -> bool:
+    def same(self, other: SplitData) -> bool:
         """Return whether two runs had the same split: by what they recorded of it, else by the config."""
         if self.fingerprint is not None and other.fingerprint is not None:
             return self.fingerprint == other.fingerprint
         return self.section == other.section
 
     def __str__(self) -> str:
-        return str(json.loads(self.section).get("root", "the data set"))
+        section = json.loads(self.section)
+        return str(section.get("root") or section.get("_target_") or "the data set")
 
     def read(self) -> Truth:
-        """Build the data set again, and return the ground truth of its validation split.
+        """Build the data set again, and return the ground truth of the split.
 
         Raises:
-            UserError: the files are gone or broken, or are not what they were.
+            UserError: the files are gone or broken, or are not what they were; or the data set is one of the user's
+                own that cannot be built here.
         """
         from detr.config import build  # with the torch that a table need not wait for
 
         section = json.loads(self.section)
-        if not (self.cwd / section.get("root", ".")).is_dir():
-            raise UserError(f"{self.cwd / section['root']} is gone")
+        root = section.get("root")
+        if isinstance(root, str) and not (self.cwd / root).is_dir():
+            raise UserError(f"{self.cwd / root} is gone")
         try:
             with contextlib.chdir(self.cwd) if self.cwd.is_dir() else contextlib.nullcontext():
-                split = build(section).split("val", transform=None)
-        except OSError as error:
-            raise UserError(f"{self.cwd}: {error.strerror or error}") from error
-        if self.fingerprint not in (None, as_json(vars(split.fingerprint()))):
+                split = build(section).split(self.split, transform=None)
+                fingerprint, truth = as_json(vars(split.fingerprint())), split.ground_truth()
+                files = [str(self.cwd / file) for file in split.files]
+        except UserError:
+            raise
+        except Exception as error:  # whatever a class of the user's raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{section.get('_target_')} cannot be built here ({reason})") from error
+        if self.fingerprint not in (None, fingerprint):
             raise UserError(f"the images or annotations of {self} have changed since")
-        return Truth(split.ground_truth(), [str(self.cwd / file) for file in split.files])
+        return Truth(truth, files)
 
 
-def validation_data(run: Run) -> ValidationData:
-    """Return the validation split of a run.
+def split_data(run: Run) -> SplitData:
+    """Return the split that a run's metrics are of.
 
     Raises:
         UserError: the recorded config has no data set.
     """
-    section: Any = run.recorded.section("dataset")
+    source, noted = run.recorded, run.facts.get("data", {}).get(VALIDATION)
+    split = VALIDATION
+    if run.evaluation is not None:
+        split, noted = run.evaluation.split, run.evaluation.data
+        if run.evaluation.config.exists():  # the data may have lain elsewhere
+            source = recorded(run.evaluation.folder, run.evaluation.config)
+    try:
+        section: Any = source.section("dataset")
+    except UserError:  # it refers to what is not here; there will be no images
+        section = source.config["dataset"]
     if not isinstance(section, dict):
-        raise UserError(f"{run.folder}: its config has no dataset")
-    noted = run.facts.get("data", {}).get("val")
-    return ValidationData(as_json(section), None if noted is None else as_json(noted), run.recorded.cwd)
+        raise UserError(f"{run.place}: its config has no dataset")
+    return SplitData(as_json(section), None if noted is None else as_json(noted), source.cwd, split)
 
 
 def as_json(value: Any) -> str:
     """Return a text that is the same for equal values."""
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, sort_keys=True, default=str)

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from detr.comparison.data import Truth, ValidationData
+from detr.comparison.data import SplitData, Truth
 from detr.comparison.reading import Run
 from detr.comparison.resampling import THRESHOLDS, Matched, average_precision, draw, match
 from detr.comparison.statistics import Interval, percentiles
 from detr.errors import UserError
-from detr.tracking.rows import metric
 
 RESAMPLES = 1000
 AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.jsonl, which has been rounded nowhere
@@ -23,7 +22,7 @@ AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.js
 
 @dataclass(frozen=True)
 class PerImage:
-    """Holds the predictions of a run's best epoch, matched."""
+    """Holds the predictions of a run's best epoch, or of its evaluation, matched."""
 
     truth: Truth
     results: list[dict[str, Any]]  # as in predictions.json
@@ -31,7 +30,7 @@ class PerImage:
 
 
 @functools.lru_cache(maxsize=16)
-def _per_image(predictions: Path, data: ValidationData) -> PerImage:
+def _per_image(predictions: Path, data: SplitData) -> PerImage:
     truth = _truth(data)
     results = _predictions(predictions)
     images, categories = {image["id"] for image in truth.images}, set(truth.categories)
@@ -41,18 +40,21 @@ def _per_image(predictions: Path, data: ValidationData) -> PerImage:
     return PerImage(truth, results, match(truth.coco, results))
 
 
-def per_image(run: Run, data: ValidationData) -> PerImage:
+def per_image(run: Run, data: SplitData) -> PerImage:
     """Match predictions.json of a run.
 
     Raises:
         UserError: predictions or ground truth are missing, or not those that the run's numbers were made from.
     """
-    predictions = run.folder / "predictions.json"
-    if run.trainer.get("overfit_batches"):
+    folder = run.folder if run.evaluation is None else run.evaluation.folder
+    if folder is None:
+        raise UserError(f"{run.place} has no predictions.json: W&B does not keep it")
+    if run.trainer.get("overfit_batches") and run.evaluation is None:
         raise UserError("trainer.overfit_batches evaluates a part of the training split only")
+    predictions = folder / "predictions.json"
     found = _per_image(predictions, data)
     everything = np.ones((1, len(found.truth)), dtype=np.int64)
-    now, then = float(average_precision(found.matched, everything)["AP"][0]), metric(run.best, "AP")
+    now, then = float(average_precision(found.matched, everything)["AP"][0]), run.metrics().get("AP")
     if then is None or not abs(now - then) < AGREES:
         raise UserError(
             f"{predictions} gives an AP of {100 * now:.1f} on {data}, the run had "
@@ -74,12 +76,12 @@ def over_images(baseline: PerImage, other: PerImage, name: str, level: float) ->
     a, b = (100 * average_precision(each.matched, weights)[name] for each in (baseline, other))
     drawn = ~np.isnan(a[1:])
     if not drawn.any():
-        raise UserError("the validation split has no objects")
+        raise UserError("the split has no objects")
     return percentiles(a[1:][drawn], b[1:][drawn], float(b[0] - a[0]), level)
 
 
 @functools.lru_cache(maxsize=4)
-def _truth(data: ValidationData) -> Truth:
+def _truth(data: SplitData) -> Truth:
     return data.read()
 
 

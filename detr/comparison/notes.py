@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from detr.comparison.evaluations import VALIDATION
 from detr.comparison.reading import Run
 from detr.comparison.settings import Grouping, Setting
+from detr.tracking.words import count, duration
 
 ALIKE = 1.1  # minutes of training that differ by less are no news
+MOMENT = 1 / 6  # nor are so few minutes
 
 
 def notes(grouping: Grouping, *, last: bool) -> list[str]:
     """Return one sentence for each thing."""
     settings = grouping.settings
     runs = [run for setting in settings for run in setting.runs]
-    found = [_selection(runs, last), _length(settings), *_states(runs), _revisions(settings), _processes(settings)]
+    found = [
+        _evaluations(runs) if settings[0].data.split != VALIDATION else _selection(runs, last),
+        _length(settings),
+        *_states(runs),
+        *_stopped(runs),
+        _revisions(settings),
+        _processes(settings),
+    ]
     return [*grouping.notes, *filter(None, found)]
 
 
@@ -30,28 +40,54 @@ def _selection(runs: Sequence[Run], last: bool) -> str:
     )
 
 
+def _evaluations(runs: Sequence[Run]) -> str:
+    """Which checkpoints were evaluated, where they are not all the best ones."""
+    names = {run.evaluation.checkpoint for run in runs if run.evaluation is not None}
+    return (
+        "" if len(names) < 2 else f"the checkpoints that were evaluated are not of one kind: {', '.join(sorted(names))}"
+    )
+
+
 def _length(settings: Sequence[Setting]) -> str:
-    """Only where it differs: by steps, epochs or minutes."""
-    steps = {setting.letter: _range(setting, lambda run: run.steps) for setting in settings}
-    minutes = {s.letter: float(np.mean([run.minutes or 0 for run in s.runs])) for s in settings}
-    same_minutes = max(minutes.values()) <= ALIKE * min(minutes.values())
-    if len(set(steps.values())) == 1 and same_minutes:
+    """Only where it differs: by steps, or by minutes that runs recorded."""
+    steps = {setting.letter: _range(setting) for setting in settings}
+    minutes = {s.letter: [run.minutes for run in s.runs if run.minutes is not None] for s in settings}
+    means = {name: float(np.mean(found)) for name, found in minutes.items() if found}
+    shortest, longest = min(means.values(), default=0), max(means.values(), default=0)
+    if len(set(steps.values())) == 1 and longest <= max(ALIKE * shortest, shortest + MOMENT):
         return ""
-    each = "; ".join(f"{name} {steps[name]} steps in {minutes[name]:.1f} minutes" for name in steps)
+    each = "; ".join(f"{name} {steps[name]}" + _in(means.get(name)) for name in steps)
     return f"the settings were not trained for equally long: {each}"
 
 
-def _range(setting: Setting, of: Callable[[Run], int]) -> str:
-    low, high = min(map(of, setting.runs)), max(map(of, setting.runs))
-    return f"{low}" if low == high else f"{low} to {high}"
+def _range(setting: Setting) -> str:
+    low, high = min(run.steps for run in setting.runs), max(run.steps for run in setting.runs)
+    return count(low, "step") if low == high else f"{low:,} to {count(high, 'step')}"
+
+
+def _in(minutes: float | None) -> str:
+    return "" if minutes is None else f" in {duration(minutes)}"
 
 
 def _states(runs: Sequence[Run]) -> list[str]:
     return [
-        f"{run.folder} is {run.state} after {run.epochs} epochs, {run.steps} steps"
-        + (f": {run.error}" if run.state == "failed" else "")
+        f"{run.place} is {run.state} after {count(run.epochs, 'epoch')}, {count(run.steps, 'step')}" + _why(run)
         for run in runs
         if run.state != "finished"
+    ]
+
+
+def _why(run: Run) -> str:
+    reason = run.error if run.state == "failed" else run.ended
+    return f": {reason}" if reason else ""
+
+
+def _stopped(runs: Sequence[Run]) -> list[str]:
+    """Of those that ended before their last step for a reason of their own."""
+    return [
+        f"{run.place} was {run.ended}"
+        for run in runs
+        if run.state == "finished" and run.ended and run.steps < run.facts.get("steps", 0)
     ]
 
 

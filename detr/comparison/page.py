@@ -13,10 +13,12 @@ from detr import __version__
 from detr.comparison.charts import color, curves, intervals
 from detr.comparison.comparison import Comparison
 from detr.comparison.conclusions import Conclusion
-from detr.comparison.curves import Axis, plots
-from detr.comparison.metrics import moments, number, unit, values
+from detr.comparison.curves import AXES, plots
+from detr.comparison.evaluations import VALIDATION, split_name
+from detr.comparison.metrics import moments, number, values
 from detr.comparison.pictures import Panel, pictures
 from detr.comparison.settings import Setting
+from detr.tracking.words import count
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MARKS = {
@@ -29,12 +31,11 @@ MARKS = {
 
 def page(comparison: Comparison) -> str:
     """Return the whole page."""
-    settings, runs = comparison.settings, comparison.runs
-    title = f"{_count(len(settings), 'setting')} compared in {unit(comparison.metric)}, {_count(len(runs), 'run')}"
-    epoch = "last" if comparison.last else "best"
+    settings = comparison.settings
+    epoch = f", each run's {'last' if comparison.last else 'best'} epoch" if comparison.split == VALIDATION else ""
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        subtitle=f"On the validation split, each run's {epoch} epoch; AP in points (× 100)",
+        title=escape(comparison.title),
+        subtitle=f"On the {split_name(comparison.split)} split{epoch}; AP in points (× 100)",
         verdicts=_verdicts(comparison),
         intervals=f"<div>{intervals(comparison.conclusions)}</div>",
         notes=_notes(comparison),
@@ -67,12 +68,12 @@ def _notes(comparison: Comparison) -> str:
 
 def _setting(index: int, setting: Setting) -> str:
     folders = "".join(
-        f"<li>seed {escape(str(run.seed))}: <code>{escape(str(run.folder))}</code></li>" for run in setting.runs
+        f"<li>seed {escape(str(run.seed))}: <code>{escape(run.place)}</code></li>" for run in setting.runs
     )
     baseline = "; the baseline" if index == 0 else ""
     return (
         f'<li>{_chip(index, setting)}<span class="mono">{escape(setting.description)}</span>'
-        f"<details><summary>{_count(len(setting.runs), 'run')}{baseline}</summary><ul>{folders}</ul></details></li>"
+        f"<details><summary>{count(len(setting.runs), 'run')}{baseline}</summary><ul>{folders}</ul></details></li>"
     )
 
 
@@ -121,7 +122,10 @@ def _classes(comparison: Comparison) -> str:
     for name in comparison.class_names:
         cells = "".join(_bar(comparison, index, each, name, longest) for index, each in enumerate(comparison.settings))
         rows.append(f'<tr><th scope="row">{escape(name.removeprefix("AP/"))}</th>{cells}</tr>')
-    return _section("AP by class, best epoch", _table("class", comparison.settings, [("", rows)], number=False))
+    return _section(
+        f"AP by class, {next(iter(comparison.epochs))}",
+        _table("class", comparison.settings, [("", rows)], number=False),
+    )
 
 
 def _bar(comparison: Comparison, index: int, setting: Setting, name: str, longest: float) -> str:
@@ -134,8 +138,7 @@ def _bar(comparison: Comparison, index: int, setting: Setting, name: str, longes
 
 
 def _curves(comparison: Comparison) -> str:
-    axes: tuple[Axis, Axis] = ("epoch", "step")
-    drawn = {axis: "".join(map(curves, plots(comparison.settings, comparison.metric, axis))) for axis in axes}
+    drawn = {axis: "".join(map(curves, plots(comparison.settings, comparison.metric, axis))) for axis in AXES}
     several = any(len(setting.runs) > 1 for setting in comparison.settings)
     band = " Lines are means over seeds, bands reach from the lowest to the highest seed." if several else ""
     switch = (
@@ -190,7 +193,3 @@ def _chip(index: int, setting: Setting) -> str:
 def _unbroken(sentence: str) -> str:
     """No line ends before a percent sign or within an option."""
     return escape(sentence).replace(" %", "&nbsp;%").replace("--epoch ", "&#8209;&#8209;epoch&nbsp;")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

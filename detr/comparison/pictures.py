@@ -59,27 +59,69 @@ class Seen:
         total = objects + len(self.drawn[index].labels)
         return 2 * self.found[index] / total if total else 1.0
 
+    def wrong(self, index: int) -> int:
+        """Return how many of an image's boxes find nothing."""
+        return len(self.drawn[index].labels) - self.found[index]
+
     def words(self, index: int, objects: int) -> str:
-        wrong = len(self.drawn[index].labels) - self.found[index]
-        return f"{self.found[index]} of {objects} found, {wrong} wrong"
+        return f"{self.found[index]} of {objects} found, {self.wrong(index)} wrong"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Holds what all settings see of I images."""
+
+    truth: Truth
+    objects: list[Boxes]  # [I]
+    seen: list[Seen]  # of each setting
+    note: str  # which runs they are
+
+    @property
+    def order(self) -> list[int]:
+        """Return the images, those first on which the settings differ most."""
+        return order(self.seen, self.objects)
+
+
+def look_at(settings: Sequence[Setting], metric: str) -> Sight:
+    """Return what settings see of the images that they have in common.
+
+    Raises:
+        UserError: predictions or ground truth cannot be read.
+    """
+    chosen = _chosen(settings, metric)
+    predictions = {letter: per_image(run, settings[0].data) for letter, run in chosen.items()}
+    truth = next(iter(predictions.values())).truth
+    classes = {category: index for index, category in enumerate(truth.categories)}
+    objects = [_true(truth.objects[image["id"]], classes) for image in truth.images]
+    seen = [look(letter, each, objects, classes) for letter, each in predictions.items()]
+    which = ", ".join(f"{letter} with seed {run.seed}" for letter, run in chosen.items())
+    return Sight(
+        truth,
+        objects,
+        seen,
+        f"Images on which the settings differ most come first; {which}. Drawn are predictions with scores "
+        f"from {DRAWN_SCORE:g}, and the best ones below up to the number of objects; found is an object with a box of "
+        f"its class at an IoU of {FOUND:g}.",
+    )
 
 
 def pictures(settings: Sequence[Setting], metric: str) -> Pictures:
     """Return ground truth and predictions side by side, redrawn; or the pictures that the runs kept."""
-    shown = [setting for setting in settings if settings[0].data.same(setting.data)][:MAX_SETTINGS]
-    chosen = {setting.letter: representative(setting, settings[0], metric) for setting in shown}
     try:
-        predictions = {setting.letter: per_image(chosen[setting.letter], setting.data) for setting in shown}
-        rows = _redrawn(predictions)
+        sight = look_at(settings, metric)
+        names = list(sight.truth.categories.values())
+        rows = [_row(sight, index, names) for index in sight.order[:MAX_IMAGES]]
     except UserError as error:
-        return _kept(chosen, f"Pictures as the runs drew them, since they cannot be drawn anew: {error}.")
-    which = ", ".join(f"{letter} with seed {run.seed}" for letter, run in chosen.items())
-    return Pictures(
-        rows,
-        f"Images on which the settings differ most come first; {which}, best epoch. Drawn are predictions with scores "
-        f"from {DRAWN_SCORE:g}, and the best ones below up to the number of objects; found is an object with a box of "
-        f"its class at an IoU of {FOUND:g}.",
-    )
+        kept = _kept(_chosen(settings, metric))
+        instead = "Pictures as the runs drew them, since they cannot be drawn anew" if kept else "No images"
+        return Pictures(kept, f"{instead}: {error}.")
+    return Pictures(rows, sight.note)
+
+
+def _chosen(settings: Sequence[Setting], metric: str) -> dict[str, Run]:
+    """A run of each setting that was evaluated on the baseline's images."""
+    shown = [setting for setting in settings if settings[0].data.same(setting.data)][:MAX_SETTINGS]
+    return {setting.letter: representative(setting, settings[0], metric) for setting in shown}
 
 
 def representative(setting: Setting, baseline: Setting, metric: str) -> Run:
@@ -137,15 +179,6 @@ def order(seen: Sequence[Seen], truth: Sequence[Boxes]) -> list[int]:
     return sorted(range(len(truth)), key=gap, reverse=True)
 
 
-def _redrawn(predictions: Mapping[str, PerImage]) -> list[list[Panel]]:
-    split = next(iter(predictions.values())).truth
-    classes = {category: index for index, category in enumerate(split.categories)}
-    truth = [_true(split.objects[image["id"]], classes) for image in split.images]
-    seen = [look(letter, each, truth, classes) for letter, each in predictions.items()]
-    names = list(split.categories.values())
-    return [_row(split, index, truth[index], seen, names) for index in order(seen, truth)[:MAX_IMAGES]]
-
-
 def _median(setting: Setting, metric: str) -> Run:
     measured = sorted((run for run in setting.runs if values([run], metric)), key=lambda run: values([run], metric))
     return measured[(len(measured) - 1) // 2] if measured else setting.runs[0]
@@ -160,12 +193,14 @@ def _corners(box: Sequence[float]) -> Corners:
     return left, top, left + width, top + height
 
 
-def _row(split: Truth, index: int, truth: Boxes, seen: Sequence[Seen], names: Sequence[str]) -> list[Panel]:
-    file, size = split.files[index], (split.images[index]["height"], split.images[index]["width"])
-    image, label, count = read_image(file, size=size), file.rpartition("/")[2], len(truth.labels)
-    panels = [_panel(image, truth, names, f"ground truth, {label}")]
+def _row(sight: Sight, index: int, names: Sequence[str]) -> list[Panel]:
+    file, size = sight.truth.files[index], sight.truth.images[index]
+    image, label = read_image(file, size=(size["height"], size["width"])), file.rpartition("/")[2]
+    objects = sight.objects[index]
+    panels = [_panel(image, objects, names, f"ground truth, {label}")]
     return panels + [
-        _panel(image, each.drawn[index], names, f"{each.letter}: {each.words(index, count)}") for each in seen
+        _panel(image, each.drawn[index], names, f"{each.letter}: {each.words(index, len(objects.labels))}")
+        for each in sight.seen
     ]
 
 
@@ -180,11 +215,11 @@ def _panel(image: Image.Image, boxes: Boxes, names: Sequence[str], caption: str)
     return Panel(caption, f"{caption}; {listed}", _uri(stream.getvalue()))
 
 
-def _kept(chosen: Mapping[str, Run], note: str) -> Pictures:
+def _kept(chosen: Mapping[str, Run]) -> list[list[Panel]]:
     """predictions/*.jpg of the runs: ground truth on the left, predictions on the right."""
-    folders = {letter: run.folder / "predictions" for letter, run in chosen.items()}
+    folders = {letter: run.folder / "predictions" for letter, run in chosen.items() if run.folder is not None}
     files = sorted({file.name for folder in folders.values() for file in folder.glob("*.jpg")})[:MAX_IMAGES]
-    rows = [
+    return [
         [
             Panel(f"{letter}: ground truth and predictions", f"{name} of {letter}", _uri((folder / name).read_bytes()))
             for letter, folder in folders.items()
@@ -192,7 +227,6 @@ def _kept(chosen: Mapping[str, Run], note: str) -> Pictures:
         ]
         for name in files
     ]
-    return Pictures(rows, note)
 
 
 def _uri(jpeg: bytes) -> str:

@@ -6,26 +6,32 @@ import functools
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from detr.config.recorded import CONFIG, Recorded, recorded
+from detr.comparison.evaluations import Evaluated
+from detr.config.recorded import Recorded, recorded
 from detr.errors import UserError
+from detr.evaluation.names import LOSS
 from detr.tracking.rows import METRICS, Row, best_row, read_rows
+from detr.tracking.status import RunStatus, read_status
 
 State = Literal["finished", "unfinished", "failed"]
+ABSENT = -1  # a metric of which the split has nothing, as older runs have it
 
 
 @dataclass(frozen=True)
 class Run:
-    """Holds one run's folder."""
+    """Holds one run, of a folder or of W&B."""
 
-    folder: Path
+    place: str  # how it is called: its folder as it was given, or its path in W&B
     recorded: Recorded
     rows: list[Row]  # one an epoch, as in metrics.jsonl; at least one has validation metrics
     facts: dict[str, Any]  # run.json: code revision, hardware, …; empty for runs that have none
+    status: RunStatus = field(default_factory=RunStatus)
+    folder: Path | None = None  # None: there are no files
+    evaluation: Evaluated | None = None  # what the metrics are of; None: the validation split, during training
 
     @property
     def seed(self) -> Any:
@@ -56,6 +62,24 @@ class Run:
         """Return the last row with validation metrics."""
         return self.evaluated[-1]
 
+    def metrics(self, *, last: bool = False) -> dict[str, float]:
+        """Return name → value of the evaluation, or of the validation after the best epoch or the last one."""
+        if self.evaluation is not None:
+            return self.evaluation.metrics
+        row = self.last if last else self.best
+        named = {key.removeprefix("val/"): value for key, value in row.items() if key.startswith("val/")}
+        return {name: float(value) for name, value in named.items() if value is not None}
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Return group → option, where the run recorded it."""
+        return self.facts.get("choices") or {}
+
+    @property
+    def ended(self) -> str | None:
+        """Return what ended the run, and in which step, where it recorded that."""
+        return self.status.ended or self.facts.get("ended")
+
     @property
     def revision(self) -> str | None:
         """Return the commit of the code, where the run recorded it."""
@@ -77,15 +101,16 @@ class Run:
 
     @functools.cached_property
     def error(self) -> str | None:
-        """Return the last error in the run's log."""
-        return last_error(self.folder)
+        """Return the last error of the run, by its status or its log."""
+        return self.status.error or (None if self.folder is None else last_error(self.folder))
 
     @property
     def state(self) -> State:
-        """Return the state: finished if all its steps were done, or `trainer.patience` ran out."""
-        if self._progress() >= 1 or self._poor() >= (self.trainer.get("patience") or math.inf):
+        """Return the state: finished if it says so, all its steps were done, or `trainer.patience` ran out."""
+        poor = self._poor() >= (self.trainer.get("patience") or math.inf)
+        if self.status.status == "finished" or self._progress() >= 1 or poor:
             return "finished"
-        return "failed" if self.error else "unfinished"
+        return "failed" if self.status.status == "failed" or self.error else "unfinished"
 
     def _progress(self) -> float:
         planned = self.facts.get("steps")
@@ -106,34 +131,6 @@ def last_error(folder: Path) -> str | None:
     return found[-1] if found else None
 
 
-def find_runs(paths: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """Return the runs in the folders, each once, and a line for each folder that was skipped.
-
-    A path is a run's folder, or a folder with runs below it, such as a sweep's.
-
-    Raises:
-        UserError: a path does not exist, or nothing is left.
-    """
-    runs: dict[Path, Run] = {}
-    skipped = []
-    for path in map(Path, paths):
-        try:
-            folders = _folders(path)
-        except UserError as error:
-            if not path.is_dir():
-                raise
-            skipped.append(str(error))
-            continue
-        for folder in folders:
-            try:
-                runs.setdefault(folder.resolve(), read_run(folder))
-            except UserError as error:
-                skipped.append(str(error))
-    if not runs:
-        raise UserError("; ".join(["nothing to compare", *skipped]))
-    return list(runs.values()), skipped
-
-
 def read_run(folder: Path) -> Run:
     """Read one run.
 
@@ -141,30 +138,11 @@ def read_run(folder: Path) -> Run:
         UserError: the folder has no config or no metrics, or they cannot be read.
     """
     rows = _rows(folder)
-    run = Run(folder=folder, recorded=recorded(folder), rows=rows, facts=_facts(folder))
+    run = Run(str(folder), recorded(folder), rows, _facts(folder), _status(folder), folder)
     _ = run.trainer  # so that a config that cannot be resolved shows here
     if not run.evaluated:
         raise UserError(f"{folder}: no validation metrics in {METRICS}: the run did not get to an evaluation")
     return run
-
-
-def _folders(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UserError(f"{path}: no such folder; give run folders such as outputs/train/DATE")
-    if not path.is_dir():
-        raise UserError(f"{path}: a file; give the folder of its run")
-    if (path / CONFIG).exists() or (path / METRICS).exists():
-        return [path]
-    for pattern in ("*", "*/*"):
-        below = [config.parents[1] for config in path.glob(f"{pattern}/{CONFIG}")]
-        if below:
-            return sorted(below, key=_by_number)
-    raise UserError(f"{path}: not a run: there is no .hydra/config.yaml in it or below it")
-
-
-def _by_number(folder: Path) -> list[tuple[int, str]]:
-    """Job 10 comes after job 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in folder.parts]
 
 
 def _rows(folder: Path) -> list[Row]:
@@ -173,7 +151,15 @@ def _rows(folder: Path) -> list[Row]:
         error = last_error(folder)
         ended = f"; it ended with: {error}" if error else ""
         raise UserError(f"{folder}: no rows in {METRICS}: the run did not get to the end of an epoch{ended}")
-    return rows
+    return [{key: value for key, value in row.items() if value != ABSENT or key == f"val/{LOSS}"} for row in rows]
+
+
+def _status(folder: Path) -> RunStatus:
+    """What cannot be read is as good as missing, as with run.json."""
+    try:
+        return read_status(folder)
+    except (OSError, ValueError, TypeError):
+        return RunStatus()
 
 
 def _facts(folder: Path) -> dict[str, Any]:

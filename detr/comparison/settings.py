@@ -7,21 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detr.comparison.data import ValidationData, validation_data
+from detr.comparison.data import SplitData, split_data
+from detr.comparison.naming import Described, is_ignored, name_settings
 from detr.comparison.reading import Run
 
-IGNORED = {
-    "seed",
-    "paths",
-    "name",
-    "logger",
-    "hydra",
-    "resume",
-    "resume_changed",
-}  # where a run lies and who is told of it
 ABSENT = "–"  # of a key that a setting does not have
-MAX_KEYS = 3  # more differing keys than these make no name
-MAX_NAME = 80
 
 Key = tuple[str, ...]
 
@@ -33,11 +23,16 @@ class Setting:
     letter: str  # A, B, C …: A is the baseline
     description: str  # what makes it differ from the others
     runs: list[Run]
-    data: ValidationData
+    data: SplitData
 
     @property
     def seeds(self) -> dict[Any, Run]:
         return {run.seed: run for run in self.runs}
+
+    @property
+    def seeding(self) -> str:
+        """Return "seed 0", "seeds 0, 1"."""
+        return f"{'seed' if len(self.runs) == 1 else 'seeds'} {', '.join(str(run.seed) for run in self.runs)}"
 
     @property
     def title(self) -> str:
@@ -58,26 +53,25 @@ def group(runs: Sequence[Run]) -> Grouping:
 
     Of two runs with the same config and seed the later one counts: a run that was repeated is not two seeds.
     """
-    members: list[tuple[dict[Key, str], ValidationData, dict[Any, Run]]] = []
+    members: list[tuple[dict[Key, str], SplitData, dict[Any, Run]]] = []
     notes = []
     for run in runs:
-        config, data = settled(run.recorded.config), validation_data(run)
+        config, data = settled(run.recorded.config) | _evaluation(run), split_data(run)
         found = next((each for each in members if each[0] == config and each[1].same(data)), None)
         if found is None:
             members.append((config, data, {run.seed: run}))
             continue
         before = found[2].get(run.seed)
         if before is not None:
-            notes.append(f"{before.folder} is left out: {run.folder} has the same config and seed")
+            notes.append(f"{before.place} is left out: {run.place} has the same config and seed")
         found[2][run.seed] = run
     configs = [config for config, _, _ in members]
-    differences = differing(configs)
-    names = describe(differences, [list(seeds.values()) for _, _, seeds in members])
+    names = describe([(config, next(iter(seeds.values()))) for config, _, seeds in members])
     settings = [
         Setting(letter(index), name, list(seeds.values()), data)
         for index, (name, (_, data, seeds)) in enumerate(zip(names, members, strict=True))
     ]
-    return Grouping(settings, differences, notes)
+    return Grouping(settings, differing(configs), notes)
 
 
 def settled(config: Mapping[str, Any], path: Key = ()) -> dict[Key, str]:
@@ -85,13 +79,19 @@ def settled(config: Mapping[str, Any], path: Key = ()) -> dict[Key, str]:
     leaves: dict[Key, str] = {}
     for key, value in config.items():
         here = (*path, str(key))
-        if here[0] in IGNORED:
+        if not path and is_ignored(here[0]):
             continue
         if isinstance(value, Mapping) and value:
             leaves |= settled(value, here)
         else:
             leaves[here] = text(value)
     return leaves
+
+
+def _evaluation(run: Run) -> dict[Key, str]:
+    """What was overridden when a checkpoint was evaluated, which makes other numbers of the same training."""
+    overrides = [] if run.evaluation is None else run.evaluation.overrides
+    return {("evaluate.py",): " ".join(overrides)} if overrides else {}
 
 
 def differing(configs: Sequence[Mapping[Key, str]]) -> dict[str, list[str]]:
@@ -101,18 +101,13 @@ def differing(configs: Sequence[Mapping[Key, str]]) -> dict[str, list[str]]:
     return {key: found for key, found in values.items() if len(set(found)) > 1}
 
 
-def describe(differences: Mapping[str, Sequence[str]], groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Return a name for each setting: its values of the keys that differ, its overrides, or its folder."""
-    firsts = [runs[0] for runs in groups]
-    folders = [str(run.folder) for run in firsts]
-    if 0 < len(differences) <= MAX_KEYS:
-        named = [", ".join(f"{key}={values[i]}" for key, values in differences.items()) for i in range(len(groups))]
-        return named if max(map(len, named)) <= MAX_NAME else folders
-    overrides = [[each for each in run.recorded.overrides if not _is_ignored(each)] for run in firsts]
-    shared = set.intersection(*map(set, overrides))
-    named = [" ".join(each for each in own if each not in shared) or "no overrides" for own in overrides]
-    usable = len(groups) > 1 and len(set(named)) == len(named) and max(map(len, named)) <= MAX_NAME
-    return named if usable else folders
+def describe(settings: Sequence[tuple[Mapping[Key, str], Run]]) -> list[str]:
+    """Return a name for each setting, which is a config with one of its runs; its place where nothing else names it."""
+    described = [
+        Described({".".join(key): value for key, value in config.items()}, run.choices, run.recorded.overrides)
+        for config, run in settings
+    ]
+    return name_settings(described) or [run.place for _, run in settings]
 
 
 def letter(index: int) -> str:
@@ -130,7 +125,3 @@ def text(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {text(each)}' for key, each in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def _is_ignored(override: str) -> bool:
-    return override.lstrip("+~").partition("=")[0].partition(".")[0] in IGNORED

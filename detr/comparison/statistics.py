@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+NOISE = 1e-9  # smaller differences are those of floating point numbers
 Method = Literal["paired", "welch", "images"]
 
 
@@ -27,7 +28,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low > NOISE or self.high < -NOISE
 
 
 def spread(values: Sequence[float]) -> float | None:

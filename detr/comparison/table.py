@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detr.comparison.comparison import Comparison
+from detr.comparison.evaluations import VALIDATION
 from detr.comparison.metrics import SHOWN, moments, number
 from detr.comparison.settings import Setting
 
@@ -18,8 +19,7 @@ def show(comparison: Comparison, console: Console) -> None:
     """Print settings, what differs, metrics, classes, the conclusions and the notes."""
     settings = comparison.settings
     for setting in settings:
-        seeds = ", ".join(str(run.seed) for run in setting.runs)
-        console.print(f"{setting.letter}  {setting.description}  (seed {seeds})", highlight=False, soft_wrap=True)
+        console.print(f"{setting.letter}  {setting.description}  ({setting.seeding})", highlight=False, soft_wrap=True)
     for table in _lying(comparison) if len(settings) > MAX_COLUMNS else _standing(comparison):
         console.print(table)
     console.print(comparison.legend, style="dim", highlight=False, soft_wrap=True)
@@ -38,9 +38,9 @@ def _standing(comparison: Comparison) -> list[Table]:
 def _lying(comparison: Comparison) -> list[Table]:
     """A row a setting, for more of them than a terminal is wide; what differs is in the list of settings."""
     names = [name for name in comparison.metrics if name in SHOWN]
-    tables = []
+    title, tables = _title(comparison), []
     for epoch, last in comparison.epochs.items():
-        table = Table("", *names, title=f"Validation, {epoch}", title_justify="left")
+        table = Table("", *names, title=f"{title}, {epoch}", title_justify="left")
         for setting in comparison.settings:
             table.add_row(setting.letter, *(cell(comparison, setting, name, last=last) for name in names))
         tables.append(table)
@@ -56,7 +56,7 @@ def _differences(comparison: Comparison) -> Table:
 
 def _metrics(comparison: Comparison) -> Table:
     settings = comparison.settings
-    table = _table("Validation", "", settings)
+    table = _table(_title(comparison), "", settings)
     for epoch, last in comparison.epochs.items():
         table.add_row(f"[bold]{epoch}")
         for name in comparison.metrics:
@@ -68,11 +68,15 @@ def _metrics(comparison: Comparison) -> Table:
 
 
 def _classes(comparison: Comparison) -> Table:
-    table = _table("AP by class, best epoch", "class", comparison.settings)
+    table = _table(f"AP by class, {next(iter(comparison.epochs))}", "class", comparison.settings)
     for name in comparison.class_names:
         cells = [cell(comparison, setting, name) for setting in comparison.settings]
         table.add_row(name.removeprefix("AP/"), *cells)
     return table
+
+
+def _title(comparison: Comparison) -> str:
+    return "Validation" if comparison.split == VALIDATION else "Evaluation"
 
 
 def cell(comparison: Comparison, setting: Setting, name: str, *, last: bool = False) -> str:

@@ -38,21 +38,26 @@ class Recorded:
             raise UserError(f"{self.source}: {key}: {str(error).splitlines()[0]}") from error
 
 
-def recorded(folder: Path) -> Recorded:
+def recorded(folder: Path, config: Path | None = None) -> Recorded:
     """Read `.hydra/` of a run's folder.
+
+    Args:
+        folder: of the run.
+        config: the file with its config; None: `.hydra/config.yaml`.
 
     Raises:
         UserError: a file is missing or no YAML.
     """
-    config = _read(folder / CONFIG)
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{folder / CONFIG}: there is no config of a run")
-    container: Any = OmegaConf.to_container(config, resolve=False)
+    source = config or folder / CONFIG
+    content = _read(source)
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{source}: there is no config of a run")
+    container: Any = OmegaConf.to_container(content, resolve=False)
     overrides, hydra = folder / HYDRA / "overrides.yaml", folder / HYDRA / "hydra.yaml"
     return Recorded(
         config=container,
         overrides=[str(each) for each in _read(overrides)] if overrides.exists() else [],
-        source=folder / CONFIG,
+        source=source,
         cwd=Path(_cwd(_read(hydra)) if hydra.exists() else "."),
     )
 

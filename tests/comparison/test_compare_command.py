@@ -41,8 +41,8 @@ def test_a_real_sweep_is_compared(sweep: Path, tmp_path: Path) -> None:
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     done = compare(str(sweep), "--html", str(page), "--json", str(numbers))
     assert done.returncode == 0, done.stderr
-    assert "A optimizer.lr=0.001 (seed 0, 1)" in flat(done.stdout)
-    assert "B optimizer.lr=0.0001 (seed 0, 1)" in flat(done.stdout)
+    assert "A optimizer.lr=0.001 (seeds 0, 1)" in flat(done.stdout)
+    assert "B optimizer.lr=0.0001 (seeds 0, 1)" in flat(done.stdout)
     content = json.loads(numbers.read_text())
     rows = [json.loads((sweep / job / "metrics.jsonl").read_text()) for job in "0123"]
     for setting, jobs in zip(content["settings"], ((0, 2), (1, 3)), strict=True):

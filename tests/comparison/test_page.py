@@ -17,9 +17,9 @@ from run_folders import HIGHER, expected_ap, make_run, write_data
 from detr.comparison.charts import Scale, nice_step
 from detr.comparison.comparison import Comparison, compare
 from detr.comparison.curves import lines
+from detr.comparison.finding import find_runs
 from detr.comparison.page import page
 from detr.comparison.pictures import count_found, pictures
-from detr.comparison.reading import find_runs
 from detr.drawing.boxes import Boxes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_folders import make_run, write_run
 
-from detr.comparison.reading import find_runs, read_run
+from detr.comparison.finding import find_runs, read_run
 from detr.errors import UserError
 from detr.tracking.rows import metric
 
