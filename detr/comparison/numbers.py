@@ -26,6 +26,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         "split": comparison.split,
         "metric": comparison.metric,
         "epoch": "last" if comparison.last else "best",
+        "units": comparison.legend,
         "settings": [_setting(comparison, index) for index in range(len(comparison.settings))],
         "differences": comparison.differences,
         "conclusions": [_conclusion(each) for each in comparison.conclusions],
