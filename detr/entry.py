@@ -30,7 +30,8 @@ from detr.config.suggest import closest
 from detr.errors import Interrupted, OccupiedError, UserError
 from detr.files import LOCK
 from detr.sweeping.devices import enter_worker
-from detr.sweeping.plan import job_facts
+from detr.sweeping.output import labelled
+from detr.sweeping.plan import job_facts, job_label
 from detr.sweeping.sweeper import register
 from detr.tracking.status import update_status
 
@@ -136,7 +137,9 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
     @functools.wraps(task)
     def job(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            _sweep_job(task, composed, aside)
+            beside = HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
+            with labelled(job_label(Path(HydraConfig.get().sweep.dir), _directory()) if beside else None):
+                _sweep_job(task, composed, aside)
             return
         # Hydra has just opened the log of a run; where anything else is, the folder is not a new one.
         logs = {Path(each.baseFilename) for each in logging.root.handlers if isinstance(each, logging.FileHandler)}

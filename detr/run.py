@@ -83,7 +83,7 @@ def train(config: Config) -> None:
             logger.log_samples(parts.loader)
             fit(trainer, record)
             if own:
-                show_training(trainer.console, trainer.progress.best, folder, logger)
+                show_training(trainer.console, trainer.progress.best, folder, logger, briefly=config.sweep is not None)
 
 
 def fit(trainer: Trainer, record: RunRecord) -> None:
@@ -161,7 +161,8 @@ def evaluate(config: Config) -> None:
     )
     folder.keep_config(config.hydra | {"evaluated.yaml": yaml.safe_dump(stored, sort_keys=False)})
     folder.describe(record)
-    write_evaluation(outcome, folder, console, checkpoint, split)
+    shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
+    write_evaluation(outcome, folder, shown, checkpoint, split)
     if outcome.evaluation is not None and record.checkpoint and record.checkpoint["run"] is not None:
         tell_training(RunFolder(record.checkpoint["run"]), outcome.evaluation, folder, record)
     if outcome.evaluation is not None:

@@ -14,6 +14,7 @@ from detr.config.compose import hydra_config, without_hydra
 from detr.config.explain import CommandLine, explain
 from detr.errors import UserError
 
+PRUNING = "+callbacks.pruning={_target_: detr.sweeping.pruning.StopPoorTrials}"
 RESUME = "resume=auto"  # a job that was pre-empted and queued again goes on; a new one starts afresh
 
 
@@ -35,6 +36,11 @@ class JobComposer:
         """Return the overrides that tell a job from others, which resuming does not."""
         return [override for override in overrides if override != RESUME]
 
+    def check_pruning(self) -> None:
+        """Raise UserError if the jobs are no trainings, whose evaluations could be watched."""
+        if "callbacks" not in self.master:
+            raise UserError("hydra.sweeper.pruner stops trainings early, and these jobs are none; leave it out")
+
     def folder(self, number: int, overrides: Sequence[str]) -> str:
         """Compose and check a job; its folder below the sweep's.
 
@@ -53,10 +59,11 @@ class JobComposer:
         with hydra_config(config):
             return str(config.hydra.sweep.subdir)
 
-    def additions(self, folder: str) -> list[str]:
+    def additions(self, folder: str, *, pruning: bool = False) -> list[str]:
         """Return what a job is given beside its own overrides: the place that it has, whatever others run beside it."""
         quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
-        return [*([RESUME] if self.resumable else []), f"hydra.sweep.subdir='{quoted}'"]
+        more = [RESUME] * self.resumable + [PRUNING] * pruning
+        return [*more, f"hydra.sweep.subdir='{quoted}'"]
 
     def _directory(self) -> str | None:
         """Return the folder of configs that the command line named (--config-dir)."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from detr.comparison.naming import as_values
 from detr.files import write_json
 from detr.tracking.status import RunStatus, read_status
 
@@ -65,6 +66,10 @@ class Plan:
         apart = [key for key in keys if key in self.keys or len({each.get(key) for each in values}) > 1]
         return {key: own[key] for key in apart if key in own}
 
+    def label(self, job: Job) -> str:
+        """Return what a job is called: "#3 loss=focal"."""
+        return " ".join([f"#{job.number}", *(f"{key}={value}" for key, value in self.differing(job).items())])
+
     def status(self, job: Job) -> RunStatus:
         """Return what became of a job."""
         return read_status(self.path / job.folder)
@@ -72,15 +77,20 @@ class Plan:
 
 def job_facts(sweep: Path, folder: Path) -> dict[str, object]:
     """Return what a run is told of its sweep: the sweep's `name`, and the overrides that set the run apart."""
-    plan = Plan.read(sweep)
+    plan, job = _job(sweep, folder)
     if plan is None:
         return {}
-    job = next((each for each in plan.jobs if (sweep / each.folder).resolve() == folder.resolve()), None)
     differing = {} if job is None else plan.differing(job)
     return {"name": plan.name, "differs": [f"{key}={value}" for key, value in differing.items()]}
 
 
-def as_values(overrides: Sequence[str]) -> dict[str, str]:
-    """Return key → value as text; a key that is deleted keeps its tilde."""
-    pairs = (override.lstrip("+").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
+def job_label(sweep: Path, folder: Path) -> str:
+    """Return what the job in a folder is called; the folder's name where the sweep does not know it."""
+    plan, job = _job(sweep, folder)
+    return folder.name if plan is None or job is None else plan.label(job)
+
+
+def _job(sweep: Path, folder: Path) -> tuple[Plan | None, Job | None]:
+    plan = Plan.read(sweep)
+    jobs = [] if plan is None else plan.jobs
+    return plan, next((each for each in jobs if (sweep / each.folder).resolve() == folder.resolve()), None)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detr.errors import UserError
+from detr.sweeping.notes import Pruner, TrialNote
 
 Direction = Literal["maximize", "minimize"]
 
 STUDY = "study.db"
+NAME = "sweep"  # of the study in it
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Search:
             trials as if it had not been.
         startup_trials: drawn at random before anything is learned from them.
         at_once: how many trials are under way at a time; they keep away from each other.
+        pruner: what stops poor trials early; None: nothing does.
 
     Raises:
         UserError: Optuna is not installed, or the folder's study is of another space.
@@ -69,6 +72,7 @@ class Search:
         seed: int,
         startup_trials: int,
         at_once: int = 1,
+        pruner: Pruner | None = None,
     ) -> None:
         try:
             import optuna
@@ -77,12 +81,13 @@ class Search:
                 "hydra/sweeper=optuna needs Optuna: pip install 'detr-lab[hpo]', or pip install optuna"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.seed, self.startup_trials, self.at_once = seed, startup_trials, at_once
+        self.seed, self.startup_trials, self.at_once, self.pruner = seed, startup_trials, at_once, pruner
         self.space = {key: distribution(each) for key, each in space.items()}
         folder.mkdir(parents=True, exist_ok=True)
+        self.storage = f"sqlite:///{(folder / STUDY).resolve()}"
         self.study = optuna.create_study(
-            storage=f"sqlite:///{(folder / STUDY).resolve()}",
-            study_name="sweep",
+            storage=self.storage,
+            study_name=NAME,
             direction=direction,
             load_if_exists=True,
         )
@@ -113,18 +118,26 @@ class Search:
         trial = self.study.ask(self.space)
         return Trial(trial.number, dict(trial.params))
 
-    def tell(self, trial: Trial, value: float | None) -> None:
-        """Record the value of a trial; None: it failed."""
+    def note(self, trial: Trial, metric: str) -> TrialNote | None:
+        """Return what the run of a trial must know to be stopped early; None where no trial is."""
+        if self.pruner is None:
+            return None
+        return TrialNote(self.storage, NAME, trial.number, metric, self.pruner, self.startup_trials)
+
+    def tell(self, trial: Trial, value: float | None, *, pruned: bool = False) -> None:
+        """Record the value of a trial; None: it failed. One that was stopped early has what it reported last."""
         import optuna
 
-        if value is None:
+        if pruned:
+            self.study.tell(trial.number, state=optuna.trial.TrialState.PRUNED)
+        elif value is None:
             self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         else:
             self.study.tell(trial.number, value)
 
     def best(self) -> tuple[Trial, float] | None:
-        """Return the best trial and its value."""
-        if not any(trial.value is not None for trial in self._trials()):
+        """Return the best trial that was not stopped early, and its value."""
+        if not any(trial.state.name == "COMPLETE" for trial in self._trials()):
             return None
         best = self.study.best_trial
         assert best.value is not None

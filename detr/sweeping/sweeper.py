@@ -7,10 +7,15 @@ finished and resumes the others.
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,13 +28,15 @@ from omegaconf import DictConfig
 
 from detr import distributed
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
-from detr.errors import UserError
+from detr.errors import Interrupted, UserError
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
+from detr.sweeping.notes import Pruner, was_pruned
 from detr.sweeping.plan import Job, Plan
 from detr.sweeping.search import Direction, Search, Space, as_overrides
 from detr.sweeping.space import combinations, corners, space_of
 from detr.tracking.status import update_status
+from detr.tracking.words import count
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,7 @@ class _Sweeper(Sweeper):
     """Holds what both kinds have in common."""
 
     retries = True  # whether failed jobs are run again when the sweep is
+    prunes = False  # whether jobs may be stopped early
 
     def __init__(self, *, params: dict[str, Any] | None) -> None:
         self.params = params or {}
@@ -68,11 +76,18 @@ class _Sweeper(Sweeper):
         self.plan = Plan.read(self.folder) or Plan(self.folder, f"{self.jobs.config_name} {self.folder.name}")
         self.plan.keys = list(dict.fromkeys([*self.plan.keys, *swept]))
         self.prepare(overrides)
+        stopped = False
         with locked(self.folder, "sweep"):
             try:
-                self.run()
+                with terminable():
+                    self.run()
+            except (KeyboardInterrupt, Interrupted):
+                stopped = True
+                raise
             finally:
                 failed = self.report()
+                if stopped:
+                    log.warning("the sweep is stopped; the same command with hydra.sweep.dir=%s goes on", self.folder)
         if failed:
             raise UserError(failed)
 
@@ -108,9 +123,8 @@ class _Sweeper(Sweeper):
 
     def launch_together(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            settings = " ".join(f"{key}={value}" for key, value in self.plan.differing(job).items())
-            log.info("job %d  %s  in %s", job.number, settings, self.folder / job.folder)
-        overrides = [[*job.overrides, *self.jobs.additions(job.folder)] for job in jobs]
+            log.info("job %s  in %s", self.plan.label(job), self.folder / job.folder)
+        overrides = [[*job.overrides, *self.jobs.additions(job.folder, pruning=self.prunes)] for job in jobs]
         reason = None
         try:
             self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
@@ -135,9 +149,8 @@ class _Sweeper(Sweeper):
         if not failed:
             return None
         advice = f"; the same command with hydra.sweep.dir={self.folder} tries them again" if self.retries else ""
-        return (
-            f"{len(failed)} of {len(found)} jobs failed ({', '.join(failed)}): see {self.folder / 'sweep.md'}{advice}"
-        )
+        which, where = ", ".join(failed), self.folder / "sweep.md"
+        return f"{len(failed)} of {count(len(found), 'job')} failed ({which}): see {where}{advice}"
 
 
 class GridSweeper(_Sweeper):
@@ -151,11 +164,8 @@ class GridSweeper(_Sweeper):
         self.all = [self.job(each) for each in combinations(overrides)]
         states = Counter(self.plan.status(job).status for job in self.all)
         if states["waiting"] < len(self.all):
-            begun = states["running"] + states["failed"]
-            log.info(
-                "%d of %d jobs are finished already, %d were begun, %d are new",
-                *(states["finished"], len(self.all), begun, states["waiting"]),
-            )
+            begun, jobs = states["running"] + states["failed"], count(len(self.all), "job")
+            log.info("of %s %d finished already, %d begun, %d new", jobs, states["finished"], begun, states["waiting"])
 
     def run(self) -> None:
         size = self.max_batch_size or len(self.all)
@@ -178,8 +188,10 @@ class OptunaSweeper(_Sweeper):
         direction: Direction = "maximize",
         seed: int = 42,
         startup_trials: int = 8,
+        pruner: Pruner | None = None,
     ) -> None:
         super().__init__(params=params)
+        self.pruner, self.prunes = pruner, pruner is not None
         self.n_trials, self.n_jobs = n_trials, n_jobs
         self.metric, self.direction = metric, direction
         self.seed, self.startup_trials = seed, startup_trials
@@ -196,6 +208,8 @@ class OptunaSweeper(_Sweeper):
             raise UserError(
                 "hydra/sweeper=optuna has nothing to search; give spaces: 'optimizer.lr=interval(1e-4,1e-2)'"
             )
+        if self.prunes:
+            self.jobs.check_pruning()
         self.fixed = [each.input_line or "" for each in overrides if not each.is_sweep_override()]
         for values in corners(space):
             self.jobs.folder(self.plan.next_number, [*self.fixed, *as_overrides(values)])
@@ -207,20 +221,25 @@ class OptunaSweeper(_Sweeper):
             seed=self.seed,
             startup_trials=self.startup_trials,
             at_once=self.at_once,
+            pruner=self.pruner,
         )
 
     def run(self) -> None:
         trials = self.search.open_trials()
         if len(self.search):
             done = len(self.search) - len(trials)
-            log.info("%d of %d trials are done already, %d were begun", done, self.n_trials, len(trials))
+            log.info("of %s %d done already, %d begun", count(self.n_trials, "trial"), done, len(trials))
         while trials or len(self.search) < self.n_trials:
             room = min(self.at_once - len(trials), self.n_trials - len(self.search))
             trials += [self.search.ask() for _ in range(room)]
             jobs = [self.job([*self.fixed, *as_overrides(trial.values)]) for trial in trials]
+            for trial, job in zip(trials, jobs, strict=True):
+                note = self.search.note(trial, self.metric)
+                if note is not None:
+                    note.write(self.folder / job.folder)
             self.launch(jobs)
             for trial, job in zip(trials, jobs, strict=True):
-                self.search.tell(trial, self.value(job))
+                self.search.tell(trial, self.value(job), pruned=was_pruned(self.plan.status(job).ended))
             trials = []
         best = self.search.best()
         if best is not None:
@@ -244,6 +263,26 @@ class OptunaSweeper(_Sweeper):
             names = ", ".join(key for key in known if "/" not in key) or "none"
             raise UserError(f"hydra.sweeper.metric: the validation has no {self.metric}; it has {names}")
         return best[f"val/{self.metric}"]
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Interrupted on SIGTERM meanwhile, also between two jobs; a training has a handler of its own."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Interrupted(signal.Signals(number))
+        os._exit(128 + number)  # a worker that was forked
+
+    if threading.current_thread() is not threading.main_thread():  # no other may have handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fill_in_workers(config: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from detr.data.dataset import ImageSet
 from detr.drawing.segments import comparison
 from detr.evaluation.validation import Outcome
 from detr.files import write_json
-from detr.tracking.console import Console
+from detr.tracking.console import SUMMARY, Console
 from detr.tracking.logger import Logger
 from detr.tracking.run_folder import RunFolder
 
@@ -43,18 +44,30 @@ def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet, st
     )
 
 
-def show_training(console: Console, best: dict[str, float] | None, folder: RunFolder, logger: Logger) -> None:
+def show_training(
+    console: Console, best: dict[str, float] | None, folder: RunFolder, logger: Logger, *, briefly: bool
+) -> None:
     """Keep the best checkpoint as an artifact, print the table at the end of a training, and where everything lies.
 
+    `briefly`: one line, since the sweep that the training is a job of has a table of all.
     Whatever goes wrong here, the training is done: it is a warning.
     """
     try:
         if folder.best.exists():  # not where the validation split has no annotations
             logger.log_checkpoint(folder.best)
-        _show_training(console, best, folder, logger.place)
+        if briefly:
+            log.info("%s  %s", "no evaluation" if best is None else in_short(best), folder.path)
+        else:
+            _show_training(console, best, folder, logger.place)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         log.warning("the training is finished, but its results could not all be shown: %s", reason)
+
+
+def in_short(metrics: Mapping[str, float]) -> str:
+    """Return the metrics that an epoch's line has, and the epoch, of the best one."""
+    shown = [f"{name} {metrics[f'val/{name}']:.3f}" for name in SUMMARY if f"val/{name}" in metrics]
+    return "  ".join([*shown, f"(best: epoch {metrics['epoch']:.0f})"])
 
 
 def _show_training(console: Console, best: dict[str, float] | None, folder: RunFolder, wandb_place: str | None) -> None:

@@ -43,7 +43,7 @@ def test_two_jobs_of_which_one_fails(launcher: str, data: str, tmp_path: Path) -
     assert (tmp_path / "sweep.md").read_text().count("| finished |") == 1
 
     again = sweep(tmp_path, data, f"hydra/launcher={launcher}", "transformer.num_heads=4,8,64")
-    assert "1 of 3 jobs are finished already, 1 were begun, 1 are new" in again.stdout
+    assert "of 3 jobs 1 finished already, 1 begun, 1 new" in again.stdout
     assert [read_status(tmp_path / name).status for name in "012"] == ["finished", "failed", "finished"]
     assert len(RunFolder(tmp_path / "0").rows()) == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detr.sweeping.plan import Job, Plan, job_facts
+from detr.sweeping.plan import Job, Plan, job_facts, job_label
 from detr.tracking.status import RunStatus, read_status, update_status
 
 
@@ -56,3 +56,9 @@ def test_what_a_job_is_told(tmp_path: Path) -> None:
     plan(tmp_path).write()
     assert job_facts(tmp_path, tmp_path / "1") == {"name": "seeds today", "differs": ["optimizer.lr=2"]}
     assert job_facts(tmp_path, tmp_path / "elsewhere") == {"name": "seeds today", "differs": []}
+
+
+def test_what_a_job_is_called(tmp_path: Path) -> None:
+    assert job_label(tmp_path, tmp_path / "1") == "1"
+    plan(tmp_path).write()
+    assert job_label(tmp_path, tmp_path / "1") == "#1 optimizer.lr=2"

@@ -144,11 +144,11 @@ def test_started_again_it_does_what_is_left(swept: tuple[Path, subprocess.Comple
     before = {number: (folder / str(number) / "train.log").read_text() for number in range(4)}
     again = sweep(folder, data, *GRID)
     assert again.returncode == 2
-    assert "3 of 4 jobs are finished already, 1 were begun, 0 are new" in again.stdout
+    assert "of 4 jobs 3 finished already, 1 begun, 0 new" in again.stdout
     after = {number: (folder / str(number) / "train.log").read_text() for number in range(4)}
     assert [number for number in range(4) if before[number] != after[number]] == [FAILED]
     more = sweep(folder, data, "transformer.d_model=32", "transformer.num_heads=4,8")
-    assert "1 of 2 jobs are finished already, 0 were begun, 1 are new" in more.stdout
+    assert "of 2 jobs 1 finished already, 0 begun, 1 new" in more.stdout
     assert [job.folder for job in plan(folder).jobs] == ["0", "1", "2", "3", "4"]
     assert read_status(folder / "4").status == "finished"
     assert "#1" in (folder / "sweep.md").read_text(), "the table is of all jobs of the folder"
@@ -178,7 +178,7 @@ def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_p
 
     done = run("train.py", *arguments, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert "1 of 3 trials are done already, 1 were begun" in done.stdout
+    assert "of 3 trials 1 done already, 1 begun" in done.stdout
     assert done.stdout.count("HYDRA] job ") == 2, "the second again, and the third"
     assert [(folder / str(number) / "train.log").read_text() for number in range(1)] == logs
     jobs = plan(folder).jobs

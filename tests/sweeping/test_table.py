@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from run_folders import write_run
 
 from detr.sweeping import table
 from detr.sweeping.plan import Job, Plan
@@ -36,7 +38,7 @@ def plan(tmp_path: Path) -> Plan:
     add_run(tmp_path / "0", [metrics(0.1), metrics(0.3, 0.7), {}, metrics(0.2), {}])
     add_run(tmp_path / "1", [metrics(0.25), metrics(None)])
     (tmp_path / "1" / "train.log").touch()
-    update_status(tmp_path / "0", status="finished")
+    update_status(tmp_path / "0", status="finished", ended="ended by trainer.max_steps=5 in step 5 of 5")
     update_status(tmp_path / "1", status="failed", error="a | b")
     update_status(tmp_path / "3", status="running")
     return made
@@ -45,8 +47,8 @@ def plan(tmp_path: Path) -> Plan:
 def test_a_row_for_each_job_whatever_became_of_it(plan: Plan) -> None:
     rows = table.job_results(plan)
     assert [row.status for row in rows] == ["finished", "failed", "waiting", "interrupted"]
-    assert rows[0].values == {"AP": 0.3, "AP50": 0.7, "epoch": 2, "last AP": 0.2, "minutes": 5.0}
-    assert rows[1].values == {"AP": 0.25, "AP50": 0.5, "epoch": 1, "last AP": 0.25, "minutes": 2.0}
+    assert rows[0].values == {"AP": 0.3, "AP50": 0.7, "epoch": 2, "last AP": 0.2, "steps": 5, "minutes": 5.0}
+    assert rows[1].values == {"AP": 0.25, "AP50": 0.5, "epoch": 1, "last AP": 0.25, "steps": 2, "minutes": 2.0}
     assert rows[2].values == rows[3].values == {}
 
 
@@ -68,7 +70,7 @@ def test_the_same_in_csv_and_markdown(plan: Plan, capsys: pytest.CaptureFixture[
     }
     assert (second["error"], third["AP"], third["b.seed"]) == ("a | b", "", "")
     document = (plan.path / "sweep.md").read_text()
-    assert "| 0 | 1 | 0 | 3 | finished | 0.300 | 0.700 | 2 | 0.200 | 5.0 |" in document
+    assert "| 0 | 1 | 0 | 3 | finished | 0.300 | 0.700 | 2 | 0.200 | 5 | 5.0 |" in document
     assert f"- #1 lr=1 a.seed=1 b.seed=3: a | b; log: {plan.path}/1/train.log" in document
     shown = capsys.readouterr().out
     assert "│ finished" in shown
@@ -91,6 +93,72 @@ def test_an_evaluation_has_its_own_metrics(tmp_path: Path) -> None:
     assert table.results(tmp_path) == {"AP": 0.4, "AP50": 0.6}
 
 
-def test_keys_are_shortened_where_that_is_clear() -> None:
-    keys = ["optimizer.lr", "backbone", "a.seed", "b.seed"]
-    assert table.short(keys) == ["lr", "backbone", "a.seed", "b.seed"]
+ENDS = {
+    "ended by trainer.max_epochs=2 in step 40 of 40": "trainer.max_epochs=2",
+    "ended by trainer.max_minutes=3 in step 29 of 40": "trainer.max_minutes=3 in step 29 of 40",
+    "stopped by SIGTERM in step 5 of 40": "SIGTERM in step 5 of 40",
+    "in some other way": "in some other way",
+    None: None,
+}
+
+
+@pytest.mark.parametrize("ended", ENDS)
+def test_why_a_job_ended_in_short(ended: str | None) -> None:
+    assert table.short_end(ended) == ENDS[ended]
+
+
+def seeds_of_two(folder: Path, ends: list[str]) -> Plan:
+    """A sweep over a loss and two seeds, with folders as trainings leave them."""
+    each, jobs = product(("detr", "focal"), (1, 2)), []
+    for number, ((loss, seed), ap) in enumerate(zip(each, (0.3, 0.4, 0.5, 0.52), strict=True)):
+        overrides = [f"loss={loss}", f"seed={seed}"]
+        write_run(
+            folder / str(number),
+            [0.1, ap, 0.2],
+            seed=seed,
+            config={"loss": {"terms": {f"{loss}{index}": 1 for index in range(9)}}},
+            overrides=overrides[:1],
+            facts={"choices": {"loss": loss}},
+        )
+        update_status(folder / str(number), status="finished", ended=ends[number])
+        jobs.append(Job(number, str(number), tuple(overrides)))
+    return Plan(folder, "train today", ["loss", "seed"], jobs)
+
+
+def test_settings_have_means_over_seeds_in_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = seeds_of_two(tmp_path, ["ended by trainer.max_epochs=3 in step 30 of 30"] * 4)
+    rows = table.job_results(plan)
+    table.write(plan, rows)
+    table.show(plan, rows)
+    assert table.by_setting(rows) == [
+        ["setting", "seeds", "AP", "AP50", "last AP"],
+        ["loss=detr", "2", "35.0 ± 7.1", "35.0 ± 7.1", "20.0 ± 0.0"],
+        ["loss=focal", "2", "51.0 ± 1.4", "51.0 ± 1.4", "20.0 ± 0.0"],
+    ]
+    assert "| loss=focal | 2 | 51.0 ± 1.4 | 51.0 ± 1.4 | 20.0 ± 0.0 |" in (tmp_path / "sweep.md").read_text()
+    shown = capsys.readouterr().out
+    assert "│ loss=focal │" in shown
+    assert f"compare  detr compare {tmp_path}\n" in shown
+    assert "ended by" not in shown, "it is the same for all"
+    with open(tmp_path / "sweep.csv") as file:
+        assert {row["ended"] for row in csv.DictReader(file)} == {"trainer.max_epochs=3"}
+
+
+def test_other_ends_are_told_and_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = "ended by trainer.max_epochs=3 in step 30 of 30"
+    ends = [usual, usual, "ended by hydra.sweeper.pruner=median in step 10 of 30", usual]
+    plan = seeds_of_two(tmp_path, ends)
+    update_status(tmp_path / "1", status="running", ended="stopped by SIGINT in step 20 of 30")
+    rows = table.job_results(plan)
+    assert [row.status for row in rows] == ["finished", "interrupted", "pruned", "finished"]
+    assert table.by_setting(rows) == [], "each setting has one run that came to its end"
+    table.show(plan, rows)
+    shown = capsys.readouterr().out
+    assert "┃ ended by" in shown
+    assert "hydra.sweeper.pruner=median in step 10 of 30" in shown
+
+
+def test_every_job_a_setting_of_its_own_needs_no_second_table(tmp_path: Path) -> None:
+    plan = seeds_of_two(tmp_path, ["ended by trainer.max_epochs=3 in step 30 of 30"] * 4)
+    del plan.jobs[1::2]
+    assert table.by_setting(table.job_results(plan)) == []
