@@ -29,7 +29,8 @@ def name_settings(settings: Sequence[Described]) -> list[str] | None:
     """Return a name for each setting, all different; None where nothing short tells them apart."""
     columns = _overridden(settings)
     if len(settings) == 1:
-        return _names(columns or {"experiment": [settings[0].choices.get("experiment")]}, 1)
+        own, experiment = _names(columns, 1), settings[0].choices.get("experiment")
+        return [f"experiment={experiment}"] if experiment and (own is None or len(own[0]) > MAX_NAME) else own
     columns = _differing(columns)
     choices = _differing(_columns([each.choices for each in settings]))
     config = _differing(_columns([each.config for each in settings]))
@@ -86,7 +87,7 @@ def _names(columns: Columns, settings: int) -> list[str] | None:
         for index in range(settings)
     ]
     names = whole if max(map(len, whole)) <= MAX_NAME or len(set(shortened)) < settings else shortened
-    return names if len(set(names)) == settings and any(names) else None
+    return names if columns and len(set(names)) == settings else None
 
 
 def _name(columns: Columns, index: int) -> str:

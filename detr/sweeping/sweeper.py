@@ -24,9 +24,10 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from detr import distributed
+from detr.config.check import check
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
 from detr.errors import Interrupted, UserError
 from detr.files import locked
@@ -58,6 +59,7 @@ class _Sweeper(Sweeper):
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        check(OmegaConf.create({"hydra": {"sweeper": OmegaConf.to_container(config.hydra.sweeper)}}))
         fill_in_workers(config)
         self.folder = Path(config.hydra.sweep.dir)
         self.jobs = JobComposer(hydra_context.config_loader, config)

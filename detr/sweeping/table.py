@@ -26,6 +26,7 @@ from detr.sweeping.plan import Job, Plan
 from detr.tracking.console import Terminal
 from detr.tracking.rows import best_row, metric
 from detr.tracking.run_folder import RunFolder
+from detr.tracking.words import duration
 
 Value = float | int | str | None
 
@@ -148,6 +149,7 @@ def by_job(table: Sequence[JobResult]) -> list[list[str]]:
     """Return a header and a row for each job; why jobs ended is only said where it is not the same for all."""
     header, cells = columns(table)
     rows = [[shown(name, value) for name, value in zip(header, values, strict=True)] for values in cells]
+    header = ["time" if name == "minutes" else name for name in header]
     if len({row.ended for row in table if row.ended is not None}) > 1:
         header = [*header, "ended by"]
         rows = [[*cells, row.ended or "–"] for cells, row in zip(rows, table, strict=True)]
@@ -199,7 +201,9 @@ def columns(table: Sequence[JobResult]) -> tuple[list[str], list[list[Value]]]:
 def shown(name: str, value: Value) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if name == "minutes" else f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return duration(value) if name == "minutes" else f"{value:.3f}"
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
