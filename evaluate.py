@@ -1,9 +1,4 @@
-"""Evaluate a checkpoint; `detr evaluate` is the same. Its own config is the base; overrides are applied to it.
-
-python evaluate.py checkpoint=outputs/train/DATE/checkpoints/best.pt
-python evaluate.py checkpoint=PATH split=test dataset.root=/path/to/data
-python evaluate.py checkpoint=detr-r50-e632da11.pth experiment=detr_r50_coco dataset.root=/path/to/coco
-"""
+"""Evaluate a checkpoint; `detr evaluate` is the same. `python evaluate.py --help`: see detr/commands/evaluate.py."""
 
 from detr.commands.evaluate import main
 

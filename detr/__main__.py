@@ -39,7 +39,7 @@ def usage() -> str:
     documents = {verb: module(verb).__doc__ or "" for verb in verbs()}
     width = max(map(len, documents))
     lines = [f"  {verb:<{width}} {document.strip().splitlines()[0]}" for verb, document in documents.items()]
-    return "\n".join(["usage: detr VERB [ARGUMENTS]", "", *lines, "", "Training and evaluation: train.py, evaluate.py"])
+    return "\n".join(["usage: detr VERB [ARGUMENTS]", "", *lines, "", "`detr VERB --help` says what each takes."])
 
 
 if __name__ == "__main__":

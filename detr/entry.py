@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import logging
 import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detr import distributed
 from detr.config import Config, check
-from detr.config.compose import CONF, folder
+from detr.config.compose import CONF, folder, groups
 from detr.config.explain import CommandLine, explain
 from detr.config.hydra_internals import parse_arguments, run
 from detr.config.suggest import closest
@@ -114,6 +116,9 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
         return
     args = parse_arguments(arguments)
     args.config_dir = _config_dir(args.config_dir)
+    if args.help:
+        print(_help(task, config_name, args.config_dir))
+        return
     args.overrides, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
     outcome = _Outcome()
     job = distributed.everybodys_end(_job(task, aside, outcome))
@@ -129,6 +134,21 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
             raise UserError(explain(error, command)) from error
         if outcome.error is not None:
             raise outcome.error
+
+
+def _help(task: Task, config_name: str, config_dir: str | None) -> str:
+    """What the program's module says of it, by the name that it was called by, and what its groups offer."""
+    called = Path(sys.argv[0])
+    name = f"python {called.name}" if called.suffix == ".py" else f"detr {config_name}"
+    document = inspect.cleandoc(sys.modules[task.__module__].__doc__ or "").replace(f"detr {config_name}", name)
+    others = groups().keys() - _own_groups(config_name)
+    everything = groups(*filter(None, [config_dir]))
+    offered = {group: options for group, options in everything.items() if group not in others}
+    lines = [
+        textwrap.fill(f"{group}: {', '.join(options)}", 100, initial_indent="  ", subsequent_indent="    ")
+        for group, options in offered.items()
+    ]
+    return "\n".join([document, *(["", "Groups:", "", *lines] if lines else [])])
 
 
 def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfig], None]:
@@ -257,8 +277,7 @@ def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], l
         UserError: a key that looks like a misspelled one of the primary config's.
     """
     primary = OmegaConf.load(CONF / f"{config_name}.yaml")
-    groups = [str(group) for default in primary.defaults if isinstance(default, DictConfig) for group in default]
-    own = {"hydra", *groups, *map(str, primary)} - {"defaults"}
+    own = {"hydra", *_own_groups(config_name), *map(str, primary)} - {"defaults"}
     kept, aside = [], []
     for override in overrides:
         root = re.split(r"[.=/@:]", override.lstrip("+~"), maxsplit=1)[0]
@@ -270,6 +289,14 @@ def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], l
         if root not in own or root == "paths":
             aside.append(override)
     return kept, aside
+
+
+def _own_groups(config_name: str) -> set[str]:
+    """The groups that a primary config chooses from."""
+    file = CONF / f"{config_name}.yaml"
+    primary: Any = OmegaConf.load(file) if file.exists() else {}
+    defaults = primary.get("defaults", [])
+    return {str(group) for default in defaults if isinstance(default, DictConfig) for group in default}
 
 
 def _flush() -> None:

@@ -42,6 +42,51 @@ def test_typo_in_one_line(arguments: str, expected: str) -> None:
     assert expected in only_error(run("train.py", *arguments.split()))
 
 
+@pytest.mark.parametrize(
+    ("command", "begins", "words"),
+    [
+        (
+            "train.py",
+            "Train a detector",
+            ["python train.py -m loss=detr,focal", "trainer.max_steps=", "detr options"],
+        ),
+        ("train.py -cd sweeps", "Train a detector", ["  ablation: decoder_3"]),
+        (
+            "evaluate.py",
+            "Evaluate a checkpoint",
+            ["python evaluate.py checkpoint=", "split=val", "logger: none"],
+        ),
+        ("-m detr train", "Train a detector", ["detr train -m loss=detr,focal", "  loss: detr, focal, varifocal"]),
+        ("-m detr export", "Write a checkpoint", ["format=official"]),
+        ("-m detr compare", "usage: detr compare", ["detr compare outputs/sweep/DATE", "--split", "ENTITY/PROJECT/ID"]),
+        ("-m detr options", "List what can be", ["detr options transformer=deformable"]),
+        ("-m detr repeat", "Train a run again", ["detr repeat outputs/train/DATE"]),
+    ],
+)
+def test_help(command: str, begins: str, words: list[str], tmp_path: Path) -> None:
+    """Examples and the meaning of arguments, before everything that could be chosen."""
+    arguments = [str(ROOT / each) if each.endswith(".py") else each for each in command.split()]
+    done = run(*arguments, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(begins)
+    for each in words:
+        assert each in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("python train.py loss=", {"loss=detr", "loss=focal", "loss=varifocal"}),
+        ("python train.py transformer.dropo", {"transformer.dropout="}),
+    ],
+)
+def test_completion(line: str, found: set[str]) -> None:
+    """What the shell is answered on a Tab."""
+    done = run("train.py", "-sc", "query=bash", variables={"COMP_LINE": line, "COMP_POINT": str(len(line))})
+    assert found <= set(done.stdout.split())
+
+
 def test_a_typo_from_cold() -> None:
     assert "did you mean optimizer.lr?" in only_error(run_cold("train.py", "optimzer.lr=1"))
 

@@ -1,7 +1,13 @@
 """Write a checkpoint's weights in another layout.
 
-detr export checkpoint=outputs/train/DATE/checkpoints/best.pt format=official              # best_official.pth beside it
+detr export checkpoint=outputs/train/DATE/checkpoints/best.pt format=official    # best_official.pth beside it
 detr export checkpoint=PATH format=official output=FILE
+
+Arguments are KEY=VALUE:
+
+  checkpoint=PATH     a checkpoint, an https address, or the name of published weights
+  format=official     the layout of the official DETR: the paper's detectors only
+  output=FILE         the file to write; by default beside the checkpoint
 """
 
 from detr.config import Config

@@ -160,7 +160,7 @@ def by_setting(table: Sequence[JobResult]) -> list[list[str]]:
     """Return a header and a row for each setting; nothing where every job has one of its own."""
     runs = [row.run for row in table if row.run is not None]
     try:
-        settings = group(runs).settings
+        settings = group(runs).settings if runs else []
     except UserError:  # of a program with other configs than train.py
         settings = []
     if all(len(setting.runs) == 1 for setting in settings):
