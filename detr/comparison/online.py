@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,14 +39,15 @@ def read_online(path: str, split: str = VALIDATION) -> Run:
 
     where = path.removeprefix(PREFIX)
     try:
-        if not os.environ.get("WANDB_API_KEY") and not wandb.api.api_key:
+        wandb.setup(settings=wandb.Settings(silent=True))
+        if not wandb.login(prompt=False):
             raise ValueError("no API key; run `wandb login` or set WANDB_API_KEY")
         run = wandb.Api(timeout=20).run(where)
         return run_of(f"{PREFIX}{where}", run, split)
     except UserError:
         raise
     except Exception as error:  # of the network, of wandb, of the account
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(f"{PREFIX}{where} cannot be read: {reason}; compare the folders of the runs instead") from error
 
 
