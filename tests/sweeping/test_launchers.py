@@ -46,7 +46,7 @@ def test_two_jobs_of_which_one_fails(launcher: str, data: str, tmp_path: Path) -
         own = [line for line in lines if " detr.training" in line or " detr.tracking" in line or " detr.run" in line]
         assert own
         assert all(line.startswith(("#0 transformer.num_heads=4  ", "#1 transformer.num_heads=64  ")) for line in own)
-        assert sum("─" in line for line in lines) == 2, "the table of the sweep, and no other"
+        assert sum("└" in line for line in lines) == 1, "the table of the sweep, and no other"
 
     again = sweep(tmp_path, data, f"hydra/launcher={launcher}", "transformer.num_heads=4,8,64")
     assert "of 3 jobs 1 finished already, 1 begun, 1 new" in again.stdout
