@@ -17,6 +17,8 @@ from detr.tracking.status import RunStatus, State
 
 PREFIX = "wandb:"
 ID = r"[\w.-]+/[\w.-]+/[a-z0-9]{8}"  # entity, project, and an id as W&B makes them
+TOLD = ("setting", "training", "info")  # in W&B's config, of the run and not of what it does
+CHOICE = "choices/"
 STATES: dict[str, State] = {"finished": "finished", "failed": "failed", "crashed": "failed"}
 
 
@@ -57,8 +59,10 @@ def run_of(place: str, online: Any, split: str = VALIDATION) -> Run:
     Raises:
         UserError: it has no metrics of the split.
     """
-    config = dict(online.config)
-    facts = config.pop("info", {})
+    # As `detr.tracking.identity.run_config` has it.
+    config = {key: value for key, value in online.config.items() if key not in TOLD and not key.startswith(CHOICE)}
+    choices = {key.removeprefix(CHOICE): value for key, value in online.config.items() if key.startswith(CHOICE)}
+    facts = online.config.get("info", {}) | {"choices": choices}
     summary = dict(online.summary)
     run = Run(
         place=place,
