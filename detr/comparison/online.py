@@ -19,6 +19,7 @@ PREFIX = "wandb:"
 ID = r"[\w.-]+/[\w.-]+/[a-z0-9]{8}"  # entity, project, and an id as W&B makes them
 TOLD = ("setting", "training", "info")  # in W&B's config, of the run and not of what it does
 CHOICE = "choices/"
+PREFIXES = {"train_epoch/": "train/", "val/": "val/", "classes/": "val/"}  # of epochs' metrics there, and in our rows
 STATES: dict[str, State] = {"finished": "finished", "failed": "failed", "crashed": "failed"}
 
 
@@ -82,15 +83,14 @@ def rows_of(history: Iterable[Mapping[str, Any]]) -> list[Row]:
     for logged in history:
         if logged.get("epoch") is None or logged.get("step") is None:
             continue
-        numbers = {key: value for key, value in logged.items() if _is_metric(key, value)}
-        renamed = {re.sub(r"^train_epoch/", "train/", key): value for key, value in numbers.items()}
+        renamed = {
+            f"{ours}{key.removeprefix(theirs)}": value
+            for theirs, ours in PREFIXES.items()
+            for key, value in logged.items()
+            if key.startswith(theirs) and isinstance(value, int | float) and math.isfinite(value)
+        }
         rows[int(logged["epoch"])] = {"epoch": int(logged["epoch"]), "step": int(logged["step"]), **renamed}
     return [rows[epoch] for epoch in sorted(rows)]
-
-
-def _is_metric(key: str, value: Any) -> bool:
-    number = isinstance(value, int | float) and math.isfinite(value)
-    return number and key.startswith(("train_epoch/", "val/"))
 
 
 def _on_split(run: Run, summary: Mapping[str, Any], split: str) -> Run:
