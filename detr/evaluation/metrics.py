@@ -85,8 +85,11 @@ class Evaluation:
 
 
 def defined(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that exist: what has no ground truth has no number."""
-    return {name: value for name, value in metrics.items() if value != UNDEFINED}
+    """Return the metrics that exist, as plain numbers, which checkpoints and JSON can hold.
+
+    What has no ground truth has no number.
+    """
+    return {name: float(value) for name, value in metrics.items() if value != UNDEFINED}
 
 
 def unique_names(categories: list[dict[str, Any]]) -> dict[int, str]:
