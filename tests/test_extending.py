@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib
 import json
 import math
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -19,34 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from builders import random_images, random_targets
-from command import ROOT, TINY, only_error, run
+from command import ROOT, only_error, run
+from extending import COMMANDS, COUNTED, COUNTS, DOCUMENT, FILES, SMALL, composed, importable, write_data, write_files
 from PIL import Image
 from torchvision.ops import box_convert
 
-from detr.assembly import build_model
-from detr.config import build, check, compose
-from detr.config.containers import Section
+from detr.config import build
 from detr.data.dataset import AnnotatedImages, Split, Target
-from detr.data.shapes.dataset import generate
 from detr.errors import UserError
 from detr.evaluation.coco import CocoEvaluator
-from detr.losses.criterion import SetCriterion
-from detr.models.detr import DETR
-from detr.structures import Classes, Detections, Losses, Normalizer, Predictions, Targets
+from detr.structures import Detections
 from detr.tracking.rows import read_rows
 
-DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"^`([\w/.]+)`:\n```\w+\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL))
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-COMMANDS = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
-
-(COUNTED,) = (word for word in TINY if "dataset.counts" in word)
-COUNTS = yaml.safe_load(COUNTED.partition("=")[2])
-SMALL = [*(word for word in TINY if word != COUNTED), "trainer.max_steps=2"]
-PARTS = [word for word in TINY if word.startswith(("transformer.", "queries."))]
-QUERIES, TRAINED = 20, "backbone.trainable=['.*']"
+SHORT = [*SMALL, "trainer.max_steps=2", "trainer.log_every=1"]
 
 
 @dataclasses.dataclass
@@ -64,37 +47,11 @@ class Done:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What a reader has who copied the document: code, configs, tests; and images, with their boxes as lines."""
     home = tmp_path_factory.mktemp("mine")
-    for name, content in FILES.items():
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_text(content, encoding="utf-8")
-    generate(home / "data" / "shapes", COUNTS)
-    (home / "data" / "lines").mkdir()
-    (home / "data" / "lines" / "images").symlink_to(home / "data" / "shapes" / "images")
-    for split in COUNTS:
-        write_lines(
-            home / "data" / "shapes" / "annotations" / f"{split}.json", home / "data" / "lines" / f"{split}.csv"
-        )
-    sys.path.insert(0, str(home))
-    yield home
-    sys.path.remove(str(home))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mydetr"]:
-        del sys.modules[name]
-
-
-def write_lines(source: Path, table: Path) -> None:
-    """The boxes of a COCO file, a line each; an image without any has a line of its name."""
-    coco = json.loads(source.read_text())
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    with table.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["file", "x", "y", "w", "h", "class"])
-        for image in reversed(coco["images"]):
-            found = [each for each in coco["annotations"] if each["image_id"] == image["id"]]
-            writer.writerows([image["file_name"], *each["bbox"], names[each["category_id"]]] for each in found)
-            if not found:
-                writer.writerow([image["file_name"]])
+    write_files(home)
+    write_data(home)
+    with importable(home):
+        yield home
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +67,8 @@ def done(folder: Path) -> list[Done]:
             further = ["--basetemp", str(place)]
         elif "train" in words and "--cfg" not in words:
             counts = [] if "dataset=lines" in words else [COUNTED]
-            further = [*SMALL, *counts, f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
+            few = ["logger=none", "seed=0"] if "-cn" in words else []
+            further = [*SHORT, *counts, *few, f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
         elif "evaluate" in words:
             words = [word.replace("outputs/train/DATE", str(found[-1].folder)) for word in words]
             further = [f"hydra.run.dir={place}"]
@@ -119,39 +77,31 @@ def done(folder: Path) -> list[Done]:
 
 
 def command(done: Sequence[Done], *words: str) -> Done:
-    """The only one that has these words, and runs something once."""
-    (found,) = (each for each in done if {*words} <= {*each.words} and not {"--cfg", "-m"} & {*each.words[1:]})
-    return found
+    """The first that has these words and runs something once."""
+    return next(each for each in done if {*words} <= {*each.words} and not {"--cfg", "-cn"} & {*each.words})
 
 
-def composed(folder: Path, *overrides: str) -> Section:
-    """The checked config of `detr train -cd conf OVERRIDES`."""
-    values, _ = check(compose([*PARTS, f"hydra.searchpath=[file://{folder / 'conf'}]", *overrides]))
-    return values
-
-
-def detector(values: Section) -> DETR:
-    torch.manual_seed(0)
-    classes = Classes.contiguous({1: "a", 2: "b", 3: "c"})
-    return build_model(values, classes, pretrained=False).train()
-
-
-def test_the_document_has_a_file_a_config_and_a_test_of_each_part() -> None:
-    kinds = [Path(name).parts[0] for name in FILES]
-    assert kinds == ["mydetr", "conf", "tests"] * 3
+def test_the_table_has_every_kind_of_part_and_leads_to_it() -> None:
+    rows = re.findall(r"^\| \[([\w ]+)\]\(#([\w-]+)\) \| (\S+) \|", DOCUMENT, re.MULTILINE)
+    headings = [
+        re.sub(r"[^\w -]", "", each).replace(" ", "-").lower() for each in re.findall("^## (.*)", DOCUMENT, re.M)
+    ]
+    assert [link for _, link, _ in rows] == headings[:-1]
+    configs = {str(Path(name).parent.relative_to("conf")) + "/" for name in FILES if name.startswith("conf/")}
+    assert configs == {folder.strip("`").replace("itself", "./") for _, _, folder in rows}
 
 
 def test_the_code_is_as_the_projects(folder: Path) -> None:
     for words in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *words, "--config", ROOT / "pyproject.toml", "--no-cache"]
         checked = subprocess.run(
-            [*ruff, folder / "mydetr", folder / "tests"], cwd=ROOT, capture_output=True, text=True, check=False
+            [*ruff, folder / "mylab", folder / "tests"], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert checked.returncode == 0, checked.stdout
 
 
 def test_every_command_succeeds(done: list[Done]) -> None:
-    assert len(done) == 7
+    assert len(done) == 6
     assert [(each.words, each.process.stderr) for each in done if each.process.returncode] == []
 
 
@@ -159,79 +109,42 @@ def test_the_readers_tests_pass(done: list[Done]) -> None:
     assert "3 passed" in command(done, "pytest", "tests").process.stdout
 
 
-def test_the_term_is_a_part_of_the_loss_in_every_layer(done: list[Done]) -> None:
-    row = command(done, "train", "transformer/decoder=uncertain").row()
+def test_all_parts_train_together(done: list[Done]) -> None:
+    trained = command(done, "train", "experiment=ours")
+    row = trained.row()
     terms = [f"train/{name}{layer}" for name in ("class", "bbox", "giou", "box_nll") for layer in ("", "/layer0")]
-    terms += [f"train/encoder/{name}" for name in ("class", "bbox", "giou")]
     assert all(math.isfinite(row[name]) for name in terms)
     assert row["train/loss"] == pytest.approx(sum(row[name] for name in terms), rel=1e-5)
-    assert not any(name.startswith("train/encoder/box_nll") for name in row)
+    assert {"val/AP", "val/counted", "val/loss"} <= row.keys()
+    targets = re.findall(r"_target_: (mylab\.\S+)", (trained.folder / ".hydra" / "config.yaml").read_text())
+    assert {*targets} == {
+        target for file in FILES.values() for target in re.findall(r"_target_: (mylab\.\S+)", file)
+    } - {"mylab.lines.CsvSplits"}
+
+
+def test_the_logger_writes_what_the_row_is_the_mean_of(done: list[Done]) -> None:
+    trained = command(done, "train", "experiment=ours")
+    head, *steps = (line.split(",") for line in (trained.folder / "steps.csv").read_text().splitlines())
+    assert head == ["step", "train/loss", "train/bbox", "train/lr"]
+    assert [int(step) for step, *_ in steps] == [1, 2]
+    for column, name in enumerate(head[1:3], start=1):
+        assert sum(float(each[column]) for each in steps) / 2 == pytest.approx(trained.row()[name], rel=1e-5)
+
+
+def test_what_is_kept_of_a_run_is_whole(done: list[Done]) -> None:
+    """What own parts learn or keep is in the checkpoint, and the waves of positions are those of this run."""
+    trained = command(done, "train", "experiment=ours")
+    checkpoint = torch.load(trained.folder / "checkpoints" / "last.pt", weights_only=True)
+    names = checkpoint["model"]
+    assert {name.split(".")[2] for name in names if name.startswith("backbone.")} == {"stage0", "stage1", "stage2"}
+    assert {"queries.anchors", "decoder.scale_head.weight"} <= names.keys()
+    assert any(name.endswith("position_embedding.waves") for name in names)
 
 
 def test_the_sweep_tries_both_decoders(done: list[Done]) -> None:
-    (sweep,) = (each for each in done if "-m" in each.words[1:])
+    (sweep,) = (each for each in done if "decoders" in each.words)
     rows = [read_rows(sweep.folder / str(job) / "metrics.jsonl")[-1] for job in range(2)]
     assert ["train/box_nll" in row for row in rows] == [False, True]
-
-
-def step(model: DETR, criterion: SetCriterion) -> tuple[Predictions, Losses]:
-    """Outputs and losses of two images with three objects."""
-    targets: Targets = random_targets([2, 1])
-    images = random_images([(64, 96), (96, 64)])
-    torch.manual_seed(1)
-    predictions = model(*images, targets)
-    return predictions, criterion(predictions, targets, Normalizer(objects=3, images=2))
-
-
-def test_the_extra_goes_where_boxes_go(folder: Path) -> None:
-    """Also to denoising queries and to those of several that answer for an object, which the proposals are not."""
-    values = composed(
-        folder,
-        "transformer/decoder=uncertain",
-        "backbone=plain",
-        TRAINED,
-        "denoising=contrastive",
-        "one_to_many=hybrid",
-        "one_to_many.num_queries=10",
-    )
-    model = detector(values)
-    predictions, losses = step(model, build(values["loss"]))
-    assert predictions.extras["log_scale"].shape == predictions.boxes.shape == (2, 2, QUERIES, 4)
-    for name, group in predictions.groups.items():
-        extras = group.outputs.extras
-        assert name == "encoder" or extras["log_scale"].shape == group.outputs.boxes.shape
-    assert predictions.groups.keys() == {"encoder", "one_to_many", "denoising"}
-    assert {name for name in losses.terms if "box_nll" in name} == {
-        "box_nll",
-        "one_to_many/box_nll",
-        "denoising/box_nll",
-    }
-    losses.total.backward()
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert all(parameter.grad is not None for parameter in learning)
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model.decoder.scale_head.parameters())
-
-
-def test_the_term_teaches_the_head(folder: Path) -> None:
-    """With everything else frozen only this term gets better, in every layer."""
-    values = composed(folder, "transformer/decoder=uncertain", "backbone=plain", TRAINED)
-    model, criterion = detector(values), build(values["loss"])
-    optimizer = torch.optim.Adam(model.decoder.scale_head.parameters(), lr=0.1)
-    history = []
-    for _ in range(10):
-        _, losses = step(model, criterion)
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        history.append({name: value.detach() for name, value in losses.terms.items()})
-    assert (history[-1]["box_nll"] < history[0]["box_nll"] - 0.5).all()
-    assert all(torch.equal(history[0][name], history[-1][name]) for name in history[0] if name != "box_nll")
-
-
-def test_a_decoder_that_does_not_say_what_a_term_needs_is_told(folder: Path) -> None:
-    values = composed(folder, "backbone=plain", TRAINED, "+loss.terms.box_nll._target_=mydetr.uncertain.BoxNLL")
-    with pytest.raises(UserError, match=r"^loss.terms.box_nll needs log_scale, which this decoder does not predict$"):
-        step(detector(values), build(values["loss"]))
 
 
 @pytest.mark.parametrize(
@@ -244,36 +157,7 @@ def test_a_typo_beside_ones_own_configs_is_answered(folder: Path, word: str, hin
 
 def test_a_module_that_is_not_found_is_told(folder: Path, tmp_path: Path) -> None:
     line = only_error(run("-m", "detr", "train", "-cd", str(folder / "conf"), "backbone=plain", cwd=tmp_path))
-    assert "backbone._target_: there is no module mydetr; install it, or add its folder to PYTHONPATH" in line
-
-
-def test_what_the_backbone_freezes_stays(folder: Path) -> None:
-    values = composed(folder, "backbone=plain", "backbone.trainable=['stage[12]']")
-    model, criterion = detector(values), build(values["loss"])
-    optimizer = build(values["optimizer"], model=model)
-    before = {name: parameter.detach().clone() for name, parameter in model.backbone.named_parameters()}
-    _, losses = step(model, criterion)
-    losses.total.backward()
-    optimizer.step()
-    for name, parameter in model.backbone.named_parameters():
-        learns = not name.startswith("body.stage0")
-        assert (parameter.grad is not None) == learns
-        assert torch.equal(parameter, before[name]) != learns
-    assert {name.split(".")[1] for name in before} == {"stage0", "stage1", "stage2"}  # the quickstart's two levels
-    assert (model.backbone.channels, model.backbone.strides) == ([64, 128], [8, 16])
-
-
-def test_the_backbone_says_what_does_not_fit(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^backbone: trainable: .* does not match .* stage0, stage1, stage2$"):
-        detector(composed(folder, "backbone=plain"))  # the quickstart's own expressions
-
-
-def test_the_backbone_is_trained_from_the_command_line(done: list[Done]) -> None:
-    trained = command(done, "train", "backbone=plain")
-    checkpoint = torch.load(trained.folder / "checkpoints" / "last.pt", weights_only=True)
-    learned = [name for name in checkpoint["model"] if name.startswith("backbone.")]
-    assert {name.split(".")[2] for name in learned} == {"stage0", "stage1", "stage2"}
-    assert math.isfinite(trained.row()["val/loss"])
+    assert "backbone._target_: there is no module mylab; install it, or add its folder to PYTHONPATH" in line
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +174,8 @@ def as_it_is(image: Image.Image, target: Target) -> tuple[Image.Image, Target]:
 
 
 def lines_of(folder: Path) -> list[str]:
-    """The data set as the document has it, but wherever one is."""
-    (command,) = (words for words in COMMANDS if "dataset=lines" in words)
-    words = [word for word in command if word.startswith("dataset")]
-    return [word.replace("data/lines", str(folder / "data" / "lines")) for word in words]
+    """The data set of the document, wherever one is."""
+    return ["dataset=lines", f"dataset.root={folder / 'data' / 'lines'}"]
 
 
 def test_lines_are_the_same_boxes_as_coco(splits: dict[Split, list[AnnotatedImages]]) -> None:
@@ -329,10 +211,11 @@ def test_lines_are_evaluated_as_coco(splits: dict[Split, list[AnnotatedImages]])
 
 
 def test_the_checkpoint_evaluates_to_the_rows_numbers(done: list[Done]) -> None:
-    trained, evaluated = command(done, "train", "dataset=lines"), command(done, "evaluate")
+    trained, evaluated = command(done, "train", "experiment=ours"), command(done, "evaluate")
     metrics = json.loads((evaluated.folder / "metrics.json").read_text())
     per_class = metrics.pop("per_class")
     row = trained.row()
+    assert "counted" in metrics
     assert metrics == {name: row[f"val/{name}"] for name in metrics}
     assert per_class == {name: row[f"val/AP/{name}"] for name in per_class}
     first, second = (json.loads((each.folder / "predictions.json").read_text()) for each in (trained, evaluated))
@@ -352,7 +235,7 @@ def test_lines_have_a_fingerprint_wherever_they_lie(
 
 def test_a_run_goes_on_with_the_same_lines_only(done: list[Done], folder: Path) -> None:
     trained = command(done, "train", "dataset=lines")
-    again = [*trained.words, *SMALL, f"hydra.run.dir={trained.folder}", "resume=auto"]
+    again = [*trained.words, *SHORT, f"hydra.run.dir={trained.folder}", "resume=auto"]
     same = run(*again, cwd=folder)
     assert same.returncode == 0, same.stderr
     assert "is finished" in same.stderr + same.stdout
@@ -382,7 +265,7 @@ def test_what_is_wrong_with_lines_is_told(folder: Path, tmp_path: Path, content:
     table = tmp_path / "train.csv"
     if content is not None:
         table.write_text(content)
-    read_lines = importlib.import_module("mydetr.lines").read_lines
+    read_lines = importlib.import_module("mylab.lines").read_lines
     with pytest.raises(UserError, match=re.escape(message)) as told:
         read_lines(folder / "data" / "shapes" / "images" / "train", table, {1: "star"})
     assert str(table) in str(told.value)
