@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,18 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
 from command import ROOT
+from extending import FILES, write_data, write_files
 
 pytestmark = pytest.mark.slow
+
+# The configs of docs/extending.md, each of another kind; but callbacks, which are no option of a group.
+OPTIONS = [
+    path
+    for path in (Path(name).relative_to("conf") for name in FILES if name.startswith("conf/"))
+    if len(path.parts) > 1 and path.parts[0] != "callbacks"
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +41,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv" / "bin"
 
 
-def detr(commands: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def detr(
+    commands: Path, folder: Path, *words: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | (variables or {})
     done = subprocess.run(
         [commands / "detr", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
@@ -54,3 +66,39 @@ def test_configs_and_sweeps_are_those_of_the_wheel(commands: Path, tmp_path: Pat
     assert "deformable" in detr(commands, tmp_path, "options", "transformer").stdout
     shown = detr(commands, tmp_path, "train", "-cd", "sweeps", "-cn", "ingredients", "--cfg", "job")
     assert "max_minutes: 1.5" in shown.stdout
+
+
+def test_own_parts_of_every_kind_train_evaluate_resume_sweep_and_compare(commands: Path, tmp_path: Path) -> None:
+    """docs/extending.md in an empty folder: fourteen kinds of own parts in one experiment, and a sweep of one's own."""
+    write_files(tmp_path)
+    write_data(tmp_path)
+
+    def own(*words: str) -> subprocess.CompletedProcess[str]:
+        return detr(commands, tmp_path, *words, variables={"PYTHONPATH": "."})
+
+    ours = ["-cd", "conf", "experiment=ours", "dataset=lines", "trainer.max_minutes=null", "trainer.max_steps=8"]
+    often = ["trainer.checkpoint_every_steps=3", "trainer.keep_last=9", "trainer.log_every=1"]
+    own("train", *ours, *often, "hydra.run.dir=whole")
+    chosen = json.loads((tmp_path / "whole" / "run.json").read_text())["choices"]
+    assert {f"{path.parent}={path.stem}" for path in OPTIONS} <= {
+        f"{group}={option}" for group, option in chosen.items()
+    }
+
+    own("train", *ours, *often, "resume=whole/checkpoints/step_00000003.pt", "hydra.run.dir=rest")
+    whole, rest = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"]
+        for name in ("whole", "rest")
+    )
+    assert [name for name, value in whole.items() if not torch.equal(value, rest[name])] == []
+    steps = [(tmp_path / name / "steps.csv").read_text().splitlines() for name in ("whole", "rest")]
+    assert steps[0][4:] == steps[1][1:]  # below the head, from step 4
+
+    own("evaluate", "checkpoint=whole/checkpoints/best.pt", "split=test", "hydra.run.dir=tested")
+    assert {"AP", "counted"} <= json.loads((tmp_path / "tested" / "metrics.json").read_text()).keys()
+
+    few = ["seed=0,1", "trainer.max_steps=2", "trainer.max_minutes=null", "logger=none", "hydra.sweep.dir=sweep"]
+    own("train", "-cd", "conf", "-cn", "decoders", "experiment=ours", "dataset=lines", *few)
+    for metric in ("AP", "counted"):
+        own("compare", "sweep", "--metric", metric, "--json", f"{metric}.json", "--html", f"{metric}.html")
+        compared = json.loads((tmp_path / f"{metric}.json").read_text())
+        print(json.dumps(compared, indent=1)[:6000])
