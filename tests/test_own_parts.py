@@ -22,6 +22,7 @@ from detr.config import build
 from detr.errors import UserError
 from detr.evaluation.coco import CocoEvaluator
 from detr.losses.criterion import SetCriterion
+from detr.losses.matched import Matched
 from detr.losses.matcher import HungarianMatcher
 from detr.models.box_coder import LogitBoxCoder
 from detr.models.detr import DETR
@@ -29,7 +30,7 @@ from detr.models.groups import HybridMatching
 from detr.models.layers import LayerConfig
 from detr.models.queries import Surroundings
 from detr.models.structures import Features, Memory
-from detr.structures import Classes, Detections, Losses, Normalizer, Predictions, Targets
+from detr.structures import Classes, Detections, Losses, Matches, Normalizer, Predictions, Targets
 
 PLAIN = ["backbone=plain", "backbone.trainable=['.*']"]
 
@@ -176,6 +177,26 @@ def test_queries_start_on_a_grid_and_stay_there() -> None:
     torch.testing.assert_close(boxes[..., 2:], torch.full((2, 16, 2), 0.1))
     assert not found.reference.requires_grad
     assert len(queries.eval()(memory)) == 9
+
+
+def test_padding_does_not_change_positions() -> None:
+    padding = torch.ones(1, 6, 8, dtype=torch.bool)
+    padding[:, :4, :5] = False
+    positions = mylab("fourier").FourierPositions(d_model=16)
+    alone = positions(padding[:, :4, :5])
+    torch.testing.assert_close(positions(padding)[..., :4, :5], alone)
+    assert len(alone.flatten(2)[0].T.unique(dim=0)) == 20  # another one in each place
+
+
+def test_the_loss_is_that_of_a_laplace_distribution() -> None:
+    boxes = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.4, 0.5, 0.2, 0.4]])  # each side of the second is off by 0.1
+    extras = {"log_scale": torch.full((1, 1, 2, 4), math.log(0.2))}
+    predictions = Predictions(torch.zeros(1, 1, 2, 3), boxes[None, None], extras)
+    targets = Targets.of([torch.tensor([0])], [torch.tensor([[0.5, 0.5, 0.2, 0.2]])])
+    first, second = torch.tensor([0]), torch.tensor([1])
+    matches = Matches(layer=first, image=first, query=second, target=first, layers=1)
+    loss = mylab("uncertain").BoxNLL()(Matched(predictions, targets, matches, Normalizer(objects=1, images=1), {}))
+    assert loss.tolist() == pytest.approx([4 * (0.1 / 0.2 + math.log(2 * 0.2))])
 
 
 @pytest.mark.parametrize("cost_centre", [0, 5])
