@@ -36,6 +36,7 @@ class Annotations:
     categories: dict[int, str]  # id -> name
     annotated: bool  # False: images only, as COCO's image_info files
     segmentations: Segmentations | None = None  # [A] the masks; None: nobody asked for them
+    extras: NDArray[np.object_] | None = None  # [A] a dict each: what else the file says; None: nobody asked for it
 
     @classmethod
     def of_boxes(
@@ -104,6 +105,7 @@ class Annotations:
             areas=self.areas[mask],
             crowd=self.crowd[mask],
             segmentations=None if self.segmentations is None else self.segmentations.take(mask),
+            extras=None if self.extras is None else self.extras[mask],
         )
 
     def subset(self, indices: Sequence[int]) -> Annotations:
@@ -123,6 +125,7 @@ class Annotations:
             areas=self.areas[order],
             crowd=self.crowd[order],
             segmentations=None if self.segmentations is None else self.segmentations.take(order),
+            extras=None if self.extras is None else self.extras[order],
         )
 
     def corners(self) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +32,26 @@ from detr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+Masks = bool | Literal["where given"]
+READ = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")  # of an annotation
+
 
 def read_annotations(
-    folders: Sequence[str], files: Sequence[str], *, require_annotations: bool = True, masks: bool = False
+    folders: Sequence[str],
+    files: Sequence[str],
+    *,
+    require_annotations: bool = True,
+    masks: Masks = False,
+    extras: bool = False,
 ) -> Annotations:
-    """Read and merge COCO files. `folders`: one image folder for all files, or one each.
+    """Read and merge COCO files, boxes without area included.
 
-    Boxes without area inside their image are dropped with a warning. With `masks`, every annotation needs a valid
-    "segmentation".
+    Args:
+        folders: one image folder for all files, or one each.
+        files: the annotations.
+        require_annotations: whether a file must have annotations, not images only.
+        masks: whether every annotation needs a valid "segmentation", or which it may have.
+        extras: whether all other keys of annotations are kept.
 
     Raises:
         UserError: a file is missing, is no JSON or no COCO, contradicts itself or the others, or has no images.
@@ -50,12 +63,13 @@ def read_annotations(
         )
     every_folder = list(folders) * len(files) if len(folders) == 1 else list(folders)
     tables = [
-        _read_file(Path(f), Path(d), require_annotations, masks) for f, d in zip(files, every_folder, strict=True)
+        _read_file(Path(file), Path(folder), require_annotations, masks, extras)
+        for file, folder in zip(files, every_folder, strict=True)
     ]
     merged = tables[0] if len(tables) == 1 else _merge(tables, files)
     if not len(merged):
         raise UserError(f"{', '.join(files)}: no images; a data set needs at least one")
-    return merged.without_empty_boxes()
+    return merged
 
 
 def read_categories(files: Sequence[str]) -> dict[int, str]:
@@ -63,7 +77,7 @@ def read_categories(files: Sequence[str]) -> dict[int, str]:
     return _merge_categories([categories_of(Path(file), load(Path(file))) for file in files], files)
 
 
-def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool) -> Annotations:
+def _read_file(path: Path, folder: Path, require_annotations: bool, masks: Masks, extras: bool) -> Annotations:
     content = load(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
@@ -80,7 +94,10 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool)
     owners = _owners(path, items, annotation_ids, image_ids)
     order = np.argsort(owners, kind="stable")
     boxes = _boxes(path, items)
-    segmentations = read_segmentations(path, items, annotation_ids, sizes[owners]).take(order) if masks else None
+    segmentations = None
+    if masks:
+        optional = masks == "where given"
+        segmentations = read_segmentations(path, items, annotation_ids, sizes[owners], optional=optional).take(order)
     return Annotations(
         image_ids=image_ids,
         sizes=sizes,
@@ -94,7 +111,14 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: bool)
         categories=categories,
         annotated=annotated,
         segmentations=segmentations,
+        extras=_extras(items)[order] if extras else None,
     )
+
+
+def _extras(items: list[Item]) -> NDArray[np.object_]:
+    found = np.empty(len(items), dtype=np.object_)
+    found[:] = [{key: value for key, value in item.items() if key not in READ} for item in items]
+    return found
 
 
 def _owners(
@@ -169,6 +193,7 @@ def _merge_categories(tables: Sequence[Mapping[int, str]], files: Sequence[str])
 def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
     categories = _merge_categories([table.categories for table in tables], files)
     segmentations = [table.segmentations for table in tables if isinstance(table.segmentations, CocoSegmentations)]
+    extras = [table.extras for table in tables if table.extras is not None]
     return Annotations(
         image_ids=_distinct_image_ids(tables, files),
         sizes=np.concatenate([table.sizes for table in tables]),
@@ -182,6 +207,7 @@ def _merge(tables: Sequence[Annotations], files: Sequence[str]) -> Annotations:
         categories=categories,
         annotated=any(table.annotated for table in tables),
         segmentations=CocoSegmentations.join(segmentations) if len(segmentations) == len(tables) else None,
+        extras=None if len(extras) < len(tables) else np.concatenate(extras),
     )
 
 

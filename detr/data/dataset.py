@@ -1,6 +1,6 @@
 """What a data set is to everything behind it, and the images of one split.
 
-A further format is a reader that returns `Annotations`, and a class with what `DataSet` asks for, as `CocoSplits` has.
+A further format is a reader that returns `Annotations`, and a class with what `DataSet` asks for, as `Splits` has.
 """
 
 from __future__ import annotations
@@ -167,6 +167,12 @@ class AnnotatedImages(Dataset[Sample]):
     def objects_per_image(self) -> NDArray[np.int64]:
         """Return [I] how many objects an image trains with: without crowds and boxes without area."""
         return np.diff(self._targets.offsets)
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """Return [I, C] how many objects of each class an image trains with."""
+        counts = np.zeros((len(self), self.classes.num_classes), dtype=np.int64)
+        np.add.at(counts, (self._targets.image_index, self._labels), 1)
+        return counts
 
     @property
     def annotated(self) -> bool:

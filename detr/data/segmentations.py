@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from detr.errors import UserError
 
 MAX_OUTSIDE = 100_000  # pixels; a polygon's corner that far out is no coordinate, and its outline would fill the memory
-POLYGONS, RUN_LENGTHS = 0, 1  # what a record holds
+POLYGONS, RUN_LENGTHS, NOTHING = 0, 1, 2  # what a record holds
 
 Size = tuple[int, int]  # (height, width)
 RLE = dict[str, Any]  # "size": [height, width], "counts": run lengths, compressed, as text: JSON can take it
@@ -62,7 +62,7 @@ class CocoSegmentations(Segmentations):
     content: NDArray[np.uint8]
     starts: NDArray[np.int64]  # [A]
     stops: NDArray[np.int64]  # [A]
-    kinds: NDArray[np.uint8]  # [A] POLYGONS or RUN_LENGTHS
+    kinds: NDArray[np.uint8]  # [A] POLYGONS, RUN_LENGTHS or, where a mask may be missing, NOTHING
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -80,13 +80,18 @@ class CocoSegmentations(Segmentations):
         chosen = self.take(rows)
         return [chosen._rle(index, size) for index in range(len(chosen))]
 
+    def polygons(self, index: int) -> list[list[float]]:
+        """Return the polygons x, y, x, y … of one row, of whatever kind that is POLYGONS."""
+        coordinates = np.frombuffer(self._record(index), dtype=np.float64)
+        return [part[1:].tolist() for part in np.split(np.concatenate([[np.nan], coordinates]), _gaps(coordinates))]
+
     def _rle(self, index: int, size: Size) -> RLE:
-        record = self.content[self.starts[index] : self.stops[index]].tobytes()
         if self.kinds[index] == RUN_LENGTHS:
-            return {"size": list(size), "counts": record.decode("ascii")}
-        coordinates = np.frombuffer(record, dtype=np.float64)
-        polygons = [part[1:].tolist() for part in np.split(np.concatenate([[np.nan], coordinates]), _gaps(coordinates))]
-        return _text(hotcoco.mask.merge(hotcoco.mask.frPyObjects(polygons, *size)))
+            return {"size": list(size), "counts": self._record(index).decode("ascii")}
+        return _text(hotcoco.mask.merge(hotcoco.mask.frPyObjects(self.polygons(index), *size)))
+
+    def _record(self, index: int) -> bytes:
+        return self.content[self.starts[index] : self.stops[index]].tobytes()
 
     @classmethod
     def join(cls, parts: Sequence[CocoSegmentations]) -> CocoSegmentations:
@@ -101,7 +106,12 @@ class CocoSegmentations(Segmentations):
 
 
 def read_segmentations(
-    path: Path, items: Sequence[dict[str, Any]], annotation_ids: NDArray[np.int64], sizes: NDArray[np.int64]
+    path: Path,
+    items: Sequence[dict[str, Any]],
+    annotation_ids: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    *,
+    optional: bool = False,
 ) -> CocoSegmentations:
     """Read the "segmentation" of each of A annotations in a COCO file.
 
@@ -110,6 +120,7 @@ def read_segmentations(
         items: [A] the annotations.
         annotation_ids: [A] what messages call them.
         sizes: [A, 2] (height, width) of their images.
+        optional: whether one may be missing.
 
     Raises:
         UserError: a segmentation is missing, of no known type, has a polygon of fewer than three points or a
@@ -120,6 +131,9 @@ def read_segmentations(
     kinds = np.zeros(len(items), dtype=np.uint8)
     for row, (item, (height, width)) in enumerate(zip(items, sizes.tolist(), strict=True)):
         segmentation = item.get("segmentation")
+        if optional and not segmentation:
+            kinds[row] = NOTHING
+            continue
         try:
             kinds[row] = RUN_LENGTHS if isinstance(segmentation, dict) else POLYGONS
             record = _record(segmentation, (height, width))

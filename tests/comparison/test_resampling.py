@@ -53,7 +53,7 @@ def scene(folder: Path, seed: int) -> tuple[Annotations, list[dict[str, Any]]]:
         "annotations": annotations,
     }
     (folder / "val.json").write_text(json.dumps(content))
-    return read_annotations([str(folder)], [str(folder / "val.json")]), results
+    return read_annotations([str(folder)], [str(folder / "val.json")]).without_empty_boxes(), results
 
 
 def repeated(

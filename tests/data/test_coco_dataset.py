@@ -229,7 +229,8 @@ def test_annotations_are_arrays(coco, write):
     dataset = write(with_polygons(coco), masks=True).split("train", transform=keep)
     values = vars(dataset._annotations)
     others = {name for name, value in values.items() if not isinstance(value, np.ndarray)}
-    assert others == {"categories", "annotated", "segmentations"}
+    assert others == {"categories", "annotated", "segmentations", "extras"}
+    assert values["extras"] is None
     assert all(isinstance(value, np.ndarray) for value in vars(values["segmentations"]).values())
 
 

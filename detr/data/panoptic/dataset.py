@@ -24,6 +24,7 @@ from detr.data.dataset import AnnotatedImages, Split, Target, Transform
 from detr.data.panoptic.reader import PanopticJson, read_panoptic, read_things
 from detr.data.panoptic.segment_ids import VOID, read_segment_ids
 from detr.data.segmentations import Rows, Segmentations, Size
+from detr.data.splits import Holdout
 from detr.errors import UserError
 from detr.structures import Classes
 
@@ -196,8 +197,10 @@ class CocoPanoptic(CocoSplits):
     Args:
         root, categories: as for `CocoSplits`.
         panoptic_root: the folder of JSON and PNGs; the paths of the splits usually refer to it.
-        train, val, test: image folder, JSON, folder of the PNGs ("segments"), and maybe an instances JSON.
+        train, val, test: image folder, JSON, folder of the PNGs ("segments"), and maybe an instances JSON; null: there
+            is no such split.
         masks: whether samples have masks.
+        holdout, holdout_seed: as in `Splits`.
         num_classes: with categories=identity, how many classes there are, if not max id + 1; COCO's 200 ids have
             had 250 classes since models/detr.py of facebookresearch/detr.
     """
@@ -208,9 +211,11 @@ class CocoPanoptic(CocoSplits):
         root: str,
         categories: Literal["contiguous", "identity"],
         train: PanopticFiles,
-        val: PanopticFiles,
+        val: PanopticFiles | None,
         test: PanopticFiles | None = None,
         masks: bool = False,
+        holdout: Holdout = None,
+        holdout_seed: int = 0,
         panoptic_root: str | None = None,
         num_classes: int | None = None,
     ) -> None:
@@ -219,8 +224,16 @@ class CocoPanoptic(CocoSplits):
             for files in (train, val, test)
         ]
         assert plain[0] is not None
-        assert plain[1] is not None
-        super().__init__(root=root, categories=categories, train=plain[0], val=plain[1], test=plain[2], masks=masks)
+        super().__init__(
+            root=root,
+            categories=categories,
+            train=plain[0],
+            val=plain[1],
+            test=plain[2],
+            masks=masks,
+            holdout=holdout,
+            holdout_seed=holdout_seed,
+        )
         if num_classes is not None and categories != "identity":
             raise UserError("dataset.num_classes is for dataset.categories=identity; contiguous classes are counted")
         self.panoptic_root = panoptic_root
@@ -228,34 +241,30 @@ class CocoPanoptic(CocoSplits):
         self._things: dict[int, bool] | None = None  # of the training split
         self._panoptic: dict[str, PanopticFiles | None] = {"train": train, "val": val, "test": test}
 
-    def split(
-        self, name: Split, *, transform: Transform, seed: int = 0, classes: Classes | None = None
-    ) -> PanopticImages:
-        """Return one split, validated by its JSON. With `classes` (of a checkpoint), only its files are read.
-
-        Raises:
-            UserError: whatever is wrong with the files, naming file and id; see `read_panoptic`.
-        """
+    def images(self, name: Split, *, transform: Transform, seed: int, classes: Classes | None) -> PanopticImages:
+        """Return the images of a split, validated by its JSON; see `read_panoptic`."""
         self._files(name)
         files = self._panoptic[name]
         assert files is not None
         table = read_table(files, require_annotations=name != "test", masks=self.masks)
         if classes is None:
             self._things = table.things if name == "train" else self._things
-            classes = self._learned_classes(name, table.segments.categories)
+            classes = self.learned_classes(name, table.segments.categories)
         return PanopticImages(table, classes, transform=transform, seed=seed, masks=self.masks)
 
-    def _classes_from(self, categories: dict[int, str], files: Sequence[str]) -> Classes:
-        classes = super()._classes_from(categories, files)
+    def classes_from(self, categories: dict[int, str]) -> Classes:
+        classes = super().classes_from(categories)
+        file = self._files("train")["annotations"]
+        assert isinstance(file, str)
         count = classes.num_classes if self.num_classes is None else self.num_classes
         if count < classes.num_classes:
             raise UserError(
-                f"{files[0]}: dataset.num_classes: expected at least {classes.num_classes} for category id "
+                f"{file}: dataset.num_classes: expected at least {classes.num_classes} for category id "
                 f"{max(categories)}, got {count}"
             )
         holes = range(classes.num_classes, count)
         ids = (*classes.category_ids, *holes)
-        things = read_things(Path(files[0])) if self._things is None else self._things
+        things = read_things(Path(file)) if self._things is None else self._things
         return Classes((*classes.names, *(Classes.HOLE for _ in holes)), ids, tuple(things.get(i, True) for i in ids))
 
 
@@ -325,7 +334,7 @@ def _things_of(segments: Annotations, things: dict[int, bool], masks: bool) -> A
 
 def _read_instances(file: str, files: PanopticFiles, segments: Annotations, masks: bool) -> Annotations:
     """The instances of the images that have segments."""
-    instances = read_annotations([files["images"]], [file], masks=masks)
+    instances = read_annotations([files["images"]], [file], masks=masks).without_empty_boxes()
     index_of = {image_id: index for index, image_id in enumerate(instances.image_ids.tolist())}
     for image_id in segments.image_ids.tolist():
         if image_id not in index_of:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from detr.data.coco import CocoSplits, SplitFiles
 from detr.data.shapes.scenes import CLASSES, SIDE, Scene, compose, render
+from detr.data.splits import Holdout
 from detr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Shapes(CocoSplits):
 
     Args:
         counts: images of each split, by default 2,000, 200 and 200. Smaller ones are prefixes of larger ones.
-        root, categories, train, val, test, masks: as for `CocoSplits`.
+        root, categories, train, val, test, masks, holdout, holdout_seed: as for `CocoSplits`.
 
     Raises:
         UserError: `root` holds something else, other counts, or cannot be written.
@@ -47,12 +48,23 @@ class Shapes(CocoSplits):
         root: str,
         categories: Literal["contiguous", "identity"],
         train: SplitFiles,
-        val: SplitFiles,
+        val: SplitFiles | None,
         test: SplitFiles | None = None,
         masks: bool = False,
+        holdout: Holdout = None,
+        holdout_seed: int = 0,
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(root=root, categories=categories, train=train, val=val, test=test, masks=masks)
+        super().__init__(
+            root=root,
+            categories=categories,
+            train=train,
+            val=val,
+            test=test,
+            masks=masks,
+            holdout=holdout,
+            holdout_seed=holdout_seed,
+        )
         generate(Path(root), COUNTS if counts is None else counts)
 
 

@@ -18,6 +18,7 @@ from detr.data.panoptic.dataset import CocoPanoptic, PanopticFiles
 from detr.data.panoptic.segment_ids import save_segment_ids
 from detr.data.shapes.dataset import COUNTS, generate
 from detr.data.shapes.scenes import CLASSES, SIDE, STUFF, Scene, compose
+from detr.data.splits import Holdout
 from detr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class ShapesPanoptic(CocoPanoptic):
 
     Args:
         counts: as for `Shapes`.
-        root, categories, train, val, test, masks: as for `CocoPanoptic`.
+        root, categories, train, val, test, masks, holdout, holdout_seed: as for `CocoPanoptic`.
 
     Raises:
         UserError: `root` holds something else, other counts, or cannot be written.
@@ -49,12 +50,23 @@ class ShapesPanoptic(CocoPanoptic):
         root: str,
         categories: Literal["contiguous", "identity"],
         train: PanopticFiles,
-        val: PanopticFiles,
+        val: PanopticFiles | None,
         test: PanopticFiles | None = None,
         masks: bool = False,
+        holdout: Holdout = None,
+        holdout_seed: int = 0,
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(root=root, categories=categories, train=train, val=val, test=test, masks=masks)
+        super().__init__(
+            root=root,
+            categories=categories,
+            train=train,
+            val=val,
+            test=test,
+            masks=masks,
+            holdout=holdout,
+            holdout_seed=holdout_seed,
+        )
         counts = COUNTS if counts is None else counts
         generate(Path(root), counts)
         generate_panoptic(Path(root), counts)
