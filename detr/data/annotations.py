@@ -48,8 +48,13 @@ class Annotations:
         boxes: Sequence[Sequence[float]],
         category_ids: Sequence[int],
         categories: dict[int, str],
+        areas: Sequence[float] | None = None,
+        crowd: Sequence[bool] | None = None,
+        segmentations: Segmentations | None = None,
+        extras: Sequence[dict[str, Any]] | None = None,
+        annotated: bool = True,
     ) -> Annotations:
-        """Return the annotations of a format that has nothing but boxes. Images and boxes are numbered from 1.
+        """Return the annotations of a format that lists boxes. Images and boxes are numbered from 1.
 
         Args:
             files: [I] paths of the images.
@@ -58,6 +63,11 @@ class Annotations:
             boxes: [A] x, y, width and height of each in pixels.
             category_ids: [A].
             categories: id → name.
+            areas: [A] in square pixels; None: those of the boxes.
+            crowd: [A] whether it is a region to ignore; None: none of them is.
+            segmentations: [A] the masks.
+            extras: [A] what else the files say.
+            annotated: whether there are annotations, not images only.
 
         Raises:
             UserError: there are no images.
@@ -75,10 +85,12 @@ class Annotations:
             annotation_ids=order + 1,
             category_ids=np.asarray(category_ids, dtype=np.int64)[order],
             boxes=sorted_boxes,
-            areas=sorted_boxes[:, 2] * sorted_boxes[:, 3],
-            crowd=np.zeros(len(order), dtype=np.bool_),
+            areas=sorted_boxes[:, 2] * sorted_boxes[:, 3] if areas is None else np.asarray(areas, np.float64)[order],
+            crowd=np.zeros(len(order), np.bool_) if crowd is None else np.asarray(crowd, np.bool_)[order],
             categories=categories,
-            annotated=True,
+            annotated=annotated,
+            segmentations=None if segmentations is None else segmentations.take(order),
+            extras=None if extras is None else as_objects(extras)[order],
         )
 
     def __len__(self) -> int:
@@ -194,6 +206,13 @@ class Annotations:
         if self.segmentations is not None:
             for index, (height, width) in enumerate(self.sizes.tolist()):
                 yield from self.segmentations.rles(self.objects(index), (height, width))
+
+
+def as_objects(items: Sequence[dict[str, Any]]) -> NDArray[np.object_]:
+    """Return [A] the dictionaries as an array, which can be indexed as all others."""
+    found = np.empty(len(items), dtype=np.object_)
+    found[:] = items
+    return found
 
 
 def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist
-from detr.data.coco_reader import read_annotations, read_categories
+from detr.data.coco_reader import read_annotations, read_categories, unread
 from detr.data.dataset import Split
 from detr.data.splits import Holdout, Splits, missing_split
 from detr.errors import UserError
@@ -67,6 +69,9 @@ class CocoSplits(Splits):
         )
         check_images_exist(annotations.files.tolist(), ", ".join(paths))
         return annotations
+
+    def unread(self, name: Split) -> Counter[str]:
+        return sum((unread(Path(path)) for path in _paths(self._files(name)["annotations"])), start=Counter())
 
     def classes_from(self, categories: dict[int, str]) -> Classes:
         files = ", ".join(_paths(self._files("train")["annotations"]))

@@ -6,6 +6,7 @@ Format: https://cocodataset.org/#format-data (object detection, and image info w
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.data.annotations import Annotations, offsets_of
+from detr.data.annotations import Annotations, as_objects, offsets_of
 from detr.data.coco_json import (
     MAX_COORDINATE,
     Item,
@@ -33,6 +34,7 @@ from detr.errors import UserError
 logger = logging.getLogger(__name__)
 
 Masks = bool | Literal["where given"]
+OF_IMAGES, OF_CATEGORIES = ("id", "file_name", "width", "height"), ("id", "name")
 READ = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")  # of an annotation
 
 
@@ -111,14 +113,22 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: Masks
         categories=categories,
         annotated=annotated,
         segmentations=segmentations,
-        extras=_extras(items)[order] if extras else None,
+        extras=as_objects([_further(item) for item in items])[order] if extras else None,
     )
 
 
-def _extras(items: list[Item]) -> NDArray[np.object_]:
-    found = np.empty(len(items), dtype=np.object_)
-    found[:] = [{key: value for key, value in item.items() if key not in READ} for item in items]
-    return found
+def unread(path: Path) -> Counter[str]:
+    """Return which keys of images and categories are not read, and how often each is there."""
+    content = load(path)
+    counts: Counter[str] = Counter()
+    for key, known in (("images", OF_IMAGES), ("categories", OF_CATEGORIES)):
+        for item in items_of(path, content, key):
+            counts.update(f'"{name}" of {key}' for name, value in item.items() if name not in known and value)
+    return counts
+
+
+def _further(item: Item) -> Item:
+    return {key: value for key, value in item.items() if key not in READ}
 
 
 def _owners(

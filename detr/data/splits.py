@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,10 @@ class Splits(ABC):
     @abstractmethod
     def table(self, name: Split) -> dict[int, str]:
         """Return category id → name, as the files of a split list them; `holdout` does not count."""
+
+    def unread(self, name: Split) -> Counter[str]:
+        """Return what the files of a split say that even `read(everything=True)` leaves out, and how often."""
+        return Counter()
 
     def classes_from(self, categories: dict[int, str]) -> Classes:
         """Return the classes that training categories become."""
