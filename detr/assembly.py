@@ -58,8 +58,16 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     device = distributed.own_device(options.device)
     seed_everything(values["seed"])
     with distributed.main_first():
-        train_set, val_set = training_data(values, options.overfit_batches)
-        recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=str(Path.cwd()))
+        held_out = None if checkpoint is None else checkpoint.recipe.held_out
+        data = build_data(values, held_out)
+        train_set, val_set = training_data(values, options.overfit_batches, data)
+        recipe = Recipe(
+            config.stored,
+            train_set.classes,
+            train_set.fingerprint(),
+            cwd=str(Path.cwd()),
+            held_out=getattr(data, "held_out", None),
+        )
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
         fresh = checkpoint is None and values["init_from"] is None
@@ -86,8 +94,8 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         share=(distributed.rank(), distributed.world_size()),
         size_divisor=model.backbone.size_divisor,
     )
-    validation = build_validation(values, val_set, model, options, criterion)
-    check_monitor(options.monitor, validation.metric_names)
+    validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
+    check_monitor(options.monitor, [] if validation is None else validation.metric_names)
     return Parts(
         options=options,
         recipe=replace(recipe, origin=origin),
@@ -111,7 +119,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
     with distributed.main_first():
-        data = build_a(DataSet, values["dataset"])
+        data = build_data(values, None if weights.checkpoint is None else weights.checkpoint.recipe.held_out)
         classes = classes_to_evaluate(weights, data, split)
         dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
     model = build_model(values, dataset.classes, pretrained=False)
@@ -120,14 +128,32 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     return model, build_validation(values, dataset, model, options, None)
 
 
-def training_data(values: Values, overfit_batches: int | None) -> tuple[ImageSet, ImageSet]:
-    """Build the training and validation splits; both are the same unaugmented images with `trainer.overfit_batches`."""
-    data = build_a(DataSet, values["dataset"])
+def build_data(values: Values, held_out: list[str] | None = None) -> DataSet:
+    """Build the data set. `held_out`: the images that a training kept for validation, whatever has been added since."""
+    node = values["dataset"]
+    if held_out is not None and node.get("holdout") is not None:
+        node = node.changed(holdout=held_out)
+    return build_a(DataSet, node)
+
+
+def training_data(
+    values: Values, overfit_batches: int | None, data: DataSet | None = None
+) -> tuple[ImageSet, ImageSet | None]:
+    """Build the training and validation splits; both are the same unaugmented images with `trainer.overfit_batches`.
+
+    With `dataset.val=null`, and nothing held out, there is no validation split.
+    """
+    data = data or build_data(values)
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
         train_set = data.split("train", transform=augmented, seed=values["seed"])
+        node = values["dataset"]
+        if node.get("val", node) is None and node.get("holdout") is None:
+            log.info("dataset.val is null: no validation, no best checkpoint; last.pt is the result")
+            return train_set, None
         val_set = data.split("val", transform=plain)
         warn_shared(train_set, val_set)
+        warn_without_objects(val_set)
         return train_set, val_set
     images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
     train_set = data.split("train", transform=plain)
@@ -142,6 +168,16 @@ def warn_shared(train_set: ImageSet, val_set: ImageSet) -> None:
         log.warning(
             "%d of %d validation images are trained on, too: the metrics say little about new images",
             *(shared, len(val_set)),
+        )
+
+
+def warn_without_objects(val_set: ImageSet) -> None:
+    """Warn of a validation split that nothing can be measured with."""
+    if val_set.annotated and not val_set.objects_per_image.any():
+        log.warning(
+            "none of %d validation images has an annotation: there will be no AP, and the last checkpoint counts as "
+            "the best; dataset.holdout=0.2 keeps a fifth of the training images for validation",
+            len(val_set),
         )
 
 

@@ -55,20 +55,22 @@ def train(config: Config) -> None:
             log.info("%s is finished: %d epochs, %d steps", source, trainer.progress.epoch, trainer.progress.step)
             return
         trainer.plan()
-        val_set = parts.validation.loader.dataset
+        val_set = None if parts.validation is None else parts.validation.loader.dataset
         record = RunRecord.of(
             config,
             git=revision(),
             hardware=hardware(),
             parameters=count_parameters(parts.model),
             processes=distributed.world_size(),
-            data={"train": parts.recipe.data, "val": val_set.fingerprint()},
+            data={"train": parts.recipe.data} | ({} if val_set is None else {"val": val_set.fingerprint()}),
             steps=trainer.steps,
             init_from=parts.recipe.origin.get("init_from"),
         )
         if own:
             folder.keep_config(config.hydra)
             folder.describe(record)
+            if parts.recipe.held_out is not None:
+                folder.keep_held_out(parts.recipe.held_out)
         with requeueing(parts.options.requeue and own), parts.logger as logger:
             logger.start(
                 directory=folder.path,

@@ -110,6 +110,8 @@ def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iter
     if processes != distributed.world_size():
         yield f"processes: there were {processes}, there are {distributed.world_size()}"
     for name, images in zip(("train", "val"), training_data(values, values["trainer"]["overfit_batches"]), strict=True):
+        if images is None:
+            continue
         same = asdict(images.fingerprint()) == record["data"][name]
         yield f"data: {name} is {'the same' if same else 'not the same'}, {len(images)} images"
 

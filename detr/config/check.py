@@ -16,10 +16,13 @@ from detr.errors import UserError
 
 
 @functools.cache
-def schema() -> dict[str, Any]:
+def schema(*, exporting: bool = True) -> dict[str, Any]:
     """Return key → type of what the entry points read themselves.
 
     All other keys are arguments of a constructor, or referred to by one.
+
+    Args:
+        exporting: whether `format` is that of a checkpoint, not of a data set.
     """
     from annotated_types import Ge, Le  # takes longer than all other imports here together, and `--cfg` needs no types
 
@@ -30,7 +33,7 @@ def schema() -> dict[str, Any]:
         "resume_changed": bool,
         "init_from": str | None,
         "checkpoint": str,
-        "format": Literal["official"],
+        "format": Literal["official"] if exporting else Literal["coco", "yolo", "voc"],
         "output": str | None,
         "split": Literal["train", "val", "test"],
         "paths.output_root": str,
@@ -53,15 +56,16 @@ def check(config: DictConfig) -> tuple[Section, dict[str, Any]]:
             user should change: where a value is a reference, the key at its end.
     """
     values, stored = resolved(config), unresolved(config)
-    _Check(stored).walk(values, (), owned=False)
+    _Check(stored, schema(exporting="dataset" not in stored)).walk(values, (), owned=False)
     return values, stored
 
 
 class _Check:
     """One walk through the values of a config; `raw` is the same config with its interpolations."""
 
-    def __init__(self, raw: dict[str, Any]) -> None:
+    def __init__(self, raw: dict[str, Any], known: dict[str, Any]) -> None:
         self.raw = raw
+        self.known = known
         self.references = references(raw)
 
     def walk(self, value: Any, path: Path, *, owned: bool) -> None:
@@ -107,8 +111,8 @@ class _Check:
     def plain(self, path: Path, value: Any) -> None:
         """A key outside of any constructor."""
         key = dotted(path)
-        if key in schema():
-            self.value(path, value, schema()[key])
+        if key in self.known:
+            self.value(path, value, self.known[key])
         elif not any(path[: len(reference)] == reference for reference in self.references):
             raise UserError(f"{key}: nothing reads this key{self.advice(path, [])}")
 

@@ -56,6 +56,10 @@ class CocoSplits(Splits):
     def table(self, name: Split) -> dict[int, str]:
         return read_categories(_paths(self._files(name)["annotations"]))
 
+    def there(self, name: Split) -> bool:
+        files = self._splits[name]
+        return files is not None and any(Path(path).exists() for path in _paths(files["annotations"]))
+
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
         """Return a split as its files have it; see `read_annotations`."""
         files = self._files(name)

@@ -65,6 +65,23 @@ class Splits(ABC):
     def table(self, name: Split) -> dict[int, str]:
         """Return category id → name, as the files of a split list them; `holdout` does not count."""
 
+    def has(self, name: Split) -> bool:
+        """Return whether there is a split of this name; that of training is taken for granted."""
+        return name == "train" or (name == "val" and self.holdout is not None) or self.there(name)
+
+    @abstractmethod
+    def there(self, name: Split) -> bool:
+        """Return whether the files of a split are there."""
+
+    def part(self, name: Split) -> Annotations:
+        """Return everything that is known of a split, with what `holdout` makes of it. Errors as for `read`."""
+        if self.holdout is None or name == "test":
+            return self.read(name, everything=True)
+        whole = self.read("train", everything=True)
+        images = AnnotatedImages(whole, self.learned_classes("train", whole.categories), transform=lambda *each: each)
+        held = self._held(images)
+        return whole.subset(np.flatnonzero(held if name == "val" else ~held).tolist())
+
     def unread(self, name: Split) -> Counter[str]:
         """Return what the files of a split say that even `read(everything=True)` leaves out, and how often."""
         return Counter()

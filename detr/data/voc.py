@@ -95,6 +95,12 @@ class VocSplits(Splits):
             raise UserError(f"{self.root}: no object in any XML file; a detector needs at least one class")
         return super().classes_from(categories)
 
+    def there(self, name: Split) -> bool:
+        try:
+            return bool(self._place(name))
+        except UserError:
+            return False
+
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
         """Return a split as its files have it; see `read_xml`. An image without XML file has no objects."""
         place = self._place(name)
@@ -146,8 +152,8 @@ class VocSplits(Splits):
         """Those of all splits, so that ids do not depend on which one is asked for."""
         path = _base(Path(self.root)) / LABEL_MAP
         if path.exists():
-            lines = [line.partition(":")[0].strip() for line in read_lines(path, "list of classes")]
-            return [line for line in lines if line and not line.startswith("#") and line != "background"]
+            lines = [line for line in read_lines(path, "list of classes") if line and not line.startswith("# label:")]
+            return [line.rsplit(":", 3)[0] for line in lines if not line.startswith("background:0,0,0:")]
         places = []
         for name, files in self._splits.items():
             if files is not None:
@@ -164,13 +170,13 @@ class VocSplits(Splits):
         if files is None:
             raise missing_split(name, [split for split, files in self._splits.items() if files])
         found = place_of(Path(self.root), name)
-        folder, xmls, names = (files.get(key) for key in ("images", "annotations", "list"))
+        folder, xmls, names = files["images"], files["annotations"], files["list"]
         if found is None and folder is None:
             if name == "val":
                 raise missing_split(name, [])
             raise UserError(
                 f"{self.root}: no images of {name}; looked for ImageSets/Main/{name}.txt with Annotations and "
-                f"JPEGImages, and for the folder {name} with images and XML files; dataset.{name}.images says where they lie"
+                f"JPEGImages, and for {name} with images and XML files; dataset.{name}.images says where they lie"
             )
         images = found.images if folder is None and found is not None else Path(str(folder))
         place = Place(
@@ -228,9 +234,7 @@ def _files(place: Place) -> tuple[list[Path], list[Path | None]]:
         stems = [file.relative_to(place.images).with_suffix("") for file in files]
     else:
         lines = [line for line in read_lines(place.names, "list of images") if line]
-        # Lists of one class have 1, -1 or 0 behind the name.
-        names = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
-        stems = [Path(re.sub(r"\.(xml|jpe?g|png|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)) for name in names]
+        stems = [Path(_stem(line, place)) for line in lines]
         files = []
     if not stems:
         raise UserError(f"{place.names or place.images}: no images; a data set needs at least one")
@@ -244,6 +248,14 @@ def _files(place: Place) -> tuple[list[Path], list[Path | None]]:
         known = [xml for xml in found if xml is not None]
         warn_strays(known, ".xml", set(known), "image")
     return files, found
+
+
+def _stem(line: str, place: Place) -> str:
+    """The name in a line of a list. Those of one class have 1, -1 or 0 behind it, and some lists have suffixes."""
+    if (place.annotations / f"{line}.xml").exists():
+        return line
+    name = re.sub(r"\s+(-1|0|1)$", "", line)
+    return re.sub(r"\.(xml|jpe?g|png|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)
 
 
 def _by_filename(place: Place, stem: Path, xml: Path | None) -> Path:

@@ -16,7 +16,7 @@ DECIMALS = 9  # of a pixel: what was written as a sum is exact again
 VOC_DATABASE = "The VOC"  # …2007 Database: how the XMLs of the challenge itself begin, which count pixels from 1
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 READ = ("name", "bndbox", "difficult")  # of an object
-OF_IMAGES = ("filename", "size", "object")  # of a file
+OF_IMAGES = ("filename", "size", "object", "folder")  # of a file; the folder is where it was once
 
 
 @dataclass
@@ -34,7 +34,10 @@ class Element:
 
     def value(self) -> Any:
         """Return its text, or what is in it: tag → value."""
-        return {child.tag: child.value() for child in self.children} if self.children else self.text.strip()
+        found: dict[str, list[Any]] = {}
+        for child in self.children:
+            found.setdefault(child.tag, []).append(child.value())
+        return {tag: each if len(each) > 1 else each[0] for tag, each in found.items()} or self.text.strip()
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _object(node: Element, path: Path, first_pixel: int) -> VocObject:
         name=name.text.strip(),
         box=(x, y, round(corners[2] - x, DECIMALS), round(corners[3] - y, DECIMALS)),
         difficult=difficult is not None and _flag(difficult, path),
-        extras={child.tag: child.value() for child in node.children if child.tag not in READ and child.value()},
+        extras={tag: value for tag, value in node.value().items() if tag not in READ and value},
     )
 
 

@@ -1,6 +1,7 @@
 """YOLO-format data sets: where images, labels and names lie, in every layout that is common.
 
-data.yaml (`path`, `train`, `val`, `test`, `names`, `nc`) is that of ultralytics, also as Roboflow and CVAT write it. The label file of …/images/a/1.jpg is …/labels/a/1.txt, or 1.txt beside it.
+data.yaml (`path`, `train`, `val`, `test`, `names`, `nc`) is that of ultralytics, also as Roboflow and CVAT
+write it. The label file of …/images/a/1.jpg is …/labels/a/1.txt, or 1.txt beside it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class YoloSplits(Splits):
         if not categories:
             raise UserError(f"{self._file or self.root}: no classes; a detector needs at least one")
         return super().classes_from(categories)
+
+    def there(self, name: Split) -> bool:
+        try:
+            return bool(self._places(name, self._files(name)["images"]))
+        except UserError:
+            return False
 
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
         """Return a split as its files have it; see `read_yolo`."""

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,10 @@ class RunFolder:
         """Write the config into `.hydra/`, file name → content. Hydra would do so before anything is checked."""
         for name, content in files.items():
             write_atomically(self.path / ".hydra" / name, content)
+
+    def keep_held_out(self, names: Sequence[str]) -> None:
+        """Write held_out.txt: the images that `dataset.holdout` kept for validation, a name a line."""
+        write_atomically(self.path / "held_out.txt", "".join(f"{name}\n" for name in names))
 
     def rows(self) -> list[Row]:
         """Return one dictionary an epoch."""

@@ -27,7 +27,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     }
 
 
-def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet, steps: int, folder: Path) -> None:
+def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet | None, steps: int, folder: Path) -> None:
     """Say what is trained on what, before the first step."""
     parameters = count_parameters(model)
     log.info(
@@ -36,7 +36,7 @@ def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet, st
         parameters["total"] / 1e6,
         parameters["trainable"] / 1e6,
         len(train_set),
-        len(val_set),
+        0 if val_set is None else len(val_set),
         train_set.classes.num_classes,
         steps,
         next(model.parameters()).device,
@@ -76,8 +76,12 @@ def _show_training(console: Console, best: dict[str, float] | None, folder: RunF
         per_class = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
         console.results("Validation", rows_of(f"best (epoch {best['epoch']})", metrics), per_class)
         console.panoptic(metrics)
-    places: dict[str, Path | str] = {"metrics": folder.metrics, "best checkpoint": folder.best}
-    places |= {"predictions": folder.path / "predictions", "evaluate": f"detr evaluate checkpoint={folder.best}"}
+    places: dict[str, Path | str] = {"metrics": folder.metrics}
+    if folder.best.exists():
+        places |= {"best checkpoint": folder.best, "predictions": folder.path / "predictions"}
+        places["evaluate"] = f"detr evaluate checkpoint={folder.best}"
+    else:  # there is no validation, or its split has no annotations
+        places["checkpoint"] = folder.last
     if wandb_place is not None:
         places["W&B"] = wandb_place
     console.places(places)

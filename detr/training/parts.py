@@ -29,6 +29,6 @@ class Parts:
     criterion: SetCriterion
     optimizer: torch.optim.Optimizer  # over the model's trainable parameters, with the full learning rates
     schedule: Schedule
-    validation: Validation  # of the validation split
+    validation: Validation | None  # of the validation split, if there is one
     logger: Logger  # not yet started
     callbacks: Sequence[Callback] = ()

@@ -18,7 +18,13 @@ from detr.weights.sources import load
 log = logging.getLogger(__name__)
 
 PLACES = ("root", "panoptic_root")  # of a data set: the same files may lie somewhere else
-FREE = ("backbone.checkpointing", "backbone.weights", "transformer.decoder.eval_layers")  # do not change a training
+FREE = (
+    "backbone.checkpointing",
+    "backbone.weights",
+    "transformer.decoder.eval_layers",
+    "dataset._target_",
+    "dataset.holdout_seed",
+)  # do not change a training; which images it is of, their fingerprint says
 SHOWN = 4
 
 

@@ -19,7 +19,7 @@ from detr.drawing.segments import comparison
 from detr.environment import autocast
 from detr.errors import Interrupted, UserError
 from detr.evaluation.names import LOSS
-from detr.evaluation.validation import Outcome
+from detr.evaluation.validation import Outcome, Validation
 from detr.losses.matcher import NonFiniteError
 from detr.structures import Batch, Losses, Normalizer
 from detr.tracking.console import Bar, Console
@@ -116,7 +116,7 @@ class Trainer:
             try:
                 while not self.done:
                     means = self.train_epoch()
-                    outcome = self.evaluate() if self.evaluation_due else None
+                    outcome = self.evaluate(self.validation) if self.validation and self.evaluation_due else None
                     self.end_epoch(means, outcome)
             except Interrupted:
                 self.save_step()
@@ -302,7 +302,7 @@ class Trainer:
             f"are in {path}; try a lower optimizer.lr, or trainer.precision=fp32"
         )
 
-    def evaluate(self) -> Outcome | None:
+    def evaluate(self, validation: Validation) -> Outcome | None:
         """Evaluate the model, or its moving average, on the validation split; the first process gets the outcome.
 
         Raises:
@@ -310,13 +310,13 @@ class Trainer:
         """
         model = self.model if self.ema is None else self.ema.module
         distributed.share_statistics(model)
-        with self.console.evaluation(len(self.validation.loader.dataset)) as bar:
+        with self.console.evaluation(len(validation.loader.dataset)) as bar:
 
             def advance(images: int) -> None:
                 bar.advance(images)
                 self.requests.check(distributed.total(self.requests.received))
 
-            return self.validation(model, advance)
+            return validation(model, advance)
 
     def end_epoch(self, means: dict[str, float], outcome: Outcome | None) -> None:
         """Write the row, the checkpoints and, of the best epoch, the predictions."""
@@ -361,9 +361,9 @@ class Trainer:
         """Return whether an evaluation is the best so far, by the metric that is monitored."""
         key = f"val/{self.options.monitor}"
         best = self.progress.best
-        if best is None or key not in row:  # the split has nothing of the kind that it measures
-            return best is None
-        if key not in best:  # the run that was resumed monitored something else
+        # The split may have nothing of the kind that it measures: the later one counts. A run that was resumed may
+        # have monitored something else.
+        if best is None or key not in row or key not in best:
             return True
         return row[key] < best[key] if self.options.monitor == LOSS else row[key] > best[key]
 

@@ -41,6 +41,7 @@ class Recipe:
     data: Fingerprint  # of the training images
     origin: dict[str, Any] = field(default_factory=dict)  # what became of the weights that `init_from` named
     cwd: str = ""  # where the training was started: relative places in the config are seen from there
+    held_out: list[str] | None = None  # names of the images that dataset.holdout kept for validation
 
     def located(self) -> dict[str, Any]:
         """Return the config, places of the data made absolute that are relative, if there is something there."""
@@ -80,6 +81,7 @@ class Checkpoint:
             "data": asdict(self.recipe.data),
             "origin": self.recipe.origin,
             "cwd": self.recipe.cwd,
+            "held_out": self.recipe.held_out,
             "model": self.model,
             "ema": self.ema,
             "trainer": self.trainer,
@@ -105,6 +107,7 @@ class Checkpoint:
             data=Fingerprint(**content["data"]),
             origin=content["origin"],
             cwd=content["cwd"],
+            held_out=content.get("held_out"),
         )
         return cls(recipe, **{name: content[name] for name in ("model", "ema", "trainer", "wandb_id")})
 

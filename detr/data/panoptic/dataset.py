@@ -241,6 +241,10 @@ class CocoPanoptic(CocoSplits):
         self._things: dict[int, bool] | None = None  # of the training split
         self._panoptic: dict[str, PanopticFiles | None] = {"train": train, "val": val, "test": test}
 
+    def read(self, name: Split, *, everything: bool = False) -> Annotations:
+        """Raises UserError: the annotations are in PNGs, too."""
+        raise UserError("panoptic annotations are not converted; choose the instances of the same images, if there are")
+
     def images(self, name: Split, *, transform: Transform, seed: int, classes: Classes | None) -> PanopticImages:
         """Return the images of a split, validated by its JSON; see `read_panoptic`."""
         self._files(name)

@@ -1,0 +1,121 @@
+"""Data sets of the three common formats: which one a folder holds is found by looking."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from detr.data.coco import CocoSplits, SplitFiles
+from detr.data.dataset import Split
+from detr.data.image_files import FOLDERS
+from detr.data.splits import Holdout, Splits
+from detr.data.voc import VocFiles, VocSplits, place_of
+from detr.data.yolo import NAMES, YoloFiles, YoloSplits, find_yaml, folder_of
+from detr.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ROBOFLOW = "_annotations.coco.json"
+LOOKED_FOR = (
+    f"COCO (the files that dataset.*.annotations name, or SPLIT/{ROBOFLOW}), YOLO (a data.yaml with names, or "
+    f"{', '.join(NAMES)} with images), Pascal VOC (ImageSets/Main/SPLIT.txt with Annotations, or SPLIT with XML files)"
+)
+
+
+def detect(
+    *,
+    root: str,
+    categories: Literal["contiguous", "identity"] = "contiguous",
+    train: SplitFiles,
+    val: SplitFiles | None,
+    test: SplitFiles | None = None,
+    masks: bool = False,
+    holdout: Holdout = None,
+    holdout_seed: int = 0,
+) -> Splits:
+    """Return the splits of the data set in a folder, in COCO's, YOLO's or Pascal VOC's format, and log which it is.
+
+    Files that `train`, `val` and `test` name are COCO's wherever one of them is there. Else the folder decides, and
+    these keys only count where they are null.
+
+    Args:
+        root: the data set's folder.
+        categories: for COCO, as in `CocoSplits`.
+        train, val, test: image folders and annotation files, for COCO; null: there is no such split.
+        masks: whether samples have instance masks.
+        holdout, holdout_seed: as in `Splits`.
+
+    Raises:
+        UserError: the folder holds none of the three formats, or several.
+    """
+    given: dict[Split, SplitFiles | None] = {"train": train, "val": val, "test": test}
+
+    def coco(train: SplitFiles, val: SplitFiles | None, test: SplitFiles | None) -> CocoSplits:
+        return CocoSplits(
+            root=root,
+            categories=categories,
+            train=train,
+            val=val,
+            test=test,
+            masks=masks,
+            holdout=holdout,
+            holdout_seed=holdout_seed,
+        )
+
+    files = [file for each in given.values() if each is not None for file in _paths(each["annotations"])]
+    elsewhere = [file for file in files if not _is_below(file, root)]
+    if elsewhere or any(map(os.path.exists, files)) or not os.path.isdir(root):
+        return coco(train, val, test)  # which says what is missing
+    found = _formats(Path(root), given)
+    if len(found) != 1:
+        what = f"holds {' and '.join(found)}" if found else "holds no data set of a known format"
+        choose = "choose one with dataset=coco, yolo or voc" if found else "looked for"
+        raise UserError(f"{root} {what}; {choose}{'' if found else f' {LOOKED_FOR}'}")
+    (name,) = found
+    log.info("%s is a data set in %s format", root, name)
+    if name == "YOLO":
+        yolo = [None if files is None else YoloFiles(images=None, annotations=None) for files in given.values()]
+        assert yolo[0] is not None
+        return YoloSplits(
+            root=root, train=yolo[0], val=yolo[1], test=yolo[2], masks=masks, holdout=holdout, holdout_seed=holdout_seed
+        )
+    if name == "Pascal VOC":
+        voc = [
+            None if files is None else VocFiles(images=None, annotations=None, list=None) for files in given.values()
+        ]
+        assert voc[0] is not None
+        return VocSplits(
+            root=root, train=voc[0], val=voc[1], test=voc[2], masks=masks, holdout=holdout, holdout_seed=holdout_seed
+        )
+    exported = {split: None if files is None else _exported(Path(root), split) for split, files in given.items()}
+    assert exported["train"] is not None
+    return coco(exported["train"], exported["val"], exported["test"])
+
+
+def _formats(root: Path, given: dict[Split, SplitFiles | None]) -> list[str]:
+    """Which formats a folder has training images in."""
+    named = find_yaml(root) is not None or any((root / name).exists() for name in NAMES)
+    found = {
+        "COCO": _exported(root, "train") is not None,
+        "YOLO": named and (find_yaml(root) is not None or folder_of(root, "train") is not None),
+        "Pascal VOC": place_of(root, "train") is not None,
+    }
+    return [name for name, there in found.items() if there]
+
+
+def _exported(root: Path, name: Split) -> SplitFiles | None:
+    """The files of a split as Roboflow exports COCO: a JSON among the images."""
+    folders = [root / folder for folder in FOLDERS[name]]
+    found = next((folder for folder in folders if (folder / ROBOFLOW).exists()), None)
+    return None if found is None else SplitFiles(images=str(found), annotations=str(found / ROBOFLOW))
+
+
+def _is_below(file: str, root: str) -> bool:
+    return Path(os.path.abspath(file)).is_relative_to(Path(os.path.abspath(root)) / "annotations")
+
+
+def _paths(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
