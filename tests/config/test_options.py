@@ -94,6 +94,8 @@ ELSEWHERE = {
     "dataset=coco",
     "dataset=custom",
     "dataset=coco_panoptic",
+    "dataset=yolo",
+    "dataset=voc",
 }  # tests/sweeping/test_sweeps.py; the others need files of their own: tests/data, and BCCD in the README
 
 
