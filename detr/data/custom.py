@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 ROBOFLOW = "_annotations.coco.json"
 LOOKED_FOR = (
-    f"COCO (the files that dataset.*.annotations name, or SPLIT/{ROBOFLOW}), YOLO (a data.yaml with names, or "
-    f"{', '.join(NAMES)} with images), Pascal VOC (ImageSets/Main/SPLIT.txt with Annotations, or SPLIT with XML files)"
+    "COCO (the files that dataset.*.annotations name, annotations/instances_SPLIT.json or a single JSON there, "
+    f"SPLIT/{ROBOFLOW}), YOLO (a data.yaml with names, or images with {', '.join(NAMES)}), Pascal VOC (Annotations with "
+    "ImageSets/Main/SPLIT.txt, or SPLIT with XML files)"
 )
 
 
@@ -107,10 +108,22 @@ def _formats(root: Path, given: dict[Split, SplitFiles | None]) -> list[str]:
 
 
 def _exported(root: Path, name: Split) -> SplitFiles | None:
-    """The files of a split as Roboflow exports COCO: a JSON among the images."""
-    folders = [root / folder for folder in FOLDERS[name]]
-    found = next((folder for folder in folders if (folder / ROBOFLOW).exists()), None)
-    return None if found is None else SplitFiles(images=str(found), annotations=str(found / ROBOFLOW))
+    """The files of a split as others export COCO: Roboflow a JSON among the images, CVAT and Datumaro instances_SPLIT.
+
+    A JSON that is the only one is train's.
+    """
+    found = next((root / folder for folder in FOLDERS[name] if (root / folder / ROBOFLOW).exists()), None)
+    if found is not None:
+        return SplitFiles(images=str(found), annotations=str(found / ROBOFLOW))
+    files = sorted((root / "annotations").glob("*.json"))
+    wanted = [f"instances_{folder}" for folder in FOLDERS[name]]
+    file = next(
+        (file for file in files if file.stem in wanted), files[0] if name == "train" and len(files) == 1 else None
+    )
+    if file is None:
+        return None
+    own = root / "images" / file.stem.removeprefix("instances_")
+    return SplitFiles(images=str(own if own.is_dir() else root / "images"), annotations=str(file))
 
 
 def _is_below(file: str, root: str) -> bool:

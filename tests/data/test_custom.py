@@ -47,6 +47,12 @@ def write_roboflow_coco(root: Path) -> None:
         text(root / split / "_annotations.coco.json", coco_json())
 
 
+def write_datumaro_coco(root: Path) -> None:
+    for split in ("train", "val"):
+        image(root / "images" / split / "a.jpg")
+        text(root / "annotations" / f"instances_{split}.json", coco_json())
+
+
 def write_yolo(root: Path) -> None:
     text(root / "data.yaml", "names: [dog]\ntrain: images/train\nval: images/val\n")
     for split in ("train", "val"):
@@ -72,6 +78,7 @@ def write_roboflow_voc(root: Path) -> None:
     [
         (write_coco, CocoSplits, None),  # named by the keys: nothing has to be found
         (write_roboflow_coco, CocoSplits, "COCO"),
+        (write_datumaro_coco, CocoSplits, "COCO"),
         (write_yolo, YoloSplits, "YOLO"),
         (write_voc, VocSplits, "Pascal VOC"),
         (write_roboflow_voc, VocSplits, "Pascal VOC"),
@@ -115,6 +122,14 @@ def test_files_that_are_named_are_cocos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.json: no such annotation file"):
         data.split("train", transform=keep)
     assert type(custom(BCCD)) is CocoSplits
+
+
+def test_one_file_of_annotations_is_trains(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "annotations" / "instances_default.json", coco_json())  # as CVAT exports it
+    assert len(custom(tmp_path).split("train", transform=keep)) == 1
+    with pytest.raises(UserError, match=r"dataset\.holdout=0\.2 keeps"):
+        custom(tmp_path).split("val", transform=keep)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
