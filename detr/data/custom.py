@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 ROBOFLOW = "_annotations.coco.json"
 LOOKED_FOR = (
     "COCO (the files that dataset.*.annotations name, annotations/instances_SPLIT.json or a single JSON there, "
-    f"SPLIT/{ROBOFLOW}), YOLO (a data.yaml with names, or images with {', '.join(NAMES)}), Pascal VOC (Annotations with "
-    "ImageSets/Main/SPLIT.txt, or SPLIT with XML files)"
+    f"SPLIT/{ROBOFLOW}), YOLO (a data.yaml with names, or images with {', '.join(NAMES)}), "
+    "Pascal VOC (Annotations with ImageSets/Main/SPLIT.txt, or SPLIT with XML files)"
 )
 
 
