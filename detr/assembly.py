@@ -58,16 +58,10 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     device = distributed.own_device(options.device)
     seed_everything(values["seed"])
     with distributed.main_first():
-        held_out = None if checkpoint is None else checkpoint.recipe.held_out
-        data = build_data(values, held_out)
+        data = build_data(values, checkpoint)
         train_set, val_set = training_data(values, options.overfit_batches, data)
-        recipe = Recipe(
-            config.stored,
-            train_set.classes,
-            train_set.fingerprint(),
-            cwd=str(Path.cwd()),
-            held_out=getattr(data, "held_out", None),
-        )
+        place, held_out = str(Path.cwd()), getattr(data, "held_out", None)
+        recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=place, held_out=held_out)
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
         fresh = checkpoint is None and values["init_from"] is None
@@ -119,7 +113,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
     with distributed.main_first():
-        data = build_data(values, None if weights.checkpoint is None else weights.checkpoint.recipe.held_out)
+        data = build_data(values, weights.checkpoint)
         classes = classes_to_evaluate(weights, data, split)
         dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
     model = build_model(values, dataset.classes, pretrained=False)
@@ -128,11 +122,11 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     return model, build_validation(values, dataset, model, options, None)
 
 
-def build_data(values: Values, held_out: list[str] | None = None) -> DataSet:
-    """Build the data set. `held_out`: the images that a training kept for validation, whatever has been added since."""
+def build_data(values: Values, checkpoint: Checkpoint | None = None) -> DataSet:
+    """Build the data set. What a checkpoint's training kept for validation stays so, whatever has been added since."""
     node = values["dataset"]
-    if held_out is not None and node.get("holdout") is not None:
-        node = node.changed(holdout=held_out)
+    if checkpoint is not None and checkpoint.recipe.held_out is not None and node.get("holdout") is not None:
+        node = node.changed(holdout=checkpoint.recipe.held_out)
     return build_a(DataSet, node)
 
 

@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from detr.data.coco import CocoSplits, SplitFiles
 from detr.data.dataset import Split
 from detr.data.image_files import FOLDERS
 from detr.data.splits import Holdout, Splits
-from detr.data.voc import VocFiles, VocSplits, place_of
-from detr.data.yolo import NAMES, YoloFiles, YoloSplits, find_yaml, folder_of
+from detr.data.voc import VocSplits, place_of
+from detr.data.yolo import NAMES, YoloSplits, find_yaml, folder_of
 from detr.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -53,50 +53,25 @@ def detect(
         UserError: the folder holds none of the three formats, or several.
     """
     given: dict[Split, SplitFiles | None] = {"train": train, "val": val, "test": test}
-
-    def coco(train: SplitFiles, val: SplitFiles | None, test: SplitFiles | None) -> CocoSplits:
-        return CocoSplits(
-            root=root,
-            categories=categories,
-            train=train,
-            val=val,
-            test=test,
-            masks=masks,
-            holdout=holdout,
-            holdout_seed=holdout_seed,
-        )
-
+    common: Any = {"root": root, "masks": masks, "holdout": holdout, "holdout_seed": holdout_seed}
     files = [file for each in given.values() if each is not None for file in _paths(each["annotations"])]
-    elsewhere = [file for file in files if not _is_below(file, root)]
-    if elsewhere or any(map(os.path.exists, files)) or not os.path.isdir(root):
-        return coco(train, val, test)  # which says what is missing
-    found = _formats(Path(root), given)
-    if len(found) != 1:
-        what = f"holds {' and '.join(found)}" if found else "holds no data set of a known format"
-        choose = "choose one with dataset=coco, yolo or voc" if found else "looked for"
-        raise UserError(f"{root} {what}; {choose}{'' if found else f' {LOOKED_FOR}'}")
-    (name,) = found
-    log.info("%s is a data set in %s format", root, name)
-    if name == "YOLO":
-        yolo = [None if files is None else YoloFiles(images=None, annotations=None) for files in given.values()]
-        assert yolo[0] is not None
-        return YoloSplits(
-            root=root, train=yolo[0], val=yolo[1], test=yolo[2], masks=masks, holdout=holdout, holdout_seed=holdout_seed
-        )
-    if name == "Pascal VOC":
-        voc = [
-            None if files is None else VocFiles(images=None, annotations=None, list=None) for files in given.values()
-        ]
-        assert voc[0] is not None
-        return VocSplits(
-            root=root, train=voc[0], val=voc[1], test=voc[2], masks=masks, holdout=holdout, holdout_seed=holdout_seed
-        )
-    exported = {split: None if files is None else _exported(Path(root), split) for split, files in given.items()}
-    assert exported["train"] is not None
-    return coco(exported["train"], exported["val"], exported["test"])
+    if any(os.path.exists(file) or not _is_below(file, root) for file in files) or not os.path.isdir(root):
+        return CocoSplits(categories=categories, train=train, val=val, test=test, **common)  # says what is missing
+    found = _formats(Path(root))
+    if not found:
+        raise UserError(f"{root} holds no data set of a known format; looked for {LOOKED_FOR}")
+    if len(found) > 1:
+        raise UserError(f"{root} holds {' and '.join(found)}; choose one with dataset=coco, yolo or voc")
+    log.info("%s is a data set in %s format", root, found[0])
+    if found == ["COCO"]:
+        places: Any = {split: None if each is None else _exported(Path(root), split) for split, each in given.items()}
+        return CocoSplits(categories=categories, **places, **common)
+    nowhere = dict.fromkeys(("images", "annotations", *(["list"] if found == ["Pascal VOC"] else [])))
+    by_layout: Any = {split: None if each is None else nowhere for split, each in given.items()}
+    return (YoloSplits if found == ["YOLO"] else VocSplits)(**by_layout, **common)
 
 
-def _formats(root: Path, given: dict[Split, SplitFiles | None]) -> list[str]:
+def _formats(root: Path) -> list[str]:
     """Which formats a folder has training images in."""
     named = find_yaml(root) is not None or any((root / name).exists() for name in NAMES)
     found = {

@@ -78,8 +78,8 @@ class Splits(ABC):
         if self.holdout is None or name == "test":
             return self.read(name, everything=True)
         whole = self.read("train", everything=True)
-        images = AnnotatedImages(whole, self.learned_classes("train", whole.categories), transform=lambda *each: each)
-        held = self._held(images)
+        classes = self.learned_classes("train", whole.categories)
+        held = self._held(AnnotatedImages(whole.without_empty_boxes(), classes, transform=lambda *each: each))
         return whole.subset(np.flatnonzero(held if name == "val" else ~held).tolist())
 
     def unread(self, name: Split) -> Counter[str]:

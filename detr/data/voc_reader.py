@@ -19,7 +19,7 @@ READ = ("name", "bndbox", "difficult")  # of an object
 OF_IMAGES = ("filename", "size", "object", "folder")  # of a file; the folder is where it was once
 
 
-@dataclass
+@dataclass(slots=True)
 class Element:
     """Holds one element of an XML file."""
 
@@ -40,7 +40,7 @@ class Element:
         return {tag: each if len(each) > 1 else each[0] for tag, each in found.items()} or self.text.strip()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VocObject:
     """Holds one object."""
 

@@ -90,10 +90,9 @@ class YoloSplits(Splits):
         return super().classes_from(categories)
 
     def there(self, name: Split) -> bool:
-        try:
-            return bool(self._places(name, self._files(name)["images"]))
-        except UserError:
-            return False
+        files = self._splits[name]
+        named = files is not None and (files["images"] is not None or bool(_entry(self._data, name)))
+        return named or (files is not None and folder_of(Path(self.root), name) is not None)
 
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
         """Return a split as its files have it; see `read_yolo`."""
@@ -137,7 +136,7 @@ class YoloSplits(Splits):
         """Folders and lists that have the images of a split."""
         if given is not None:
             return [_existing(place, f"dataset.{name}.images") for place in paths(given)]
-        if self._data.get(name) or self._data.get(f"{name}idation"):
+        if _entry(self._data, name):
             return places_in_yaml(self._data, self._file or Path(), name)
         found = folder_of(Path(self.root), name)
         if found is None and self._file is not None:
@@ -182,10 +181,19 @@ def find_yaml(root: Path) -> Path | None:
     for name in ("data.yaml", "data.yml", "dataset.yaml"):
         if root / name in candidates:
             return root / name
-    found = [path for path in candidates if "names" in load_yaml(path)]
+    found = [path for path in candidates if _has_names(path)]
     if len(found) > 1:
-        raise UserError(f"{root}: {' and '.join(path.name for path in found)} have names; choose one with dataset.data")
+        names = " and ".join(path.name for path in found)
+        raise UserError(f"{root}: {names} have names of classes; choose one with dataset=yolo dataset.data=PATH")
     return found[0] if found else None
+
+
+def _has_names(path: Path) -> bool:
+    """Whether it is a data.yaml of another name, not any other YAML."""
+    try:
+        return "names" in load_yaml(path)
+    except UserError:
+        return False
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -228,7 +236,7 @@ def places_in_yaml(data: Mapping[str, Any], path: Path, name: Split) -> list[Pat
     Raises:
         UserError: one is not there.
     """
-    value = data.get(name) or data[f"{name}idation"]
+    value = _entry(data, name)
     entries = value if isinstance(value, list) else [value]
     found = []
     for entry in map(str, entries):
@@ -237,7 +245,10 @@ def places_in_yaml(data: Mapping[str, Any], path: Path, name: Split) -> list[Pat
         existing = next((place for place in tried if place.exists()), None)
         if existing is None:
             looked = ", ".join(dict.fromkeys(os.path.normpath(place) for place in tried))
-            raise UserError(f"{path}: {name}: {entry} is not there; looked for {looked}")
+            raise UserError(
+                f"{path}: {name}: {entry} is not there; looked for {looked}; correct it, or give dataset=yolo "
+                f"dataset.{name}.images=FOLDER"
+            )
         found.append(Path(os.path.normpath(existing)))
     return found
 
@@ -250,6 +261,11 @@ def folder_of(root: Path, name: Split) -> Path | None:
                 return place
     split = any(has_images(root / "images" / folder) for folders in FOLDERS.values() for folder in folders)
     return root / "images" if name == "train" and not split and has_images(root / "images") else None
+
+
+def _entry(data: Mapping[str, Any], name: Split) -> Any:
+    """What a data.yaml says of a split; validation has two names."""
+    return data.get(name) or (data.get("valid") if name == "val" else None)
 
 
 def _base(data: Mapping[str, Any], path: Path) -> Path:

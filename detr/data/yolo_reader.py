@@ -23,7 +23,7 @@ TOLERANCE = 0.01  # beyond the image's edge: exporters round
 DECIMALS = 9  # of a pixel: whole pixels, written as fractions, are whole again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """Holds one line."""
 

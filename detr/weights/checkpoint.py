@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # of the dictionary; raised when an older reader would misread it
 NON_FINITE = "non_finite"  # name of the file about a step that cannot be gone on from
+NO_PLACES = ("_target_", "names", "holdout", "categories")  # of a data set: they may be called as a folder is
 SHOWN = 3  # how many names of a kind a report of differences gives
 
 
@@ -48,7 +49,7 @@ class Recipe:
 
         def locate(value: Any) -> Any:
             if isinstance(value, dict):
-                return {key: locate(each) for key, each in value.items()}
+                return {key: each if key in NO_PLACES else locate(each) for key, each in value.items()}
             if isinstance(value, list):
                 return [locate(each) for each in value]
             place = Path(self.cwd, value) if isinstance(value, str) and value and self.cwd else None

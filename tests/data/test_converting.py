@@ -149,6 +149,7 @@ def test_coco_keeps_everything(tmp_path: Path) -> None:
     assert said == [
         "train: 2 images, 6 objects",
         "val: 2 images, 6 objects",
+        "test: there is none",
         '"license" of images is left out, 4 times',
         '"supercategory" of categories is left out, 2 times',
     ]
@@ -168,6 +169,8 @@ def test_what_yolo_cannot_hold_is_said_a_line_a_kind(tmp_path: Path) -> None:
     assert sorted(said) == sorted(
         [
             "train: 2 images, 6 objects",
+            "val: there is none",
+            "test: there is none",
             '"license" of images is left out, 2 times',
             '"supercategory" of categories is left out, 1 times',
             "2 category ids become the numbers of YOLO's classes, which count from 0",

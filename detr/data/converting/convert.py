@@ -64,8 +64,9 @@ def convert(data: Splits, layout: Format, output: Path) -> Iterator[str]:
             write_label_map(folder, categories)
 
     write_folder(output, write)
-    for name, part in parts.items():
-        yield f"{name}: {len(part):,} images, {len(part.boxes):,} objects"
+    for name in SPLITS:
+        part = parts.get(name)
+        yield f"{name}: {len(part):,} images, {len(part.boxes):,} objects" if part else f"{name}: there is none"
     yield from losses.lines()
 
 

@@ -30,6 +30,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def put(path: Path, text: str) -> None:
+    """Write a text file. It need not be atomic, as the folder is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def place_image(source: Path, target: Path) -> None:
     """Put the same file at `target`, as a hard link where the file system has them, else as a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from detr.data.annotations import Annotations
+from detr.data.converting.folder import put
 from detr.data.converting.losses import Losses
 from detr.data.segmentations import NOTHING, CocoSegmentations
 from detr.data.voc_reader import DECIMALS, READ, SIDES
 from detr.errors import UserError
-from detr.files import write_atomically
 
 VISIBLE = 0.01  # square pixels
 TAG = r"[A-Za-z_][\w.-]*"
@@ -29,8 +29,8 @@ def write_voc(
     for index, stem in enumerate(stems if annotations.annotated else []):
         root = _annotation(annotations, index, names[str(annotations.files[index])], losses)
         ElementTree.indent(root, "\t")
-        write_atomically(folder / "Annotations" / f"{stem}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
-    write_atomically(folder / "ImageSets" / "Main" / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
+        put(folder / "Annotations" / f"{stem}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
+    put(folder / "ImageSets" / "Main" / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
     if sorted(annotations.categories) != list(range(1, len(annotations.categories) + 1)):
         losses.once("{} category ids are not kept: Pascal VOC has names only", len(annotations.categories))
     return {file: f"JPEGImages/{names[file]}" for file in annotations.files.tolist()}
@@ -43,7 +43,7 @@ def write_label_map(folder: Path, categories: Mapping[int, str]) -> None:
         if name != name.strip() or "\n" in name:
             raise UserError(f'the class "{name}" begins or ends with a blank, or has several lines; rename it')
     lines = ["# label:color_rgb:parts:actions", *(f"{name}:::" for name in names)]
-    write_atomically(folder / "labelmap.txt", "".join(f"{line}\n" for line in lines))
+    put(folder / "labelmap.txt", "".join(f"{line}\n" for line in lines))
 
 
 def _annotation(annotations: Annotations, index: int, filename: str, losses: Losses) -> ElementTree.Element:

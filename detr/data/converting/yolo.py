@@ -9,9 +9,9 @@ import numpy as np
 import yaml
 
 from detr.data.annotations import Annotations
+from detr.data.converting.folder import put
 from detr.data.converting.losses import Losses
 from detr.data.segmentations import NOTHING, POLYGONS, RUN_LENGTHS, CocoSegmentations
-from detr.files import write_atomically
 
 VISIBLE = 0.01  # pixels, or square pixels: what is less is rounding
 
@@ -30,7 +30,7 @@ def write_yolo(
             if (line := _line(annotations, row, index, index_of, losses))
         ]
         text = "".join(f"{line}\n" for line in lines)
-        write_atomically(folder / "labels" / name / f"{Path(names[file]).stem}.txt", text)
+        put(folder / "labels" / name / f"{Path(names[file]).stem}.txt", text)
     return {file: f"images/{name}/{names[file]}" for file in annotations.files.tolist()}
 
 
@@ -39,7 +39,7 @@ def write_yaml(folder: Path, splits: Sequence[str], categories: Mapping[int, str
     content = {name: f"images/{name}" for name in splits}
     table = {index: name for index, (_, name) in enumerate(sorted(categories.items()))}
     text = yaml.safe_dump({**content, "nc": len(table), "names": table}, sort_keys=False, allow_unicode=True)
-    write_atomically(folder / "data.yaml", text)
+    put(folder / "data.yaml", text)
 
 
 def _line(annotations: Annotations, row: int, index: int, index_of: Mapping[int, int], losses: Losses) -> str | None:
