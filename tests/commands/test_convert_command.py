@@ -24,7 +24,7 @@ def test_it_says_what_it_wrote_and_leaves_nothing_else(tmp_path: Path) -> None:
     [
         (["format=yolo"], ["output"]),
         (["format=yollo", "output=out"], ["format", "yolo", "yollo"]),
-        (["format=yolo", "output=out", "dataset=vox"], ["did you mean dataset=voc"]),
+        (["format=yolo", "output=out", "dataset=vox"], ["there is no such option", "yolo"]),
         (["format=yolo", "output=out", "dataset.root=nowhere"], ["nowhere"]),
         (["format=yolo", "output=out", "dataset=coco_panoptic"], ["panoptic"]),
     ],
