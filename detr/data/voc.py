@@ -149,11 +149,17 @@ class VocSplits(Splits):
         return counts
 
     def _find_names(self) -> list[str]:
-        """Those of all splits, so that ids do not depend on which one is asked for."""
+        """Those in the label map, else those that are used."""
         path = _base(Path(self.root)) / LABEL_MAP
         if path.exists():
             lines = [line for line in read_lines(path, "list of classes") if line and not line.startswith("# label:")]
-            return [line.rsplit(":", 3)[0] for line in lines if not line.startswith("background:0,0,0:")]
+            names = [line.rsplit(":", 3)[0] for line in lines]
+            # Tools put it first, whether or not there is such a class.
+            return names[1:] if names[:1] == ["background"] and "background" not in self._used_names() else names
+        return self._used_names()
+
+    def _used_names(self) -> list[str]:
+        """Those of all splits, so that ids do not depend on which one is asked for."""
         places = []
         for name, files in self._splits.items():
             if files is not None:

@@ -140,7 +140,7 @@ class YoloSplits(Splits):
             return places_in_yaml(self._data, self._file or Path(), name)
         found = folder_of(Path(self.root), name)
         if found is None and self._file is not None:
-            raise UserError(f"{self._file}: no {name}; {missing_split(name, ['train'])}")
+            raise UserError(f"{self._file} names no {name}; {missing_split(name, ['train'])}")
         if found is None:
             raise (
                 missing_split(name, ["train"])
@@ -157,7 +157,9 @@ class YoloSplits(Splits):
             return images_in(place)
         lines = [line for line in read_lines(place, "list of images") if line]
         bases = [place.parent, Path(self.root), *([_base(self._data, self._file)] if self._file else [])]
-        return [next((base / line for base in bases if (base / line).exists()), bases[0] / line) for line in lines]
+        # Darknet's lists begin with data/, which is the folder that they are in.
+        tried = [[base / each for each in (line, line.removeprefix("data/")) for base in bases] for line in lines]
+        return [next((path for path in each if path.exists()), each[0]) for each in tried]
 
     def _labels(self, images: Sequence[Path], places: Sequence[Path], given: Place) -> list[Path | None]:
         """[I] the label file of each image; label files without an image are warned of."""
@@ -254,8 +256,13 @@ def places_in_yaml(data: Mapping[str, Any], path: Path, name: Split) -> list[Pat
 
 
 def folder_of(root: Path, name: Split) -> Path | None:
-    """Return the folder of a split's images where no data.yaml tells it; images that are in no split are train's."""
+    """Return the folder of a split's images, or the list of them, where no data.yaml tells it.
+
+    Images that are in no split are train's. Lists beside obj.names are Darknet's, as CVAT writes them, too.
+    """
     for folder in FOLDERS[name]:
+        if (root / "obj.names").exists() and (root / f"{folder}.txt").exists():
+            return root / f"{folder}.txt"
         for place in (root / "images" / folder, root / folder / "images", root / folder):
             if has_images(place):
                 return place

@@ -173,6 +173,8 @@ def test_a_label_map_says_the_order_of_classes(tmp_path: Path) -> None:
     simple(tmp_path, xml(DOG))
     text(tmp_path / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:1,2,3::\na:b:4,5,6::\n")
     assert voc(tmp_path).categories("train") == {1: "dog", 2: "a:b"}
+    simple(tmp_path, xml(DOG, ("background", (1, 2, 3, 4))))
+    assert voc(tmp_path).categories("train") == {1: "background", 2: "dog", 3: "a:b"}
 
 
 def test_the_json_of_bccd_is_what_its_xml_says() -> None:

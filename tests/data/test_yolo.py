@@ -77,6 +77,19 @@ def test_text_files_list_images(tmp_path: Path) -> None:
         yolo(tmp_path).split("train", transform=keep)
 
 
+def test_darknets_lists_are_read(tmp_path: Path) -> None:
+    """As CVAT and Datumaro write them: paths begin with data/, the folder that the lists are in."""
+    for split in ("train", "val"):
+        image(tmp_path / f"obj_{split}_data" / "a.jpg")
+        text(tmp_path / f"obj_{split}_data" / "a.txt", BOX)
+        text(tmp_path / f"{split}.txt", f"data/obj_{split}_data/a.jpg\n")
+    text(tmp_path / "obj.names", "cat\ndog\n")
+    for split in ("train", "val"):
+        found = yolo(tmp_path).split(split, transform=keep)  # type: ignore[arg-type]
+        assert [Path(file).parent.name for file in found.files] == [f"obj_{split}_data"]
+        assert found.objects_per_image.tolist() == [1]
+
+
 def test_folders_may_be_named(tmp_path: Path) -> None:
     image(tmp_path / "photos" / "x" / "a.b.png")
     text(tmp_path / "boxes" / "x" / "a.b.txt", BOX)
