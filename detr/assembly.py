@@ -15,6 +15,7 @@ from detr import distributed
 from detr.config import Config, build, build_a
 from detr.config.blame import check_first_output, own_parts
 from detr.config.containers import Section
+from detr.config.kinds import expect
 from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity
 from detr.data.loader import eval_loader, train_loader
@@ -115,7 +116,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     with distributed.main_first():
         data = build_data(values, weights.checkpoint)
         classes = classes_to_evaluate(weights, data, split)
-        dataset = data.split(split, transform=build(values["augmentation"]["eval"]), classes=classes)
+        dataset = split_of(data, split, transform=build(values["augmentation"]["eval"]), classes=classes)
     model = build_model(values, dataset.classes, pretrained=False)
     load_strictly(model, weights)
     model = model.to(device)
@@ -140,19 +141,27 @@ def training_data(
     data = data or build_data(values)
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
-        train_set = data.split("train", transform=augmented, seed=values["seed"])
+        train_set = split_of(data, "train", transform=augmented, seed=values["seed"])
         node = values["dataset"]
         if node.get("val", node) is None and node.get("holdout") is None:
             log.info("dataset.val is null: no validation, no best checkpoint; last.pt is the result")
             return train_set, None
-        val_set = data.split("val", transform=plain)
+        val_set = split_of(data, "val", transform=plain)
         warn_shared(train_set, val_set)
         warn_without_objects(val_set)
         return train_set, val_set
     images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
-    train_set = data.split("train", transform=plain)
+    train_set = split_of(data, "train", transform=plain)
     subset = train_set.subset(range(min(images, len(train_set))))
     return subset, subset
+
+
+def split_of(data: DataSet, name: Split, **facts: Any) -> ImageSet:
+    """Return a split of a data set. Raises UserError if it is not what a split must be."""
+    images = data.split(name, **facts)
+    expect(images, ImageSet, f"dataset, split {name}")
+    expect(images.classes, Classes, f"dataset, classes of split {name}")
+    return images
 
 
 def warn_shared(train_set: ImageSet, val_set: ImageSet) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,25 @@ def _blame(error: Exception, parts: Parts) -> str | None:
     said = last if before and last else f"{type(error).__name__}: {message}"
     if own:
         file, line = own[-1]
-        key = next((key for key, made_by in parts.items() if own_file(made_by) == file), "")
-        key = key or next(key for key in parts)
-        return f"{key} ({file}:{line}): {said}"
+        return f"{_key_of(own, parts)} ({file}:{line}): {said}"
     for key, made_by in parts.items():  # called with what it does not take, it is in no frame
         for each in getattr(made_by, "__mro__", [made_by]):
             if said.startswith(f"TypeError: {each.__qualname__}."):
                 return f"{key}: {described(made_by)}: {said}"
     return None
+
+
+def _key_of(places: Sequence[tuple[Path, int | str | None]], parts: Parts) -> str:
+    """The key of the innermost part that one of these lines is in; else of one whose file was run; else of any."""
+    for exactly in (True, False):
+        for file, line in reversed(places):
+            for key, made_by in parts.items():
+                if own_file(made_by) == file and (not exactly or int(line or 0) in _lines(made_by)):
+                    return key
+    return next(iter(parts))
+
+
+def _lines(made_by: Callable[..., Any]) -> range:
+    """The lines of a class or function in its file."""
+    lines, first = inspect.getsourcelines(made_by)
+    return range(first, first + len(lines))

@@ -70,6 +70,12 @@ def described(made_by: Any) -> str:
     return full_name(made_by) if file is None else f"{full_name(made_by)} ({file})"
 
 
+def shown(value: Any) -> str:
+    """Return what a value is, in words: its type, and its shape if it has one."""
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" {list(shape)}")
+
+
 def full_name(made_by: Any) -> str:
     return f"{made_by.__module__}.{made_by.__qualname__}"
 

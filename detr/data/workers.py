@@ -7,13 +7,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch.utils.data import Dataset
 
+from detr.config.kinds import described, own_file, shown
 from detr.data.dataset import ImageSet
 from detr.errors import UserError
 from detr.structures import Batch, Sample
 
+SLACK = 1e-3  # by which rounding may take a box out of its image
 CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
@@ -29,9 +32,28 @@ class Reporting(Dataset[Sample | UserError]):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
         try:
-            return self.images[key]
+            sample = self.images[key]
         except UserError as error:
             return UserError(*error.args)
+        fault = _fault(sample, self.images.classes.num_classes)
+        source = "dataset" if own_file(type(self.images)) else "augmentation"  # ours are right until they are changed
+        return sample if fault is None else UserError(f"{source}: {described(type(self.images))} gives {fault}")
+
+
+def _fault(sample: Any, num_classes: int) -> str | None:
+    """What is wrong with a sample, of what would be misread or fail far from here; None: nothing."""
+    if not isinstance(sample, Sample):
+        return f"{shown(sample)}, expected a detr.structures.Sample"
+    image, labels, boxes = sample.image, sample.labels, sample.boxes
+    if image.dim() != 3 or len(image) != 3:
+        return f"an image {list(image.shape)} of {sample.file}, expected [3, H, W]"
+    if boxes.shape != (len(labels), 4):
+        return f"boxes {list(boxes.shape)} and labels {list(labels.shape)} of {sample.file}, expected [n, 4] and [n]"
+    if len(boxes) and not (boxes.min() >= -SLACK and boxes.max() <= 1 + SLACK):
+        return f"boxes from {boxes.min():g} to {boxes.max():g} of {sample.file}, expected cxcywh in [0, 1]"
+    if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
+        return f"labels from {labels.min()} to {labels.max()} of {sample.file}, expected 0 to {num_classes - 1}"
+    return None
 
 
 class CollateOrReport:

@@ -10,9 +10,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from detr.config.kinds import described, shown
 from detr.errors import UserError
 from detr.losses.matched import Matched
-from detr.losses.matcher import HungarianMatcher
+from detr.losses.matcher import Matcher
 from detr.losses.terms import Term
 from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets, at_least_fp32
 
@@ -43,7 +44,7 @@ class SetCriterion(nn.Module):
     def __init__(
         self,
         *,
-        matcher: HungarianMatcher,
+        matcher: Matcher,
         terms: Mapping[str, Term],
         classification: Classification = "softmax",
         normalization: Literal["process", "global"] = "process",
@@ -95,6 +96,7 @@ class SetCriterion(nn.Module):
         with torch.autocast(predictions.logits.device.type, enabled=False):
             groups = predictions.map(at_least_fp32).supervised()
             matches = self.matcher(groups, targets)
+            _check_matches(self.matcher, matches, groups)
             seen: dict[str, Matched] = {}
             for name, group in groups.items():
                 seen[name] = _matched(group, targets, matches[name], normalizer, seen)
@@ -134,6 +136,17 @@ class SetCriterion(nn.Module):
         counts = _count(targets.image, torch.ones_like(targets.image), images)
         cardinality = (found.sum(-1) - counts).abs().float().mean(-1)
         return {"class_error": class_error, "cardinality_error": cardinality}
+
+
+def _check_matches(matcher: Matcher, matches: Mapping[str, Matches], groups: Mapping[str, Group]) -> None:
+    """Raises UserError unless a matcher says of every group who answers for which object."""
+    for name in groups:
+        found = matches.get(name) if isinstance(matches, Mapping) else None
+        if not isinstance(found, Matches):
+            raise UserError(
+                f"matcher: {described(type(matcher))} returns {shown(found)} for the group {name!r}, expected "
+                "detr.structures.Matches for every group by its name"
+            )
 
 
 def _check_shape(name: str, term: Term, value: Tensor, layers: int) -> None:

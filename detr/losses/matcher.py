@@ -59,7 +59,21 @@ CLASS_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class HungarianMatcher(nn.Module):
+class Matcher(nn.Module):
+    """Offers what every matcher does: it says which queries answer for which objects.
+
+    Attributes:
+        classification: what the class logits mean.
+    """
+
+    classification: Classification
+
+    def forward(self, groups: Mapping[str, Group], targets: Targets) -> dict[str, Matches]:
+        """Return the pairs of every group by its name; those of a group that has `matches` are these."""
+        raise NotImplementedError
+
+
+class HungarianMatcher(Matcher):
     """Finds the assignment of least total cost between queries and objects, for every layer and image.
 
     Args:

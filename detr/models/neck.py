@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.config.kinds import described, shown
+from detr.errors import UserError
 from detr.models.layers import group_norm
 from detr.models.structures import Features
 
@@ -87,12 +89,20 @@ class Neck(nn.Module):
             F.interpolate(padding[:, None].float(), size=level.shape[-2:], mode="nearest")[:, 0].bool()
             for level in maps
         ]
-        positions = [self.position_embedding(each).to(maps[0].dtype) for each in paddings]
+        positions = [self._positions(each, level).to(level.dtype) for each, level in zip(paddings, maps, strict=True)]
         if self.level_embedding is not None:
             positions = [
                 each + vector[:, None, None] for each, vector in zip(positions, self.level_embedding, strict=True)
             ]
         return Features(maps, paddings, positions, self.strides)
+
+    def _positions(self, padding: Tensor, level: Tensor) -> Tensor:
+        """Positions of a level. Raises UserError for another shape, which would be spread over it all the same."""
+        positions = self.position_embedding(padding)
+        if not isinstance(positions, Tensor) or positions.shape != level.shape:
+            made_by = described(type(self.position_embedding))
+            raise UserError(f"position_embedding: {made_by} returns {shown(positions)}, expected {shown(level)}")
+        return positions
 
 
 def _projection(

@@ -9,16 +9,20 @@ import pytest
 from command import TINY, only_error, run
 
 MODULE = '''
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from detr.data.shapes.dataset import Shapes
 from detr.evaluation.coco import CocoEvaluator
-from detr.losses.matcher import HungarianMatcher
+from detr.losses.matcher import Matcher
 from detr.losses.terms import Term
+from detr.models.deformable import DeformableDecoder
 from detr.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from detr.models.encoder import Encoder
 from detr.models.hybrid_encoder import HybridEncoder
+from detr.models.two_stage import TwoStageQueries
 from detr.training.callbacks import Callback
 
 
@@ -53,6 +57,11 @@ class Two(Term):
         return matched.boxes()[0].sum()
 
 
+class Good(Term):
+    def forward(self, matched):
+        return matched.sum_by_layer(matched.boxes()[0].sum(-1))
+
+
 class Broken(Term):
     def forward(self, matched):
         return matched.no_such_thing
@@ -85,6 +94,118 @@ class Grey:
 class Noisy(CocoEvaluator):
     def take(self, found):
         raise RuntimeError("too loud")
+
+
+class Flat(nn.Module):
+    """Positions of one image for all, which would spread over the batch."""
+
+    def __init__(self, *, d_model, **others):
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, padding):
+        return torch.zeros(1, self.d_model, *padding.shape[1:])
+
+
+class Liar(Backbone):
+    """Two levels of eight channels; it says something else."""
+
+    def __init__(self, *, lie, **others):
+        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        self.channels = [8, 16] if lie == "channels" else [8, 8]
+        self.strides = [8, 32] if lie == "strides" else [8, 16]
+        self.first, self.second = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 8, 2, stride=2)
+
+    def forward(self, images) -> list[torch.Tensor]:
+        first = self.first(images)
+        return [first, self.second(first)]
+
+
+class Short(HybridEncoder):
+    def forward(self, features):
+        memory = super().forward(features)
+        return replace(memory, tokens=memory.tokens[:, :-1])
+
+
+class One(TwoStageQueries):
+    """Queries of the first image for all, which would spread over the batch."""
+
+    def forward(self, memory):
+        queries = super().forward(memory)
+        return replace(queries, content=queries.content[:1])
+
+
+class Stray:
+    """An augmentation that loses a box, but keeps its label."""
+
+    def __init__(self, **others):
+        pass
+
+    def __call__(self, image, target):
+        return image, target | {"boxes": target["boxes"][1:]}
+
+
+class Fewer(DeformableDecoder):
+    def forward(self, queries, memory, box_head):
+        decoded = super().forward(queries, memory, box_head)
+        return replace(decoded, boxes=decoded.boxes[:, :, :-1])
+
+
+class Aloof(Matcher):
+    def __init__(self, classification, **others):
+        super().__init__()
+        self.classification = classification
+
+    def forward(self, groups, targets):
+        return {}
+
+
+class Odd(Shapes):
+    """Shapes whose samples are not what they should be."""
+
+    how = ""
+
+    def split(self, name, **others):
+        images = super().split(name, **others)
+        return list(images.files) if self.how == "list" else Images(images, self.how)
+
+
+class Images:
+    def __init__(self, images, how):
+        self.images, self.how = images, how
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name in ("images", "how"):
+            raise AttributeError(name)
+        return getattr(self.images, name)
+
+    def __getitem__(self, key):
+        sample = self.images[key]
+        changed = {
+            "tuple": (sample.image, sample.boxes),
+            "pixels": replace(sample, boxes=sample.boxes * 128),
+            "labels": replace(sample, labels=sample.labels + 5),
+        }
+        return changed[self.how]
+
+
+class OddList(Odd):
+    how = "list"
+
+
+class OddTuple(Odd):
+    how = "tuple"
+
+
+class OddPixels(Odd):
+    how = "pixels"
+
+
+class OddLabels(Odd):
+    how = "labels"
 
 
 class Quitting(Callback):
@@ -134,6 +255,46 @@ CASES = {
         ["optimizer._target_=mylab.parts.NoSplit"],
         r"optimizer: expected a torch\.optim\.optimizer\.Optimizer, got .*NoSplit",
     ),
+    "positions that spread": (
+        ["position_embedding._target_=mylab.parts.Flat"],
+        r"position_embedding: .*Flat .*returns a Tensor \[1, 32, .*expected a Tensor \[\d+, 32",
+    ),
+    "other channels": (
+        ["backbone._target_=mylab.parts.Liar", "+backbone.lie=channels"],
+        r"backbone: .*Liar .*returns levels .* but by its channels and strides",
+    ),
+    "other strides": (
+        ["backbone._target_=mylab.parts.Liar", "+backbone.lie=strides"],
+        r"backbone: .*Liar .*returns levels .* but by its channels and strides .*H/32",
+    ),
+    "fewer tokens": (
+        ["transformer.encoder._target_=mylab.parts.Short"],
+        r"transformer\.encoder: .*Short .*returns tokens \[\d+, \d+, 32\], positions",
+    ),
+    "queries of one image": (
+        ["queries._target_=mylab.parts.One"],
+        r"queries: .*One .*returns content \[1, 20, 32\], expected \[\d+, Q, 32\]",
+    ),
+    "a box is lost": (["augmentation.train._target_=mylab.parts.Stray"], r"augmentation: .* gives boxes .*and labels"),
+    "fewer boxes": (
+        ["transformer.decoder._target_=mylab.parts.Fewer"],
+        r"transformer\.decoder: .*Fewer .*returns hidden \[.*and boxes",
+    ),
+    "no matches": (["matcher._target_=mylab.parts.Aloof"], r"matcher: .*Aloof .*returns a NoneType for the group ''"),
+    "a list of files": (["dataset._target_=mylab.parts.OddList"], r"dataset, split train: .*list.* does not have"),
+    "a tuple for a sample": (["dataset._target_=mylab.parts.OddTuple"], r"dataset: .*Images .*gives a tuple, expected"),
+    "boxes in pixels": (
+        ["dataset._target_=mylab.parts.OddPixels", "dataloader.num_workers=1"],
+        r"dataset: .*Images .*gives boxes from .*expected cxcywh in \[0, 1\]",
+    ),
+    "labels of other classes": (
+        ["dataset._target_=mylab.parts.OddLabels"],
+        r"dataset: .*Images .*gives labels from .*expected 0 to 4",
+    ),
+    "the second of two": (
+        ["+loss.terms.another._target_=mylab.parts.Good", f"{TERM}.Broken"],
+        r"^error: loss\.terms\.mine .*parts\.py:\d+\): AttributeError",
+    ),
     "no schedule": (["scheduler._target_=mylab.parts.NoSplit"], r"scheduler: .*NoSplit .*does not have factor"),
 }
 
@@ -154,7 +315,7 @@ def test_a_wrong_part_is_told_in_one_line(place: Path, name: str) -> None:
                f"hydra.run.dir={run_name}", *words, cwd=place)  # fmt: skip
     line = only_error(done)
     assert re.search(said, line), line
-    if "name" not in name:
+    if name not in ("a reserved name", "a slash in a name", "a list of files", "a box is lost"):
         assert "parts.py" in line
 
 
