@@ -73,7 +73,8 @@ def described(made_by: Any) -> str:
 def shown(value: Any) -> str:
     """Return what a value is, in words: its type, and its shape if it has one."""
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + ("" if shape is None else f" {list(shape)}")
+    count = f" of {len(value)}" if isinstance(value, list | tuple) else ""
+    return f"a {type(value).__name__}{count}" + ("" if shape is None else f" {list(shape)}")
 
 
 def full_name(made_by: Any) -> str:

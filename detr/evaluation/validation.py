@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
+from detr.config.kinds import described, shown
 from detr.data.dataset import ImageSet
 from detr.data.images import read_image
 from detr.data.loader import EvalLoader
+from detr.errors import UserError
 from detr.evaluation.evaluator import Evaluator, Findings
 from detr.evaluation.examples import KEPT_SCORE, Boxes, Example, Segments
 from detr.evaluation.metrics import Evaluation
@@ -130,8 +132,15 @@ class Validation:
             outcome.loss /= images
         if self.loader.dataset.annotated:
             outcome.evaluation = self.evaluator.compute()
+            self._check(isinstance(outcome.evaluation, Evaluation), "compute", outcome.evaluation, "an Evaluation")
         outcome.submission = self.evaluator.submission
         return outcome
+
+    def _check(self, right: bool, method: str, given: Any, expected: str) -> None:
+        """Raises UserError where an evaluator does not give what is expected of it."""
+        if not right:
+            made_by = described(type(self.evaluator))
+            raise UserError(f"evaluator: {made_by}.{method} returns {shown(given)}, expected {expected}")
 
     def _part(self, model: nn.Module, cpu_batch: Batch, start: int) -> _Part:
         """What is found on one batch, which begins with image `start` of the split."""
@@ -139,6 +148,10 @@ class Validation:
         with self.autocast():
             predictions = model(batch.images, batch.padding)
         findings = self.evaluator.find(predictions, batch, self.classification)
+        self._check(isinstance(findings, Findings), "find", findings, "Findings")
+        self._check(
+            len(findings.found) == len(batch), "find", findings.found, f"`found` of each of {len(batch)} images"
+        )
         return _Part(
             found=findings.found,
             examples=self._examples(cpu_batch, findings, self.num_examples - start),

@@ -96,6 +96,22 @@ class Noisy(CocoEvaluator):
         raise RuntimeError("too loud")
 
 
+class Mute(CocoEvaluator):
+    def find(self, predictions, batch, classification):
+        return None
+
+
+class Lazy(CocoEvaluator):
+    def find(self, predictions, batch, classification):
+        findings = super().find(predictions, batch, classification)
+        return replace(findings, found=findings.found[1:])
+
+
+class Numbers(CocoEvaluator):
+    def compute(self):
+        return {"AP": 0.5}
+
+
 class Flat(nn.Module):
     """Positions of one image for all, which would spread over the batch."""
 
@@ -246,6 +262,12 @@ CASES = {
         ["evaluator._target_=mylab.parts.Noisy"],
         r"evaluator .*parts\.py:\d+\): RuntimeError: too loud",
     ),
+    "no findings": (["evaluator._target_=mylab.parts.Mute"], r"evaluator: .*Mute .*find returns a NoneType, expected"),
+    "an image is not looked at": (
+        ["evaluator._target_=mylab.parts.Lazy"],
+        r"evaluator: .*Lazy .*find returns a list of \d, expected what was found in \d+ images",
+    ),
+    "bare numbers": (["evaluator._target_=mylab.parts.Numbers"], r"evaluator: .*Numbers .*compute returns a dict"),
     "in a callback": (
         ["+callbacks.it._target_=mylab.parts.Quitting"],
         r"callbacks\.it .*parts\.py:\d+\): AttributeError",
@@ -282,7 +304,10 @@ CASES = {
     ),
     "no matches": (["matcher._target_=mylab.parts.Aloof"], r"matcher: .*Aloof .*returns a NoneType for the group ''"),
     "a list of files": (["dataset._target_=mylab.parts.OddList"], r"dataset, split train: .*list.* does not have"),
-    "a tuple for a sample": (["dataset._target_=mylab.parts.OddTuple"], r"dataset: .*Images .*gives a tuple, expected"),
+    "a tuple for a sample": (
+        ["dataset._target_=mylab.parts.OddTuple"],
+        r"dataset: .*Images .*gives a tuple of 2, expected",
+    ),
     "boxes in pixels": (
         ["dataset._target_=mylab.parts.OddPixels", "dataloader.num_workers=1"],
         r"dataset: .*Images .*gives boxes from .*expected cxcywh in \[0, 1\]",
