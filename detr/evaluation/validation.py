@@ -149,9 +149,7 @@ class Validation:
             predictions = model(batch.images, batch.padding)
         findings = self.evaluator.find(predictions, batch, self.classification)
         self._check(isinstance(findings, Findings), "find", findings, "Findings")
-        self._check(
-            len(findings.found) == len(batch), "find", findings.found, f"`found` of each of {len(batch)} images"
-        )
+        self._check(len(findings.found) == len(batch), "find", findings.found, f"what was found in {len(batch)} images")
         return _Part(
             found=findings.found,
             examples=self._examples(cpu_batch, findings, self.num_examples - start),
