@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from detr import distributed
 from detr.config import Config, build, build_a
 from detr.config.blame import check_first_output, own_parts
+from detr.config.build import locate
 from detr.config.containers import Section
 from detr.config.kinds import expect
 from detr.config.suggest import did_you_mean
@@ -28,6 +30,7 @@ from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.tracking.logger import Logger, NullLogger
 from detr.training.callbacks import Callback
+from detr.training.optim import grouped
 from detr.training.options import TrainerOptions
 from detr.training.parts import Parts
 from detr.training.resuming import check_unchanged
@@ -97,7 +100,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         loader=loader,
         model=model,
         criterion=criterion,
-        optimizer=build_a(torch.optim.Optimizer, values["optimizer"], model=model),
+        optimizer=build_optimizer(values["optimizer"], model),
         schedule=build_a(Schedule, values["scheduler"]),
         validation=validation,
         logger=build_a(Logger, values["logger"]) if distributed.is_main() else NullLogger(),
@@ -198,6 +201,19 @@ def without_weights(node: Section) -> Section:
     """Return a backbone's node that fetches no weights, nor do backbones inside of it."""
     inside = {name: without_weights(value) for name, value in node.items() if isinstance(value, Section)}
     return node.changed(**inside, **({"weights": None} if "weights" in node else {}))
+
+
+def build_optimizer(node: Section, model: DETR) -> torch.optim.Optimizer:
+    """Build the optimizer over groups of the model's parameters; what takes `model` only makes its own.
+
+    Raises:
+        UserError: it refuses its arguments, or nothing is left to train.
+    """
+    algorithm = locate(str(node["_target_"]), "optimizer")
+    if "params" not in inspect.signature(algorithm).parameters:
+        return build_a(torch.optim.Optimizer, node, model=model)
+    node = node.changed(_target_=f"{grouped.__module__}.{grouped.__name__}")
+    return build_a(torch.optim.Optimizer, node, algorithm=algorithm, model=model)
 
 
 def check_model(values: Values) -> None:

@@ -14,6 +14,9 @@ from detr.config.references import Path, dotted, leaves, origin, own_keys, refer
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
 
+# What an optimizer need not take, where it takes `params`: these keys make its groups of parameters.
+GROUPING = ("optimizer.lr_by_pattern", "optimizer.weight_decay_by_pattern", "optimizer.layer_decay")
+
 
 @functools.cache
 def schema(*, exporting: bool = True) -> dict[str, Any]:
@@ -38,6 +41,11 @@ def schema(*, exporting: bool = True) -> dict[str, Any]:
         "split": Literal["train", "val", "test"],
         "paths.output_root": str,
         "paths.data_root": str,
+        "optimizer.lr": float,
+        "optimizer.weight_decay": float | None,
+        "optimizer.lr_by_pattern": dict[str, float] | None,
+        "optimizer.weight_decay_by_pattern": dict[str, float] | None,
+        "optimizer.layer_decay": float | None,
         "dataloader.batch_size": Annotated[int, Ge(1)],
         "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
         "dataloader.num_workers": Annotated[int, Ge(0)],
@@ -100,13 +108,13 @@ class _Check:
         """One argument of a constructor."""
         if arguments is None:
             return
-        name = str(path[-1])
-        if name not in arguments:
+        name, key = str(path[-1]), dotted(path)
+        if name not in arguments and not (key in GROUPING and "params" in arguments):
             advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments) or 'nothing'}"
             drop = f"where an experiment sets it, ~{dotted(path)} takes it away"
             raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):
-            self.value(path, value, arguments[name].annotation)
+            self.value(path, value, schema()[key] if key in schema() else arguments[name].annotation)
 
     def plain(self, path: Path, value: Any) -> None:
         """A key outside of any constructor."""

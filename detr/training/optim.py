@@ -1,11 +1,13 @@
-"""The optimizer: groups of parameters by name pattern, by layer of the backbone and by weight decay."""
+"""Optimizers over groups of parameters: by name pattern, by layer of the backbone and by weight decay."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,75 +17,103 @@ from detr.patterns import check_patterns
 
 log = logging.getLogger(__name__)
 
+Group = dict[str, Any]  # as torch has them: `params`, `lr`, `weight_decay`; and `name`, for metrics
 
-class Setting(NamedTuple):
-    """Holds how the parameters of a group learn."""
-
-    lr: float
-    weight_decay: float
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # the same sums in one pass, on every kind of device
 
 
-def adamw(
+def grouped(
+    algorithm: Callable[..., torch.optim.Optimizer],
     *,
     model: nn.Module,
-    lr: float = 1e-4,
-    weight_decay: float = 1e-4,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     lr_by_pattern: Mapping[str, float] | None = None,
     weight_decay_by_pattern: Mapping[str, float] | None = None,
     layer_decay: float | None = None,
-) -> torch.optim.AdamW:
-    """Build AdamW (Loshchilov and Hutter 2019) over groups of parameters; the paper decays the weights of all of them.
+    **options: Any,
+) -> torch.optim.Optimizer:
+    """Build an optimizer over groups of parameters.
 
     Args:
+        algorithm: a class of `torch.optim`, or one like them: it takes `params`, and gets `model` if it takes it.
         model: whose parameters; those with a learning rate of 0 are frozen.
         lr: of parameters that no pattern matches.
-        weight_decay: of parameters that no pattern matches.
+        weight_decay: of parameters that no pattern matches; None where the algorithm has none.
         lr_by_pattern: regular expression → learning rate; the first that is found in a parameter's name counts.
         weight_decay_by_pattern: regular expression → weight decay, likewise.
         layer_decay: each stage of the backbone learns this much slower than the one behind it, the last one this much
-            slower than its learning rate says (BEiT, Bao et al. 2022); null: all alike.
+            slower than its learning rate says (BEiT, Bao et al. 2022); None: all alike.
+        options: the algorithm's own.
 
     Raises:
-        ValueError: a number out of its range, a pattern that is no regular expression or matches no parameter, or
-            nothing left to train.
+        ValueError: a number out of its range, a pattern that is no regular expression or matches no parameter, nothing
+            left to train, or an algorithm that does not fit the training.
     """
-    groups = parameter_groups(
-        model, Setting(lr, weight_decay), lr_by_pattern or {}, weight_decay_by_pattern or {}, layer_decay
-    )
-    for setting, parameters in groups.items():
-        for parameter in parameters:
-            parameter.requires_grad_(parameter.requires_grad and setting.lr > 0)
-    trained = [
-        {"params": learning, **setting._asdict()}
-        for setting, parameters in groups.items()
-        if (learning := [parameter for parameter in parameters if parameter.requires_grad])
-    ]
+    if lr is None:
+        raise ValueError("lr: a value is missing; give it with optimizer.lr=…")
+    if weight_decay is None and weight_decay_by_pattern:
+        raise ValueError("weight_decay_by_pattern: it needs a weight_decay for all other parameters; 0 is one")
+    groups = parameter_groups(model, lr, weight_decay, lr_by_pattern or {}, weight_decay_by_pattern or {}, layer_decay)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(parameter.requires_grad and group["lr"] > 0)
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+    trained = [group for group in groups if group["params"]]
     if not trained:
         raise ValueError("every parameter is frozen; give optimizer.lr above 0")
-    return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)  # the same sums in one pass
+    if weight_decay is not None:
+        options["weight_decay"] = weight_decay
+    if "model" in inspect.signature(algorithm).parameters:
+        options["model"] = model
+    if algorithm in FUSED and "foreach" not in options:
+        options.setdefault("fused", True)
+    optimizer = algorithm(trained, lr=lr, **options)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(f"{type(optimizer).__name__} computes losses again within a step, which the training does not")
+    return optimizer
+
+
+# The paper's; configs in older checkpoints name it.
+adamw = functools.partial(grouped, torch.optim.AdamW, lr=1e-4, weight_decay=1e-4)
 
 
 def parameter_groups(
     model: nn.Module,
-    default: Setting,
+    lr: float,
+    weight_decay: float | None,
     lr_by_pattern: Mapping[str, float],
     weight_decay_by_pattern: Mapping[str, float],
     layer_decay: float | None = None,
-) -> dict[Setting, list[nn.Parameter]]:
-    """Sort parameters by how they learn: those that no pattern matches first, then pattern by pattern."""
-    _check_at_least_0({"lr": default.lr, "weight_decay": default.weight_decay})
+) -> list[Group]:
+    """Sort parameters by how they learn: those that no pattern matches first, then pattern by pattern.
+
+    A group is called by its patterns: `default`, `backbone`, `backbone.norm_bias`, and with `layer_decay` by the stage,
+    too: `backbone.2`.
+    """
+    _check_at_least_0({"lr": lr, "weight_decay": weight_decay or 0})
     _check_at_least_0({f"lr_by_pattern.{pattern}": rate for pattern, rate in lr_by_pattern.items()})
     _check_at_least_0({f"weight_decay_by_pattern.{key}": decay for key, decay in weight_decay_by_pattern.items()})
-    rates = _by_pattern("lr_by_pattern", model, lr_by_pattern, default.lr)
-    decays = _by_pattern("weight_decay_by_pattern", model, weight_decay_by_pattern, default.weight_decay)
-    factors = {} if layer_decay is None else _by_stage(model, layer_decay)
+    rate_of = _by_pattern("lr_by_pattern", model, lr_by_pattern)
+    decay_of = _by_pattern("weight_decay_by_pattern", model, weight_decay_by_pattern)
+    stage_of, factors = ({}, {}) if layer_decay is None else _by_stage(model, layer_decay)
+    rates: dict[str | None, float] = {None: lr} | dict(lr_by_pattern)
+    decays: dict[str | None, float | None] = {None: weight_decay} | dict(weight_decay_by_pattern)
+    order = {rate: place for place, rate in enumerate(dict.fromkeys(rates.values()))}
     parameters = dict(model.named_parameters())
-    order = {rate: place for place, rate in enumerate(dict.fromkeys([default.lr, *lr_by_pattern.values()]))}
-    groups: dict[Setting, list[nn.Parameter]] = {}
-    for name in sorted(parameters, key=lambda name: order[rates[name]]):
-        setting = Setting(rates[name] * factors.get(name, 1.0), decays[name])
-        groups.setdefault(setting, []).append(parameters[name])
-    return groups
+    groups: dict[tuple[float, float | None], Group] = {}
+    for name in sorted(parameters, key=lambda name: order[rates[rate_of[name]]]):
+        rate, decay = rates[rate_of[name]] * factors.get(name, 1.0), decays[decay_of[name]]
+        if (rate, decay) not in groups:
+            title = _title(
+                rate_of[name], decay_of[name], stage_of.get(name), {group["name"] for group in groups.values()}
+            )
+            groups[rate, decay] = {"params": [], "lr": rate, "name": title}
+            if decay is not None:
+                groups[rate, decay]["weight_decay"] = decay
+        groups[rate, decay]["params"].append(parameters[name])
+    return list(groups.values())
 
 
 def train_mode(model: nn.Module) -> None:
@@ -94,8 +124,8 @@ def train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float], default: float) -> dict[str, float]:
-    """Parameter name → the value of the first pattern that is found in it."""
+def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float]) -> dict[str, str | None]:
+    """Parameter name → the first pattern that is found in it."""
     check_patterns(key, patterns)
     found = {}
     for name, _ in model.named_parameters():
@@ -104,19 +134,27 @@ def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float], defau
     if unused:
         tops = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"{key}: {unused[0]} is not found in any parameter's name; names start with {tops}")
-    return {name: default if pattern is None else patterns[pattern] for name, pattern in found.items()}
+    return found
 
 
-def _by_stage(model: nn.Module, decay: float) -> dict[str, float]:
-    """Parameter name → factor of its learning rate, of the backbone's parameters."""
+def _by_stage(model: nn.Module, decay: float) -> tuple[dict[str, int], dict[str, float]]:
+    """Parameter name → stage, and factor of the learning rate, of the backbone's parameters."""
     if not 0 < decay <= 1:
         raise ValueError(f"layer_decay: expected a number above 0 and at most 1, got {decay}")
     assert isinstance(model, DETR)
-    stages = model.backbone.stage_of()
+    stages = {f"backbone.{name}": stage for name, stage in model.backbone.stage_of().items()}
     if len(set(stages.values())) < 2:
         raise ValueError("layer_decay: this backbone does not say which parameters belong to which stage")
-    count = max(stages.values(), default=0) + 1
-    return {f"backbone.{name}": decay ** (count - stage) for name, stage in stages.items()}
+    count = max(stages.values()) + 1
+    return stages, {name: decay ** (count - stage) for name, stage in stages.items()}
+
+
+def _title(rate: str | None, decay: str | None, stage: int | None, taken: set[str]) -> str:
+    """What a group is called, fit for the name of a metric, and by no other group."""
+    patterns = [re.sub(r"\W+", "_", each).strip("_") or "group" for each in (rate or "default", decay) if each]
+    title = ".".join([*patterns, *([] if stage is None else [str(stage)])])
+    others = sum(each == title or each.startswith(f"{title}-") for each in taken)
+    return f"{title}-{others + 1}" if others else title
 
 
 def _check_at_least_0(values: Mapping[str, float]) -> None:

@@ -44,8 +44,15 @@ def test_experiments_fit_their_constructors(experiment: str) -> None:
     check(compose([f"experiment={experiment}"]))
 
 
-# Where an option sets what the constructor leaves to others: as many classes as the official weights have; sigmoids.
-MEANT = {("dataset/coco_panoptic", "num_classes"), ("loss/focal", "classification")}
+# Where an option sets what the constructor leaves to others: as many classes as the official weights have; sigmoids;
+# the paper's rates, and momentum, for torch's own optimizers.
+MEANT = {
+    ("dataset/coco_panoptic", "num_classes"),
+    ("loss/focal", "classification"),
+    ("optimizer/adamw", "lr"),
+    ("optimizer/adamw", "weight_decay"),
+    ("optimizer/sgd", "momentum"),
+}
 
 
 @pytest.mark.parametrize("group", OPTIONS)

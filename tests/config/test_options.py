@@ -10,7 +10,7 @@ from builders import CLASSES, random_images, random_targets
 from command import ROOT, TINY, run
 from test_combinations import DECODERS, ENCODERS, GROUPS
 
-from detr.assembly import build_model, check_model
+from detr.assembly import build_model, build_optimizer, check_model
 from detr.config import build, check, compose, resolved
 from detr.structures import Classes, Normalizer
 
@@ -141,7 +141,7 @@ def test_every_option_takes_a_step(words: list[str]) -> None:
     check_model(values)
     torch.manual_seed(0)
     model = build_model(values, Classes.contiguous({index: str(index) for index in range(CLASSES)}), pretrained=False)
-    optimizer, criterion = build(values["optimizer"], model=model), build(values["loss"])
+    optimizer, criterion = build_optimizer(values["optimizer"], model), build(values["loss"])
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     sizes = [(64, 96), (96, 64)]
     targets = random_targets([2, 1], masks=(96, 96) if model.mask_head is not None else None)

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from detr.assembly import build_optimizer
 from detr.config import build, compose, resolved
 from detr.data.loader import EpochSampler, TrainLoader
 from detr.models.detr import DETR
@@ -168,7 +169,7 @@ def test_five_steps(mask_head: str, tmp_path: Path) -> None:
         loader=TrainLoader(data, EpochSampler(4, 2, seed=0), num_workers=0),
         model=model,
         criterion=build(plain["loss"]),
-        optimizer=build(plain["optimizer"], model=model),
+        optimizer=build_optimizer(plain["optimizer"], model),
         schedule=build(plain["scheduler"]),
         validation=nothing,
         logger=NullLogger(),

@@ -25,7 +25,7 @@ from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
 from detr.models.queries import LearnedQueries
 from detr.structures import Normalizer
-from detr.training.optim import Setting, adamw, parameter_groups, train_mode
+from detr.training.optim import adamw, parameter_groups, train_mode
 
 
 def test_groups_of_detr_r50_are_the_official_ones() -> None:
@@ -76,12 +76,11 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
 
 def test_the_first_pattern_that_is_found_counts() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
-    groups = parameter_groups(model, Setting(1.0, 0.1), {"weight": 2.0, "encoder": 3.0}, {})
-    assert list(groups) == [Setting(1.0, 0.1), Setting(2.0, 0.1), Setting(3.0, 0.1)]
+    groups = parameter_groups(model, 1.0, 0.1, {"weight": 2.0, "encoder": 3.0}, {})
+    assert [(group["name"], group["lr"]) for group in groups] == [("default", 1.0), ("weight", 2.0), ("encoder", 3.0)]
+    assert {group["weight_decay"] for group in groups} == {0.1}
     expected = [[model["decoder"].bias], [model["encoder"].weight, model["decoder"].weight], [model["encoder"].bias]]
-    assert [[id(p) for p in parameters] for parameters in groups.values()] == [
-        [id(p) for p in each] for each in expected
-    ]
+    assert [[id(p) for p in group["params"]] for group in groups] == [[id(p) for p in each] for each in expected]
 
 
 @pytest.mark.parametrize(
