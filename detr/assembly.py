@@ -209,7 +209,7 @@ def build_optimizer(node: Section, model: DETR) -> torch.optim.Optimizer:
     Raises:
         UserError: it refuses its arguments, or nothing is left to train.
     """
-    algorithm = locate(str(node["_target_"]), "optimizer")
+    algorithm = locate(str(node["_target_"]), node.path)
     if "params" not in inspect.signature(algorithm).parameters:
         return build_a(torch.optim.Optimizer, node, model=model)
     node = node.changed(_target_=f"{grouped.__module__}.{grouped.__name__}")

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detr import distributed
 from detr.config import Config, check
-from detr.config.compose import CONF, folder, groups
+from detr.config.compose import CONF, folder, groups, offered
 from detr.config.explain import CommandLine, explain
 from detr.config.hydra_internals import parse_arguments, run
 from detr.config.suggest import closest
@@ -194,7 +194,9 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
         values=values,
         stored=stored,
         directory=_directory(),
-        choices={group: option for group, option in choices.items() if not group.startswith("hydra/")},
+        choices={
+            group: option for group, option in choices.items() if offered(group) and not group.startswith("hydra/")
+        },
         overrides=list(dict.fromkeys([*hydra.overrides.task, *aside])),
         aside=aside,
         hydra={

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from detr.config.annotations import parameters, show
 from detr.config.build import DIRECTIVES, locate
 from detr.config.check import schema
-from detr.config.compose import CONF, groups, load
+from detr.config.compose import CONF, groups, load, offered
 from detr.config.references import is_reference, leaves
 from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
@@ -135,7 +135,9 @@ def settings(group: str, option: str) -> list[Setting]:
         loaded = load("train", [f"{group}={option}"])
         comments = _comments((CONF / "train.yaml").read_text(encoding="utf-8"), ()) | _comments(file, ())
         for other, chosen in loaded.hydra.runtime.choices.items():
-            if other != group and not other.startswith("hydra/"):  # what the keys' own options say of them
+            if (
+                other != group and offered(other) and not other.startswith("hydra/")
+            ):  # what the keys' own options say of them
                 comments = _comments_of(other, chosen) | comments
         whole = _walk(_plain(loaded), (), comments)
         return [each for each in _settled(whole) if each.key in own]
@@ -170,7 +172,8 @@ def _walk(
         if isinstance(value, dict) and value:
             yield from _walk(value, here, comments, "" if "_target_" in value else meaning)
             continue
-        annotation = arguments[key].annotation if key in arguments else schema().get(".".join(here))
+        typed = schema().get(".".join(here))
+        annotation = typed if typed is not None or key not in arguments else arguments[key].annotation
         yield Setting(".".join(here), kind_of(annotation), value if is_reference(value) else show(value), meaning)
 
 

@@ -69,13 +69,22 @@ def without_hydra(loaded: DictConfig) -> DictConfig:
 
 
 def groups(*directories: Path | str) -> dict[str, list[str]]:
-    """Return every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options."""
+    """Return every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options.
+
+    Folders that begin with an underscore are for other configs, not to choose from.
+    """
     found: dict[str, set[str]] = {}
     for parent in (CONF, *map(Path, directories)):
         for file in parent.rglob("*.yaml"):
-            if file.parent != parent:
-                found.setdefault(file.parent.relative_to(parent).as_posix(), set()).add(file.stem)
+            group = file.parent.relative_to(parent).as_posix()
+            if file.parent != parent and offered(group):
+                found.setdefault(group, set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def offered(group: str) -> bool:
+    """Return whether a group is there for users to choose from."""
+    return not any(name.startswith("_") for name in group.split("/"))
 
 
 def hydra_groups(parent: str = "hydra") -> dict[str, list[str]]:

@@ -39,6 +39,7 @@ STEPS = {
         "model=detr",
         "transformer.activation=gelu,glu",
     ],
+    "optimizers": [*QUICKSTART, "optimizer=sgd,muon"],
     "queries": [*QUICKSTART, "queries=distinct,dab", "transformer=rt_detr_small"],
     "levels": [*QUICKSTART, THREE_LEVELS, "neck=multi_level,two_level"],
     "four_levels": [
@@ -101,7 +102,9 @@ ELSEWHERE = {
 
 def test_every_option_is_tried() -> None:
     options = {
-        f"{path.parent.relative_to(ROOT / 'conf')}={path.stem}" for path in (ROOT / "conf").rglob("*/*.yaml")
+        f"{path.parent.relative_to(ROOT / 'conf')}={path.stem}"
+        for path in (ROOT / "conf").rglob("*/*.yaml")
+        if not path.parent.name.startswith("_")
     } - ELSEWHERE
     tried = {
         f"{word.partition('=')[0]}={value}"

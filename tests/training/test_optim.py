@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from builders import random_images, random_targets, tiny_detr
 from torch import nn
 
+from detr.assembly import build_optimizer
+from detr.config import check, compose
+from detr.errors import UserError
 from detr.losses.criterion import SetCriterion
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, GIoU
@@ -181,3 +186,157 @@ def test_layer_decay_slows_stages_of_the_backbone_down() -> None:
     model.backbone.stages = ()
     with pytest.raises(ValueError, match="layer_decay: this backbone does not say which parameters belong"):
         adamw(model=model, lr=1.0, layer_decay=0.5)
+
+
+def noisy_steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 3, factor: float = 1.0) -> None:
+    """Steps along gradients that depend on nothing but the parameter's name and the step."""
+    for step in range(count):
+        for place, parameter in enumerate(model.parameters()):
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1000 * step + place))
+                parameter.grad = torch.empty_like(parameter).copy_(noise)  # with the parameter's own strides
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def own(model: DETR, *overrides: str) -> torch.optim.Optimizer:
+    """The optimizer of a command line, over this model."""
+    values, _ = check(compose(["~experiment", *overrides]))
+    return build_optimizer(values["optimizer"], model)
+
+
+ALGORITHMS = ["optimizer=adamw", "optimizer=sgd", "optimizer=muon", "optimizer._target_=torch.optim.RAdam"]
+
+
+@pytest.mark.parametrize(
+    ("words", "theirs"),
+    [
+        (["optimizer=adamw", "+optimizer.betas=[0.8,0.9]"], functools.partial(torch.optim.AdamW, betas=(0.8, 0.9))),
+        (["optimizer=sgd"], functools.partial(torch.optim.SGD, momentum=0.9)),
+        (["optimizer._target_=torch.optim.RAdam"], torch.optim.RAdam),
+    ],
+    ids=["adamw", "sgd", "radam"],
+)
+def test_each_is_torchs_own_over_the_groups(words: list[str], theirs: Any) -> None:
+    ours, other = tiny_detr(), tiny_detr()
+    mine = own(ours, *words, "optimizer.lr=1e-2", "optimizer.weight_decay=0.1", "optimizer.lr_by_pattern.backbone=1e-3")
+    learning = [(name, parameter) for name, parameter in other.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in learning if "backbone" not in name]},
+        {"params": [parameter for name, parameter in learning if "backbone" in name], "lr": 1e-3},
+    ]
+    noisy_steps(ours, mine)
+    noisy_steps(other, theirs(groups, lr=1e-2, weight_decay=0.1))
+    for (name, parameter), same in zip(ours.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, same, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_muon_is_torchs_for_hidden_matrices_and_adamw_for_the_rest() -> None:
+    ours, other = tiny_detr(), tiny_detr()
+    words = ["optimizer.lr=1e-2", "optimizer.weight_decay=0.1", "optimizer.lr_by_pattern={backbone: 1e-3}"]
+    mine = own(ours, "optimizer=muon", *words)
+    parameters = {name: parameter for name, parameter in other.named_parameters() if parameter.requires_grad}
+    hidden = {
+        name for name in parameters if re.search(r"(in_proj_|(out_proj|linear\d|box_head\.layers\.[01])\.)weight", name)
+    }
+    assert {parameters[name].ndim for name in hidden} == {2}
+    spared = {name for name, parameter in parameters.items() if parameter.ndim == 2} - hidden
+    assert spared == {"queries.embedding.weight", "class_head.weight", "box_head.layers.2.weight"}
+    rest = [
+        {
+            "params": [
+                parameter for name, parameter in parameters.items() if name not in hidden and "backbone" not in name
+            ]
+        },
+        {"params": [parameter for name, parameter in parameters.items() if "backbone" in name], "lr": 1e-3},
+    ]
+    matrices = [parameters[name] for name in parameters if name in hidden]
+    muon = torch.optim.Muon(matrices, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw_ = torch.optim.AdamW(rest, lr=1e-2, weight_decay=0.1)
+    noisy_steps(ours, mine)
+    gradients = copy.deepcopy(other)
+    noisy_steps(other, muon)
+    noisy_steps(other, adamw_)
+    assert any(not torch.equal(a, b) for a, b in zip(gradients.parameters(), other.parameters(), strict=True))
+    for (name, parameter), same in zip(ours.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, same, rtol=1e-6, atol=1e-6, msg=name)
+    assert [group["name"] for group in mine.param_groups] == ["default", "default.muon", "backbone"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_resumed_optimizer_goes_on_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
+    """Also a copy of it, and a copy whose rates are set leaves the first alone."""
+    model = tiny_detr()
+    optimizer = own(model, algorithm, "optimizer.lr=1e-2")
+    noisy_steps(model, optimizer)
+    torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "state.pt")
+    copied = copy.deepcopy((model, optimizer))
+    noisy_steps(*copied, count=2, factor=0.5)
+    resumed = tiny_detr()
+    again = own(resumed, algorithm, "optimizer.lr=1e-2")
+    weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(weights)
+    again.load_state_dict(state)
+    assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] == 1e-2
+    noisy_steps(resumed, again, count=2, factor=0.5)
+    noisy_steps(model, optimizer, count=2, factor=0.5)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
+        assert torch.equal(parameter, copied[0].get_parameter(name)), name
+
+
+def test_muon_skips_a_step_whose_gradient_overflows() -> None:
+    model = tiny_detr()
+    optimizer, scaler = own(model, "optimizer=muon"), torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = copy.deepcopy(model.state_dict())
+    for factor in (math.inf, 1.0):
+        scaler.scale(sum(p.sum() for p in model.parameters() if p.requires_grad) * factor).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
+        assert bool(moved) == (factor == 1.0)
+        optimizer.zero_grad()
+    assert scaler.get_scale() == 2.0
+
+
+def test_groups_have_names_fit_for_metrics() -> None:
+    patterns = {"backbone": 1e-3, r"class_head|box_head": 1e-4}
+    optimizer = adamw(model=tiny_detr(), lr=1e-2, lr_by_pattern=patterns | {"decoder": 0.0})
+    assert [group["name"] for group in optimizer.param_groups] == ["default", "backbone", "class_head_box_head"]
+    spared = adamw(model=tiny_detr(), lr=1e-2, weight_decay_by_pattern={r"norm|bias$": 0})
+    assert [group["name"] for group in spared.param_groups] == ["default", "default.norm_bias"]
+    staged = adamw(model=tiny_detr(), lr=1e-2, lr_by_pattern={"backbone": 1e-3}, layer_decay=0.5)
+    assert [group["name"] for group in staged.param_groups] == ["default", "backbone.1", "backbone.2", "backbone.3"]
+    model = nn.ModuleDict({"a_b": nn.Linear(2, 2), "a": nn.ModuleDict({"b": nn.Linear(2, 2)})})
+    same = parameter_groups(model, 1.0, None, {r"a_b": 2.0, r"a.b": 3.0}, {})
+    assert [group["name"] for group in same] == ["a_b", "a_b-2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.weight_decay", "optimizer.lr_by_pattern=null"], "LBFGS"),
+        (["optimizer._target_=torch.optim.Rprop"], "Rprop does not take weight_decay"),
+        (["optimizer._target_=torch.optim.Muon"], "Muon only supports 2D parameters"),
+        (["optimizer._target_=torch.optim.RAdm"], "did you mean torch.optim.RAdam"),
+        (["optimizer._target_=torch.optim.RAdam", "optimizer.lr=much"], "optimizer.lr: expected a number"),
+        (["optimizer._target_=torch.optim.RAdam", "~optimizer.lr"], "give it with optimizer.lr="),
+        (["+optimizer.beta=[0.9,0.99]"], "did you mean optimizer.betas"),
+        (["+optimizer.betas=[0.9,2]"], "optimizer: Invalid beta"),
+        (["optimizer=muon", "optimizer.adamw=['(']"], "optimizer: adamw: expected a regular expression"),
+        (
+            [
+                "optimizer._target_=torch.optim.Rprop",
+                "~optimizer.weight_decay",
+                "+optimizer.weight_decay_by_pattern.norm=0",
+            ],
+            "weight_decay_by_pattern: it needs a weight_decay",
+        ),
+    ],
+)
+def test_what_an_optimizer_does_not_take_is_told(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        own(tiny_detr(), *words)
