@@ -28,6 +28,7 @@ from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.structures import Classes
+from detr.tracking.code import code_of
 from detr.tracking.logger import Logger, NullLogger
 from detr.training.callbacks import Callback
 from detr.training.optim import grouped
@@ -66,6 +67,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         train_set, val_set = training_data(values, options.overfit_batches, data)
         place, held_out = str(Path.cwd()), getattr(data, "held_out", None)
         recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=place, held_out=held_out)
+        recipe = replace(recipe, folders=config.folders, modules=code_of(values).places)
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
         fresh = checkpoint is None and values["init_from"] is None

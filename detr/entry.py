@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import gc
 import inspect
@@ -25,9 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detr import distributed
 from detr.config import Config, check
-from detr.config.compose import CONF, folder, groups, offered
+from detr.config.build import MissingModuleError
+from detr.config.compose import CONF, groups, offered
 from detr.config.explain import CommandLine, explain
 from detr.config.hydra_internals import parse_arguments, run
+from detr.config.own import config_dir, folders_in, own_folders
+from detr.config.recorded import noted
 from detr.config.suggest import closest
 from detr.errors import Interrupted, OccupiedError, UserError
 from detr.files import LOCK
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit status
 FAILED = 1  # as an exception that nobody catches
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 RUN_FOLDER = "run folder: "
@@ -94,7 +99,9 @@ def user_errors() -> Iterator[None]:
         if distributed.is_main():
             print(interruption, file=sys.stderr)
         sys.exit(interruption.status)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and distributed.is_main() and not _in_a_run(error):
+            sys.exit(BROKEN_PIPE)  # whoever read what is printed has enough (`| head`)
         if distributed.first_to_fail():
             raise
         print(f"process {distributed.rank()} ends, since another one failed", file=sys.stderr)
@@ -115,9 +122,12 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
         distributed.follow(task)
         return
     args = parse_arguments(arguments)
-    args.config_dir = _config_dir(args.config_dir)
+    args.config_dir = config_dir(args.config_dir)
+    _check_flags(args, config_name)
+    primary = args.config_name or config_name
+    folders = own_folders(primary, args.config_dir, args.overrides)
     if args.help:
-        print(_help(task, config_name, args.config_dir))
+        print(_help(task, config_name, folders))
         return
     args.overrides, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
     outcome = _Outcome()
@@ -128,21 +138,21 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
         try:
             run(job, args, config_name)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            if any(note.startswith(RUN_FOLDER) for note in getattr(error, "__notes__", [])):
-                raise  # it is the task's own
-            command = CommandLine(args.config_name or config_name, args.overrides, args.config_dir, args.multirun)
+            if _in_a_run(error) or isinstance(error, BrokenPipeError):
+                raise
+            command = CommandLine(primary, args.overrides, folders, args.multirun)
             raise UserError(explain(error, command)) from error
         if outcome.error is not None:
             raise outcome.error
 
 
-def _help(task: Task, config_name: str, config_dir: str | None) -> str:
+def _help(task: Task, config_name: str, folders: Sequence[Path]) -> str:
     """What the program's module says of it, by the name that it was called by, and what its groups offer."""
     called = Path(sys.argv[0])
     name = f"python {called.name}" if called.suffix == ".py" else f"detr {config_name}"
     document = inspect.cleandoc(sys.modules[task.__module__].__doc__ or "").replace(f"detr {config_name}", name)
     others = groups().keys() - _own_groups(config_name)
-    everything = groups(*filter(None, [config_dir]))
+    everything = groups(*folders)
     offered = {group: options for group, options in everything.items() if group not in others}
     lines = [
         textwrap.fill(f"{group}: {', '.join(options)}", 100, initial_indent="  ", subsequent_indent="    ")
@@ -187,7 +197,11 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
 
 def _config(composed: DictConfig, aside: list[str]) -> Config:
     """What crosses the door."""
-    values, stored = check(composed)
+    try:
+        values, stored = check(composed)
+    except MissingModuleError as error:
+        before = noted(_resumed(composed)).get("code") or {}
+        raise error.lay_in(before.get("places", {})) from error
     hydra: Any = HydraConfig.get()
     choices: Any = OmegaConf.to_container(hydra.runtime.choices)
     return Config(
@@ -199,6 +213,7 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
         },
         overrides=list(dict.fromkeys([*hydra.overrides.task, *aside])),
         aside=aside,
+        folders=[str(each) for each in folders_in(hydra)],
         hydra={
             "config.yaml": OmegaConf.to_yaml(composed),
             "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra)})),
@@ -206,6 +221,12 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
         },
         sweep=job_facts(Path(hydra.sweep.dir), _directory()) if hydra.mode == RunMode.MULTIRUN else None,
     )
+
+
+def _resumed(composed: DictConfig) -> Path:
+    """The folder of the run that is to go on; where there is none, the folder of the new run."""
+    resume = composed.get("resume")
+    return _directory() if resume in (None, "auto") else Path(str(resume)).absolute().parent.parent
 
 
 def _directory() -> Path:
@@ -255,21 +276,22 @@ def _log(error: Exception, *, everywhere: bool, traceback: bool) -> None:
             handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), shown))
 
 
+def _in_a_run(error: BaseException) -> bool:
+    """Whether it is the task's own: not Hydra's, and of nothing that is printed beside."""
+    return any(note.startswith(RUN_FOLDER) for note in getattr(error, "__notes__", []))
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _config_dir(typed: str | None) -> str | None:
-    """`--config-dir sweeps` outside of a checkout: the folder that was installed with the package.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if typed is None or Path(typed).is_dir():
-        return typed
-    if not folder(typed).is_dir():
-        raise UserError(f"--config-dir {typed}: no such folder")
-    return str(folder(typed))
+def _check_flags(arguments: argparse.Namespace, config_name: str) -> None:
+    """Raise UserError about flags of Hydra's that make no sense here."""
+    if arguments.package and not arguments.cfg:
+        raise UserError(f"--package {arguments.package}: says which part of the config --cfg shows; add --cfg job")
+    named = (arguments.config_name or config_name).removesuffix(".yaml")
+    if named != config_name and (CONF / f"{named}.yaml").is_file():
+        raise UserError(f"--config-name {named}: that is the config of `detr {named}`, not of `detr {config_name}`")
 
 
 def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], list[str]]:

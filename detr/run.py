@@ -16,9 +16,11 @@ from detr import distributed
 from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check, override
 from detr.config.blame import own_parts_blamed
+from detr.config.build import MissingModuleError
 from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError
 from detr.evaluation.metrics import Evaluation
+from detr.tracking.code import code_of
 from detr.tracking.console import Console
 from detr.tracking.failure import failed_run_on_error
 from detr.tracking.record import RunRecord
@@ -56,9 +58,11 @@ def train(config: Config) -> None:
             return
         trainer.plan()
         val_set = None if parts.validation is None else parts.validation.loader.dataset
+        code = code_of(config.values)
         record = RunRecord.of(
             config,
             git=revision(),
+            code=code.to_dict(),
             hardware=hardware(),
             parameters=count_parameters(parts.model),
             processes=distributed.world_size(),
@@ -68,6 +72,7 @@ def train(config: Config) -> None:
         )
         if own:
             folder.keep_config(config.hydra)
+            code.keep(folder.path)
             folder.describe(record)
             if parts.recipe.held_out is not None:
                 folder.keep_held_out(parts.recipe.held_out)
@@ -141,7 +146,10 @@ def evaluate(config: Config) -> None:
         folder.claim()
     with distributed.main_first():
         weights = load(checkpoint)
-    values, stored = check(config_of(weights, config.aside))
+    try:
+        values, stored = check(config_of(weights, config.aside, config.folders))
+    except MissingModuleError as error:
+        raise error.lay_in({} if weights.checkpoint is None else weights.checkpoint.recipe.modules) from error
     console = Console(quiet=not distributed.is_main())
     with own_parts_blamed(values):
         model, validation = assemble_evaluation(values, weights, split)
@@ -152,9 +160,11 @@ def evaluate(config: Config) -> None:
     if outcome is None:
         return
     log.info("%d images in %.1f s", len(dataset), time.monotonic() - started)
+    code = code_of(values)
     record = RunRecord.of(
         config,
         git=revision(),
+        code=code.to_dict(),
         hardware=hardware(),
         data={split: dataset.fingerprint()},
         images=len(dataset),
@@ -162,6 +172,7 @@ def evaluate(config: Config) -> None:
         split=split,
     )
     folder.keep_config(config.hydra | {"evaluated.yaml": yaml.safe_dump(stored, sort_keys=False)})
+    code.keep(folder.path)
     folder.describe(record)
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
@@ -199,19 +210,23 @@ def tell_training(training: RunFolder, evaluation: Evaluation, folder: RunFolder
         log.warning("%s does not know of this evaluation: %s", training.path, error)
 
 
-def config_of(weights: Weights, overrides: Sequence[str]) -> DictConfig:
+def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
     """Return the config of weights with overrides: a checkpoint's own, else that of the experiment they are of.
+
+    Args:
+        folders: of configs, beside conf/; where there are none, those of the checkpoint's training.
 
     Raises:
         UserError: neither the weights nor the overrides say which experiment that is.
     """
     if weights.checkpoint is not None:
-        return override(weights.checkpoint.recipe.located(), overrides)
+        recipe = weights.checkpoint.recipe
+        return override(recipe.located(), overrides, folders or recipe.folders)
     if any(each.startswith("experiment=") for each in overrides):
-        return override({}, overrides)
+        return override({}, overrides, folders)
     if weights.experiment is None:
         raise UserError(
             f"{weights.source} has no config of its own; give the experiment it belongs to, such as "
             f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
         )
-    return override({}, [f"experiment={weights.experiment}", *overrides])
+    return override({}, [f"experiment={weights.experiment}", *overrides], folders)

@@ -4,10 +4,12 @@ detr options                            # the groups of conf/
 detr options transformer                # the options of a group, a line each
 detr options transformer=deformable     # every key: type, default, what it means
 detr options --markdown                 # all of it as a page: docs/options.md
+detr options --config-dir conf          # with your own options, as train.py has them; each command takes it
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 import sys
@@ -15,6 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from omegaconf import OmegaConf
@@ -23,11 +26,13 @@ from detr.config.annotations import parameters, show
 from detr.config.build import DIRECTIVES, locate
 from detr.config.check import schema
 from detr.config.compose import CONF, groups, load, offered
+from detr.config.own import SEARCHPATH, config_dir, own_folders
 from detr.config.references import is_reference, leaves
 from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
 from detr.errors import UserError
 
+Folders = Sequence[Path]
 TITLE = "Options"
 INHERITS = r"^defaults: \[(\w+)\]"
 SIMPLE = {bool: "bool", int: "int", float: "float", str: "str", type(None): "null"}
@@ -49,24 +54,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         if any(each in ("-h", "--help") for each in given):
             print(__doc__)
-        elif given == ["--markdown"]:
-            print(page(), end="")
-        elif len(given) > 1:
+            return
+        read = _parsed(given)
+        places = [word for word in read.asked if word.startswith(f"{SEARCHPATH}=")]
+        asked = [word for word in read.asked if word not in places]
+        folders = own_folders("train", config_dir(read.config_dir), places)
+        if read.markdown and not asked:
+            print(page(folders), end="")
+        elif len(asked) > 1 or read.markdown:
             raise UserError(f"expected at most one group or option, got {' '.join(given)}")
         else:
-            print("\n".join(answer(given[0] if given else None)))
+            print("\n".join(answer(asked[0] if asked else None, folders)))
 
 
-def answer(asked: str | None) -> Iterator[str]:
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("asked", nargs="*")
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--markdown", action="store_true")
+    try:
+        read, unknown = parser.parse_known_intermixed_args(given)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    if unknown:
+        flags = ["--config-dir", "--markdown", "--help"]
+        raise UserError(f"{unknown[0]}: there is no such flag{did_you_mean(unknown[0], flags)}")
+    return read
+
+
+def answer(asked: str | None, folders: Folders = ()) -> Iterator[str]:
     """Yield the lines that answer a question.
 
     Args:
         asked: `group`, `group=option`, or None for all groups.
+        folders: of configs, beside conf/.
 
     Raises:
         UserError: there is no such group or option.
     """
-    known = groups()
+    known = groups(*folders)
     if asked is None:
         width = max(map(len, known))
         yield from (f"{group:<{width}}  {', '.join(options)}" for group, options in known.items())
@@ -76,20 +102,20 @@ def answer(asked: str | None) -> Iterator[str]:
         raise UserError(f"{group}: there is no such group{did_you_mean(group, known) or '; `detr options` lists them'}")
     if not chosen:
         width = max(map(len, known[group]))
-        yield from (f"{option:<{width}}  {first_sentence(describe(group, option))}" for option in known[group])
+        yield from (f"{option:<{width}}  {first_sentence(describe(group, option, folders))}" for option in known[group])
         return
     if option not in known[group]:
         hint = did_you_mean(option, known[group]) or f"; there are {', '.join(known[group])}"
         raise UserError(f"{asked}: there is no such option{hint}")
-    yield from (f"{asked}", *(f"  {line}" for line in describe(group, option).splitlines()))
-    for setting in settings(group, option):
+    yield from (f"{asked}", *(f"  {line}" for line in describe(group, option, folders).splitlines()))
+    for setting in settings(group, option, folders):
         yield ""
         yield f"{setting.key}={setting.default}" + (f"   {setting.kind}" if setting.kind else "")
         if setting.words:
             yield f"    {setting.words}"
 
 
-def page() -> str:
+def page(folders: Folders = ()) -> str:
     """Return docs/options.md: every group, every option, every key."""
     lines = [
         f"# {TITLE}",
@@ -101,18 +127,18 @@ def page() -> str:
         "",
         *_table(_primary("train")),
     ]
-    for group, options in groups().items():
+    for group, options in groups(*folders).items():
         lines += ["", f"## {group}"]
         for option in options:
-            lines += ["", f"### {group}={option}", "", *_paragraphs(describe(group, option))]
-            rows = settings(group, option)
+            lines += ["", f"### {group}={option}", "", *_paragraphs(describe(group, option, folders))]
+            rows = settings(group, option, folders)
             lines += ["", *_table(rows)] if rows else []
     return "\n".join(lines) + "\n"
 
 
-def describe(group: str, option: str) -> str:
+def describe(group: str, option: str, folders: Folders = ()) -> str:
     """Return what an option is, by the head of its file; without one, by its constructor or by what it is made from."""
-    lines = _text(group, option).splitlines()
+    lines = _text(group, option, folders).splitlines()
     head = [line[1:].removeprefix(" ") for line in lines if line.startswith("#") and "@package" not in line]
     if head:
         return "\n".join(head)
@@ -120,40 +146,40 @@ def describe(group: str, option: str) -> str:
     if "_target_" in node:
         return first_sentence(inspect.getdoc(locate(node["_target_"], group)) or "")
     base = re.search(INHERITS, "\n".join(lines), re.MULTILINE)
-    return describe(group, base[1]) if base else ""
+    return describe(group, base[1], folders) if base else ""
 
 
-def settings(group: str, option: str) -> list[Setting]:
+def settings(group: str, option: str, folders: Folders = ()) -> list[Setting]:
     """Return every key of an option; of one that sets keys all over the config, those that it sets."""
-    file = _text(group, option)
+    file = _text(group, option, folders)
     path = tuple(group.split("/"))
     if group.startswith("hydra/"):
         return _settled(_walk(_plain(OmegaConf.create(file)), path, _comments(file, path)))
     if re.match(r"# @package _global_", file):
         keys = (path for path, _ in leaves(_plain(OmegaConf.create(file))))
         own = {".".join(name for name in path if isinstance(name, str)) for path in keys}
-        loaded = load("train", [f"{group}={option}"])
+        loaded = load("train", [f"{group}={option}"], folders)
         comments = _comments((CONF / "train.yaml").read_text(encoding="utf-8"), ()) | _comments(file, ())
         for other, chosen in loaded.hydra.runtime.choices.items():
             if (
                 other != group and offered(other) and not other.startswith("hydra/")
             ):  # what the keys' own options say of them
-                comments = _comments_of(other, chosen) | comments
+                comments = _comments_of(other, chosen, folders) | comments
         whole = _walk(_plain(loaded), (), comments)
         return [each for each in _settled(whole) if each.key in own]
-    comments = _comments_of(group, option)
-    node = _plain(load(None, [f"+{group}={option}"]))
+    comments = _comments_of(group, option, folders)
+    node = _plain(load(None, [f"+{group}={option}"], folders))
     for name in path:
         node = node[name]
     return _settled(_walk(node, path, comments))
 
 
-def _comments_of(group: str, option: str) -> dict[tuple[str, ...], str]:
+def _comments_of(group: str, option: str, folders: Folders) -> dict[tuple[str, ...], str]:
     """What an option's file and those that it is made from say of each key."""
-    file, path = _text(group, option), tuple(group.split("/"))
+    file, path = _text(group, option, folders), tuple(group.split("/"))
     comments = _comments(file, path)
     while base := re.search(INHERITS, file, re.MULTILINE):
-        file = _text(group, base[1])
+        file = _text(group, base[1], folders)
         comments = _comments(file, path) | comments
     return comments
 
@@ -246,8 +272,9 @@ def _plain(config: Any) -> dict[str, Any]:
     return container or {}
 
 
-def _text(group: str, option: str) -> str:
-    return (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
+def _text(group: str, option: str, folders: Folders) -> str:
+    files = (folder / group / f"{option}.yaml" for folder in (CONF, *folders))
+    return next(file for file in files if file.is_file()).read_text(encoding="utf-8")
 
 
 def _arguments(doc: str) -> dict[str, str]:

@@ -19,7 +19,9 @@ from omegaconf import OmegaConf
 
 from detr import distributed
 from detr.commands.train import main as train
+from detr.config.build import MissingModuleError
 from detr.config.compose import groups, load
+from detr.config.own import SEARCHPATH, located, own_folders
 from detr.config.recorded import Recorded, recorded
 from detr.entry import user_errors
 from detr.errors import UserError
@@ -44,9 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if run.cwd.is_dir() and run.cwd != Path.cwd():
                 print(f"in {run.cwd}, where the run was started", flush=True)
                 os.chdir(run.cwd)
+            for place in run.places:
+                if not there(place):
+                    print(f"own options: {place} is gone; what the run recorded of them is taken", flush=True)
             overrides = [*overrides_of(run, record), *given[1:]]
-            for line in news(folder, record, overrides):
-                print(line, flush=True)
+            try:
+                for line in news(folder, record, overrides):
+                    print(line, flush=True)
+            except MissingModuleError as error:
+                raise error.lay_in((record.get("code") or {}).get("places", {})) from error
     train(overrides)
 
 
@@ -70,9 +78,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
     """Return what makes today's conf/ the config of a run; a limit of time is replaced by the steps it gave."""
-    options = groups()
-    choices = [f"{group}={option}" for group, option in record["choices"].items() if option in options.get(group, [])]
-    composed: Any = OmegaConf.to_container(load("train", choices), resolve=False)
+    folders = own_folders("train", None, searched(run))
+    options, shipped = groups(*folders), groups()
+    choices = [
+        f"{'' if group in shipped else '+'}{group}={option}"
+        for group, option in record["choices"].items()
+        if option in options.get(group, [])
+    ]
+    composed: Any = OmegaConf.to_container(load("train", choices, folders), resolve=False)
     del composed["hydra"]
     ours, theirs = dict(_values(composed)), dict(_values(run.config))
     gone = [f"~{_key(path)}" for path in ours if path not in theirs and path[0] not in AFRESH]
@@ -83,7 +96,18 @@ def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
     ]
     trainer = run.section("trainer")
     limited = trainer["max_minutes"] is not None and trainer["max_steps"] is None
-    return [*choices, *gone, *changed, *([f"trainer.max_steps={record['steps']}"] if limited else [])]
+    return [*searched(run), *choices, *gone, *changed, *([f"trainer.max_steps={record['steps']}"] if limited else [])]
+
+
+def searched(run: Recorded) -> list[str]:
+    """Return the override that finds a run's own options again, as far as they are there; empty where it had none."""
+    places = [place for place in run.places if there(place)]
+    return [f"{SEARCHPATH}={text(places)}"] if places else []
+
+
+def there(place: str) -> bool:
+    """Return whether there are configs at a place of `hydra.searchpath`."""
+    return any(folder.is_dir() for folder in located(place))
 
 
 def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
@@ -91,6 +115,7 @@ def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iter
     from detr.assembly import training_data  # with torch, for which a mistake need not wait
     from detr.config import check, compose
     from detr.environment import hardware, revision
+    from detr.tracking.code import code_of
 
     values, _ = check(compose(overrides))
     steps = values["trainer"]["max_steps"] or record["steps"]
@@ -103,6 +128,10 @@ def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iter
     same = before == now != "unknown"
     doubt = ", with changes that no commit has" if before.endswith("-dirty") else ""
     yield f"code: {'the same' if same else f'it was {before}, it is {now}'}{doubt}"
+    noted = record.get("code")
+    own = code_of(values, (noted or {}).get("places", ()))
+    if noted or own.places:
+        yield f"own code: {', '.join(own.changes(noted or {})) or 'the same'}"
     machine = {name: (record.get("hardware", {}).get(name), value) for name, value in hardware().items()}
     others = [f"{name} was {old}, is {new}" for name, (old, new) in machine.items() if old != new]
     yield f"machine: {'; '.join(others) or 'the same'}"

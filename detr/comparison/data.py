@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class SplitData:
     fingerprint: str | None  # what the run noted of the images and their annotations, as JSON; None: nothing
     cwd: Path  # where relative paths start
     split: str = VALIDATION
+    places: dict[str, str] = field(default_factory=dict)  # where own code lay: top-level module → folder
 
     def same(self, other: SplitData) -> bool:
         """Return whether two runs had the same split: by what they recorded of it, else by the config."""
@@ -72,7 +73,7 @@ class SplitData:
             UserError: the files are gone or broken, or are not what they were; or the data set is one of the user's
                 own that cannot be built here.
         """
-        from detr.config import build  # with the torch that a table need not wait for
+        from detr.config.build import MissingModuleError, build  # with the torch that a table need not wait for
 
         section = json.loads(self.section)
         root = section.get("root")
@@ -83,6 +84,8 @@ class SplitData:
                 split = build(section).split(self.split, transform=None)
                 fingerprint, truth = as_json(vars(split.fingerprint())), split.ground_truth()
                 files = [str(self.cwd / file) for file in split.files]
+        except MissingModuleError as error:
+            raise error.lay_in(self.places) from error
         except UserError:
             raise
         except Exception as error:  # whatever a class of the user's raises
@@ -111,7 +114,8 @@ def split_data(run: Run) -> SplitData:
         section = source.config["dataset"]
     if not isinstance(section, dict):
         raise UserError(f"{run.place}: its config has no dataset")
-    return SplitData(as_json(section), None if noted is None else as_json(noted), source.cwd, split)
+    places = (run.facts.get("code") or {}).get("places", {})
+    return SplitData(as_json(section), None if noted is None else as_json(noted), source.cwd, split, places)
 
 
 def as_json(value: Any) -> str:

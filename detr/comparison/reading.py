@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detr.comparison.evaluations import Evaluated
-from detr.config.recorded import Recorded, recorded
+from detr.config.recorded import Recorded, noted, recorded
 from detr.errors import UserError
 from detr.evaluation.names import LOSS
 from detr.tracking.rows import METRICS, Row, best_row, read_rows
@@ -138,7 +137,7 @@ def read_run(folder: Path) -> Run:
         UserError: the folder has no config or no metrics, or they cannot be read.
     """
     rows = _rows(folder)
-    run = Run(str(folder), recorded(folder), rows, _facts(folder), _status(folder), folder)
+    run = Run(str(folder), recorded(folder), rows, noted(folder), _status(folder), folder)
     _ = run.trainer  # so that a config that cannot be resolved shows here
     if not run.evaluated:
         raise UserError(f"{folder}: no validation metrics in {METRICS}: the run did not get to an evaluation")
@@ -160,12 +159,3 @@ def _status(folder: Path) -> RunStatus:
         return read_status(folder)
     except (OSError, ValueError, TypeError):
         return RunStatus()
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """run.json; what cannot be read is as good as missing, since nothing but notes depends on it."""
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

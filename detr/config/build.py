@@ -130,6 +130,27 @@ def locate(target: str, where: str) -> Callable[..., Any]:
     return found
 
 
+class MissingModuleError(UserError):
+    """Says that a module is not there which a `_target_` needs.
+
+    Args:
+        problem: what is shown, but for the way to mend it.
+        module: its name.
+    """
+
+    def __init__(self, problem: str, module: str) -> None:
+        super().__init__(problem, module)
+        self.problem, self.module = problem, module
+
+    def __str__(self) -> str:
+        return f"{self.problem}; install it, or add its folder to PYTHONPATH"
+
+    def lay_in(self, places: Mapping[str, str]) -> UserError:
+        """Return the error that also says where the module lay once; `places`: top-level module → folder."""
+        place = places.get(self.module.partition(".")[0])
+        return self if place is None else UserError(f"{self.problem}; it lay in {place}: add that folder to PYTHONPATH")
+
+
 def _longest_module(parts: list[str], where: str) -> tuple[Any, list[str]]:
     """The module that a dotted name starts with, and the rest of the name."""
     for count in range(len(parts), 0, -1):
@@ -137,6 +158,9 @@ def _longest_module(parts: list[str], where: str) -> tuple[Any, list[str]]:
         try:
             return importlib.import_module(name), parts[count:]
         except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists; something it imports does not
-    raise UserError(f"{where}._target_: there is no module {parts[0]}; install it, or add its folder to PYTHONPATH")
+            if error.name is None:
+                raise
+            if not f"{name}.".startswith(f"{error.name}."):  # the module exists; something it imports does not
+                missing = f"{where}._target_: {'.'.join(parts)} needs the module {error.name}, which is not there"
+                raise MissingModuleError(missing, error.name) from error
+    raise MissingModuleError(f"{where}._target_: there is no module {parts[0]}", parts[0])

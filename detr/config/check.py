@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import typing
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
@@ -115,6 +116,18 @@ class _Check:
             raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):
             self.value(path, value, schema()[key] if key in schema() else arguments[name].annotation)
+        elif isinstance(value, dict) and "_target_" not in value:
+            self.parts(path, value, arguments[name].annotation)
+
+    def parts(self, path: Path, value: dict[str, Any], annotation: Any) -> None:
+        """A mapping of parts: null is none of them, unless the constructor says so."""
+        allowed = typing.get_args(annotation)[-1:]
+        if not allowed or type(None) in typing.get_args(allowed[0]):
+            return
+        for key, item in value.items():
+            if item is None:
+                here = dotted(origin(self.raw, (*path, key)))
+                raise UserError(f"{here}: expected a part, with _target_, got null; ~{here} takes it away")
 
     def plain(self, path: Path, value: Any) -> None:
         """A key outside of any constructor."""

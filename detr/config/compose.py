@@ -31,31 +31,33 @@ def folder(name: str) -> Path:
 CONF = folder("conf")
 
 
-def compose(overrides: Sequence[str] = (), config_name: str | None = "train") -> DictConfig:
+def compose(
+    overrides: Sequence[str] = (), config_name: str | None = "train", folders: Sequence[Path | str] = ()
+) -> DictConfig:
     """Compose a primary config with overrides, as a run would get it.
 
     Unlike `hydra.compose` it may be called inside of a run, and `${hydra:…}` is filled in. Without a
-    `config_name` there is nothing but what the overrides add (`+backbone=resnet50`).
+    `config_name` there is nothing but what the overrides add (`+backbone=resnet50`). `folders`: as in `load`.
 
     Raises:
         hydra.errors.HydraException: what Hydra cannot compose; `detr.config.explain` puts it into one line.
     """
-    return without_hydra(load(config_name, overrides))
+    return without_hydra(load(config_name, overrides, folders))
 
 
-def load(config_name: str | None, overrides: Sequence[str], directory: str | None = None) -> DictConfig:
+def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Path | str] = ()) -> DictConfig:
     """Compose a config with Hydra's own node.
 
     Args:
         config_name: the primary config.
         overrides: as on the command line.
-        directory: a further folder of configs (`--config-dir`).
+        folders: further folders of configs (`--config-dir`, `hydra.searchpath`).
     """
-    places = [str(CONF)] if directory is None else [str(CONF), str(Path(directory).absolute())]
-    if not (CONF / f"{(config_name or '').removesuffix('.yaml')}.yaml").exists():
-        places.reverse()  # the primary config is looked for in the first one only
-    further = [f"hydra.searchpath=[file://{place}]" for place in places[1:]]
-    with _hydra(places[0]):
+    places = [CONF, *(Path(each).absolute() for each in folders)]
+    primary = f"{(config_name or '').removesuffix('.yaml')}.yaml"
+    places.sort(key=lambda place: not (place / primary).is_file())  # it is looked for in the first one only
+    further = [f"hydra.searchpath=[{','.join(_quoted(f'file://{place}') for place in places[1:])}]"] if folders else []
+    with _hydra(str(places[0])):
         return hydra.compose(config_name, [*overrides, *further], return_hydra_config=True)
 
 
@@ -68,13 +70,13 @@ def without_hydra(loaded: DictConfig) -> DictConfig:
     return config
 
 
-def groups(*directories: Path | str) -> dict[str, list[str]]:
+def groups(*folders: Path | str) -> dict[str, list[str]]:
     """Return every group in conf/ and in further folders of configs, as `transformer/encoder`, with its options.
 
     Folders that begin with an underscore are for other configs, not to choose from.
     """
     found: dict[str, set[str]] = {}
-    for parent in (CONF, *map(Path, directories)):
+    for parent in (CONF, *map(Path, folders)):
         for file in parent.rglob("*.yaml"):
             group = file.parent.relative_to(parent).as_posix()
             if file.parent != parent and offered(group):
@@ -113,6 +115,11 @@ def hydra_config(loaded: DictConfig) -> Iterator[None]:
         yield
     finally:
         instance.cfg = before
+
+
+def _quoted(text: str) -> str:
+    """As the grammar of overrides has it, whatever characters a path has."""
+    return "'" + text.replace("'", r"\'") + "'"
 
 
 @contextmanager

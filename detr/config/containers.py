@@ -24,6 +24,7 @@ class Config:
     choices: dict[str, str] = field(default_factory=dict)  # group → option
     overrides: list[str] = field(default_factory=list)  # of the command line
     aside: list[str] = field(default_factory=list)  # of keys that the config does not have
+    folders: list[str] = field(default_factory=list)  # of the user's own configs
     hydra: dict[str, str] = field(default_factory=dict)  # file → content, as Hydra writes them into `.hydra/`
     sweep: dict[str, Any] | None = None  # of a job: the sweep's `name`, and what `differs`
 
@@ -32,6 +33,10 @@ class Section(dict[str, Any]):
     """Remembers under which key the user finds a dict: `backbone`, also where `model` refers to it."""
 
     path: str = ""
+
+    def __missing__(self, key: str) -> Any:
+        """Raise UserError, since only the user can have taken it away, or begun a config without it."""
+        raise UserError(f"{self.path}.{key}".lstrip(".") + ": the config lacks this key, which a run needs")
 
     def changed(self, **values: Any) -> Section:
         """Return the same with other values."""

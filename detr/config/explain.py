@@ -7,7 +7,7 @@ again, override by override, until the culprit is found. Nothing of this runs wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class CommandLine:
 
     config_name: str
     overrides: list[str]
-    directory: str | None = None  # --config-dir
+    folders: list[Path] = field(default_factory=list)  # of configs beside conf/: --config-dir, hydra.searchpath
     multirun: bool = False
 
 
@@ -113,7 +113,7 @@ def _find_culprit(command: CommandLine) -> None:
     """Raises UserError about the first override that cannot be; returns if there is none."""
     _check_primary(command)
     parsed = parse_overrides(command.overrides)
-    all_groups = groups(*[command.directory] if command.directory else [])
+    all_groups = groups(*command.folders)
     if any(override.key_or_group.startswith("hydra/") for override in parsed):
         all_groups |= hydra_groups()
     for override in parsed:
@@ -124,7 +124,7 @@ def _find_culprit(command: CommandLine) -> None:
         check_choice(override, all_groups)
     _check_added_choices(command, [each for each in choices if each.is_add()])
     chosen = [each.input_line or "" for each in choices if not each.is_sweep_override()]
-    tree: Any = OmegaConf.to_container(load(command.config_name, chosen, command.directory), resolve=False)
+    tree: Any = OmegaConf.to_container(load(command.config_name, chosen, command.folders), resolve=False)
     for override in parsed:
         if override.key_or_group not in all_groups:
             check_key(override, tree, all_groups)
@@ -134,7 +134,7 @@ def _check_added_choices(command: CommandLine, added: list[Override]) -> None:
     """A group that has an option already takes another one without a plus."""
     if not added:
         return
-    loaded = load(command.config_name, [], command.directory)
+    loaded = load(command.config_name, [], command.folders)
     known: Any = OmegaConf.to_container(loaded.hydra.runtime.choices)
     for override in added:
         group, text = override.key_or_group, override.input_line or ""
@@ -143,8 +143,7 @@ def _check_added_choices(command: CommandLine, added: list[Override]) -> None:
 
 
 def _check_primary(command: CommandLine) -> None:
-    folders = [CONF, Path(command.directory or CONF)]
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    known = sorted({file.stem for folder in (CONF, *command.folders) for file in folder.glob("*.yaml")})
     if command.config_name.removesuffix(".yaml") not in known and "/" not in command.config_name:
         hint = did_you_mean(command.config_name, known) or f"; there are {', '.join(known)}"
         raise UserError(f"--config-name {command.config_name}: there is no such config{hint}")

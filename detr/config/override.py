@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -15,25 +16,34 @@ from detr.config.explain import check_choice, check_key, in_one_line, parse_over
 from detr.errors import UserError
 
 
-def override(stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+def override(stored: dict[str, Any], overrides: Sequence[str], folders: Sequence[Path | str] = ()) -> DictConfig:
     """Apply overrides to a config that was stored with `unresolved`, and return the result.
 
     `key=value`, `+key=value` and `~key` do what they do on train.py's command line. A group's choice
     (`dataset=custom`) puts the option as it is in conf/ in the place of the stored node, and `experiment=…`
     composes everything anew; values win over choices, in whatever order they are given.
 
+    Args:
+        folders: of configs, beside conf/; those that are gone are named where an option is not found.
+
     Raises:
         UserError: an override that cannot be read, or names a key, group or option that does not exist.
     """
     parsed = parse_overrides(overrides)
-    all_groups = groups()
+    there = [Path(folder) for folder in folders if Path(folder).is_dir()]
+    all_groups = groups(*there)
     for each in parsed:
         if each.is_sweep_override():
             raise UserError(f"{each.input_line}: give one value; a list is written key=[a,b]")
     choices = [each for each in parsed if each.key_or_group in all_groups and not each.is_delete()]
     for each in choices:
-        check_choice(each, all_groups)
-    config = _with_choices(stored, choices)
+        try:
+            check_choice(each, all_groups)
+        except UserError as error:
+            gone = [str(folder) for folder in folders if not Path(folder).is_dir()]
+            hint = f"; own options lay in {' and '.join(gone)}, which is gone: give their folder with --config-dir"
+            raise UserError(f"{error}{hint if gone else ''}") from None
+    config = _with_choices(stored, choices, there)
     OmegaConf.set_struct(config, True)
     for each in parsed:
         if each not in choices:
@@ -42,7 +52,7 @@ def override(stored: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def _with_choices(stored: dict[str, Any], choices: list[Override]) -> DictConfig:
+def _with_choices(stored: dict[str, Any], choices: list[Override], folders: Sequence[Path]) -> DictConfig:
     """The stored config with the nodes of chosen options in their places, and whatever else these options set."""
     config = OmegaConf.create(stored)
     if not choices:
@@ -50,10 +60,10 @@ def _with_choices(stored: dict[str, Any], choices: list[Override]) -> DictConfig
     texts = {each.key_or_group: f"{each.key_or_group}={_name(each.value())}" for each in choices}
     try:
         if "experiment" in texts:
-            return compose(list(texts.values()))
+            return compose(list(texts.values()), folders=folders)
         # An option may bring nested groups, which other choices then change instead of adding them.
         tops = {group for group in texts if not any(group.startswith(f"{other}/") for other in texts)}
-        fresh = compose([f"+{text}" if group in tops else text for group, text in texts.items()], None)
+        fresh = compose([f"+{text}" if group in tops else text for group, text in texts.items()], None, folders)
     except HydraException as error:
         raise UserError(in_one_line(error)) from error
     for group in tops:

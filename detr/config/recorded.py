@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Recorded:
     overrides: list[str]  # of the command line
     source: Path  # the config's file
     cwd: Path  # where the command was given; relative paths of the config start there
+    places: list[str]  # of the user's own configs, as `hydra.searchpath` has them
 
     def section(self, key: str) -> Any:
         """Return a part of the config as plain containers, interpolations resolved.
@@ -53,13 +55,31 @@ def recorded(folder: Path, config: Path | None = None) -> Recorded:
     if not isinstance(content, DictConfig):
         raise UserError(f"{source}: there is no config of a run")
     container: Any = OmegaConf.to_container(content, resolve=False)
-    overrides, hydra = folder / HYDRA / "overrides.yaml", folder / HYDRA / "hydra.yaml"
+    overrides, file = folder / HYDRA / "overrides.yaml", folder / HYDRA / "hydra.yaml"
+    hydra = _read(file) if file.exists() else None
     return Recorded(
         config=container,
         overrides=[str(each) for each in _read(overrides)] if overrides.exists() else [],
         source=source,
-        cwd=Path(_cwd(_read(hydra)) if hydra.exists() else "."),
+        cwd=Path(_cwd(hydra) if hydra is not None else "."),
+        places=own_places(OmegaConf.select(hydra, "hydra")) if hydra is not None else [],
     )
+
+
+def own_places(hydra: Any) -> list[str]:
+    """Return where a config was looked for beside conf/, as `hydra.searchpath` has it; `hydra`: Hydra's own node."""
+    sources = OmegaConf.select(hydra, "runtime.config_sources") or []
+    given = [each for each in sources if each.provider == "command-line" or each.provider.startswith("hydra.")]
+    return [f"{each.schema}://{each.path}" for each in given]
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """Return run.json of a run; what cannot be read is as good as missing, since nothing but notes depends on it."""
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _cwd(hydra: Any) -> str:

@@ -27,10 +27,15 @@ def closest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
 
 
 def similarity(word: str, candidate: str) -> float:
-    """Return a number from 0 to 1, 1 for equal words; a last part in common counts a little less."""
+    """Return a number from 0 to 1, 1 for equal words; a last part in common, or a beginning, counts a little less."""
     whole = _ratio(word, candidate)
     last = _ratio(_last(word), _last(candidate))
-    return max(whole, 0.8 * last + 0.2 * whole)
+    return max(whole, 0.8 * last + 0.2 * whole, 0.8 + 0.2 * whole if _begins(word, candidate) else 0.0)
+
+
+def _begins(word: str, candidate: str) -> bool:
+    """`dino` begins `dino_r50`; `loss` is above `loss.terms`, and does not begin it."""
+    return len(word) > 2 and candidate.lower().startswith(word.lower()) and "." not in candidate[len(word) :]
 
 
 def _ratio(a: str, b: str) -> float:

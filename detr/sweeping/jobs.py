@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from detr.config.check import check
 from detr.config.compose import hydra_config, without_hydra
 from detr.config.explain import CommandLine, explain
+from detr.config.own import folders_in
 from detr.errors import UserError
 
 PRUNING = "+callbacks.pruning={_target_: detr.sweeping.pruning.StopPoorTrials}"
@@ -50,7 +51,7 @@ class JobComposer:
         try:
             config = self.loader.load_sweep_config(self.master, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            command = CommandLine(self.config_name, list(overrides), self._directory())
+            command = CommandLine(self.config_name, list(overrides), folders_in(self.master.hydra))
             raise UserError(explain(error, command)) from error
         with open_dict(config):
             config.hydra.job.num = number
@@ -64,8 +65,3 @@ class JobComposer:
         quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
         more = [RESUME] * self.resumable + [PRUNING] * pruning
         return [*more, f"hydra.sweep.subdir='{quoted}'"]
-
-    def _directory(self) -> str | None:
-        """Return the folder of configs that the command line named (--config-dir)."""
-        sources = self.master.hydra.runtime.config_sources
-        return next((source.path for source in sources if source.provider == "command-line"), None)

@@ -21,6 +21,7 @@ class RunRecord:
     overrides: list[str]  # of the command line
     sweep: dict[str, Any] | None = None  # of a job: the sweep's `name`, and the overrides that set it apart, `differs`
     git: str | None = None  # the code's revision
+    code: dict[str, Any] | None = None  # of parts that are not detr's: see `detr.tracking.code.Code`
     hardware: dict[str, Any] | None = None
     parameters: dict[str, int] | None = None  # `total` and `trainable`
     processes: int | None = None

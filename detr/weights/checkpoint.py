@@ -43,6 +43,8 @@ class Recipe:
     origin: dict[str, Any] = field(default_factory=dict)  # what became of the weights that `init_from` named
     cwd: str = ""  # where the training was started: relative places in the config are seen from there
     held_out: list[str] | None = None  # names of the images that dataset.holdout kept for validation
+    folders: list[str] = field(default_factory=list)  # of the user's own configs
+    modules: dict[str, str] = field(default_factory=dict)  # of the user's own code: top-level module → where it lay
 
     def located(self) -> dict[str, Any]:
         """Return the config, places of the data made absolute that are relative, if there is something there."""
@@ -83,6 +85,8 @@ class Checkpoint:
             "origin": self.recipe.origin,
             "cwd": self.recipe.cwd,
             "held_out": self.recipe.held_out,
+            "folders": self.recipe.folders,
+            "modules": self.recipe.modules,
             "model": self.model,
             "ema": self.ema,
             "trainer": self.trainer,
@@ -109,6 +113,8 @@ class Checkpoint:
             origin=content["origin"],
             cwd=content["cwd"],
             held_out=content.get("held_out"),
+            folders=content.get("folders", []),
+            modules=content.get("modules", {}),
         )
         return cls(recipe, **{name: content[name] for name in ("model", "ema", "trainer", "wandb_id")})
 

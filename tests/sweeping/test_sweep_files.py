@@ -25,7 +25,7 @@ WANDB_FILES = sorted((SWEEPS / "wandb").glob("*.yaml"))
 
 def loaded(name: str, *overrides: str) -> DictConfig:
     """As `python train.py -cd sweeps -cn NAME OVERRIDES` has it."""
-    return load(name, overrides, str(SWEEPS))
+    return load(name, overrides, [SWEEPS])
 
 
 def spaces(master: DictConfig) -> list[Override]:
