@@ -31,6 +31,14 @@ def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ("batch_size=4", "did you mean dataloader.batch_size?"),
         ("backbone=resnet52", "did you mean resnet50?"),
         ("experiment=quikstart", "did you mean quickstart?"),
+        ("experiment=dino", "did you mean dino_r50?"),
+        (
+            "loss.terms.giou=null",
+            "loss.terms.giou: expected a part, with _target_, got null; ~loss.terms.giou takes it",
+        ),
+        ("-p optimizer", "add --cfg job"),
+        ("-cn evaluate", "--config-name evaluate: that is the config of `detr evaluate`, not of `detr train`"),
+        ("~logger", "logger: the config lacks this key, which a run needs"),
         ("loss=focl", "did you mean focal?"),
         ("bakbone=resnet50", "did you mean backbone?"),
         ("-cn trian", "did you mean train?"),
@@ -105,6 +113,17 @@ def test_showing_the_config_imports_no_torch() -> None:
     result = run_cold("-c", script)
     assert result.returncode == 0, result.stderr
     assert "seed: 42" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", ["train.py -sc install=bash", "-m detr options --markdown"])
+def test_output_that_nobody_reads(arguments: str) -> None:
+    """`… | head`: the status of a program that SIGPIPE ended, and no word."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        program = [sys.executable, "-u", *arguments.split()]
+        done = subprocess.run(program, cwd=ROOT, stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_output_folder_below_a_file(tmp_path: Path) -> None:

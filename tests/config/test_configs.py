@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from detr.config import check, compose
 from detr.config.annotations import parameters
 from detr.config.build import locate
 from detr.config.compose import CONF, groups
+from detr.config.references import leaves
 from detr.structures import Classes
 
 OPTIONS = groups()
@@ -41,7 +43,14 @@ def test_options_fit_their_constructors(choices: list[str]) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_fit_their_constructors(experiment: str) -> None:
-    check(compose([f"experiment={experiment}"]))
+    """And what its file says is not overwritten by train.yaml."""
+    config = compose([f"experiment={experiment}"])
+    check(config)
+    said = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"), resolve=False)
+    composed = OmegaConf.to_container(config, resolve=False)
+    for path, value in leaves(said):
+        if path[0] != "defaults":
+            assert functools.reduce(lambda node, key: node[key], path, composed) == value, path
 
 
 # Where an option sets what the constructor leaves to others: as many classes as the official weights have; sigmoids;

@@ -38,7 +38,7 @@ FILES = {
     "conf/dataset/mine.yaml": "# Shapes of my own.\ndefaults: [shapes]\n\n_target_: mylab.parts.MyShapes\n",
     "conf/loss/mine.yaml": "defaults: [detr]\n\nterms:\n  bbox:\n    _target_: mylab.parts.MyL1\n",
     "conf/evaluator/mine.yaml": "defaults: [coco]\n\n_target_: mylab.parts.MyEvaluator\n",
-    "conf/experiment/mine.yaml": "# @package _global_\n# Mine.\ndefaults: [quickstart]\n\nseed: 7\n",
+    "conf/experiment/mine.yaml": "# @package _global_\n# Mine.\ndefaults: [quickstart]\n\ntrainer:\n  patience: 7\n",
 }
 WORDS = [*TINY, "trainer.max_steps=2", "dataset=mine", "loss=mine", "experiment=mine"]
 
@@ -173,7 +173,7 @@ def test_options_lists_own_ones(lab: Path) -> None:
         "Shapes of my own."
     )
     assert "dataset.categories='contiguous'" in detr(lab, "options", "dataset=mine", "--config-dir", "conf").stdout
-    assert "seed=7" in "\n".join(answer("experiment=mine", [lab / "conf"]))
+    assert "trainer.patience=7" in "\n".join(answer("experiment=mine", [lab / "conf"]))
     assert "--config-dir" in only_error(detr(lab, "options", "--confg-dir", "conf"))
 
 
