@@ -129,7 +129,7 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
     if args.help:
         print(_help(task, config_name, folders))
         return
-    args.overrides, aside = _set_aside(args.overrides, config_name) if deferred else (args.overrides, [])
+    args.overrides, aside = _set_aside(args.overrides, config_name, folders) if deferred else (args.overrides, [])
     outcome = _Outcome()
     job = distributed.everybodys_end(_job(task, aside, outcome))
     logging.raiseExceptions = False  # a log file on a full disk must not bury the one line that says so
@@ -294,7 +294,7 @@ def _check_flags(arguments: argparse.Namespace, config_name: str) -> None:
         raise UserError(f"--config-name {named}: that is the config of `detr {named}`, not of `detr {config_name}`")
 
 
-def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], list[str]]:
+def _set_aside(overrides: Sequence[str], config_name: str, folders: Sequence[Path]) -> tuple[list[str], list[str]]:
     """Overrides of the primary config's own keys and groups, and all others. Paths are everybody's.
 
     Raises:
@@ -306,7 +306,7 @@ def _set_aside(overrides: Sequence[str], config_name: str) -> tuple[list[str], l
     for override in overrides:
         root = re.split(r"[.=/@:]", override.lstrip("+~"), maxsplit=1)[0]
         near = closest(root, own, 1)
-        if root not in own and near:
+        if root not in own and near and root not in groups(*folders):
             raise UserError(f"{root}: there is no such key; did you mean {near[0]}?")
         if root in own:
             kept.append(override)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Recorded:
     overrides: list[str]  # of the command line
     source: Path  # the config's file
     cwd: Path  # where the command was given; relative paths of the config start there
-    places: list[str]  # of the user's own configs, as `hydra.searchpath` has them
+    places: list[str] = field(default_factory=list)  # of the user's own configs, as `hydra.searchpath` has them
 
     def section(self, key: str) -> Any:
         """Return a part of the config as plain containers, interpolations resolved.

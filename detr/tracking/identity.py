@@ -67,6 +67,8 @@ def run_config(
     about = training or record
     facts = record.to_dict()
     del facts["choices"]
+    if "code" in facts:
+        facts["code"] = {name: facts["code"][name] for name in ("digest", "packages")}  # its files are an artifact
     belongs = {}
     if training is not None:
         checkpoint = facts.pop("checkpoint", {})
