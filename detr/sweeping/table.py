@@ -129,12 +129,13 @@ def show(plan: Plan, table: Sequence[JobResult]) -> None:
     """Show the same on the terminal, and how to go on from there."""
     console = Terminal(width=None if sys.stdout.isatty() else WIDTH)
     for title, rows in ((plan.name, by_job(table)), (SETTINGS, by_setting(table))):
-        shape = rich.table.Table(title=title, title_justify="left")
+        shape = rich.table.Table()
         for name in rows[0] if rows else ():
             shape.add_column(name, overflow="fold")
         for values in rows[1:]:
             shape.add_row(*values)
         if rows:
+            console.print(title, style="italic", soft_wrap=True, highlight=False, markup=False)
             console.print(shape)
     lines = [*reasons(plan, table), f"table    {plan.path / 'sweep.csv'}, sweep.md"]
     if any(row.run for row in table):
