@@ -98,7 +98,7 @@ def test_own_parts_of_every_kind_train_evaluate_resume_sweep_and_compare(command
 
     few = ["seed=0,1", "trainer.max_steps=2", "trainer.max_minutes=null", "logger=none", "hydra.sweep.dir=sweep"]
     own("train", "-cd", "conf", "-cn", "decoders", "experiment=ours", "dataset=lines", *few)
-    own("compare", "sweep", "--json", "compared.json", "--html", "compared.html")
+    own("compare", "sweep", "--metric", "counted", "--json", "compared.json", "--html", "compared.html")
     compared = json.loads((tmp_path / "compared.json").read_text())
     assert compared["differences"]["transformer.decoder._target_"][1] == "mylab.uncertain.UncertainDecoder"
     assert [each["verdict"] for each in compared["conclusions"]] == ["not distinguishable"]

@@ -1,4 +1,4 @@
-"""Metrics as they are written for people: AP in points (× 100), PQ as it is, losses as they are."""
+"""Metrics as they are written for people: AP in points (× 100), PQ, losses and other metrics as they are."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_DIGITS = 9
 
 
 def shown_metrics(runs: Iterable[Run]) -> list[str]:
-    """Return the metrics of the tables that some run has."""
-    found = {name for run in runs for name in run.metrics()}
-    return [name for name in (*SHOWN, *MASKS, *PANOPTIC, LOSS) if name in found]
+    """Return the metrics of the tables that some run has; those of somebody's own evaluator come last."""
+    found = dict.fromkeys(name for run in runs for name in run.metrics())
+    return [name for name in (*SHOWN, *MASKS, *PANOPTIC, LOSS) if name in found] + list(filter(is_own, found))
 
 
 def class_metrics(runs: Iterable[Run]) -> list[str]:
@@ -32,11 +32,21 @@ def class_metrics(runs: Iterable[Run]) -> list[str]:
 
 def is_fraction(name: str) -> bool:
     """Return whether a metric is written times 100."""
-    return name != LOSS and not name.startswith(("PQ", "SQ", "RQ"))
+    return name.removeprefix("segm/").startswith(("AP", "AR"))
+
+
+def is_percentage(name: str) -> bool:
+    """Return whether a metric comes in percent."""
+    return name.startswith(("PQ", "SQ", "RQ"))
+
+
+def is_own(name: str) -> bool:
+    """Return whether a metric is none that comes along: it is written as it is."""
+    return not (is_fraction(name) or is_percentage(name) or name == LOSS)
 
 
 def unit(name: str) -> str:
-    return name if is_fraction(name) or name == LOSS else f"{name} (in percent)"
+    return f"{name} (in percent)" if is_percentage(name) else name
 
 
 def points(run: Run, name: str, *, last: bool = False) -> float | None:
@@ -61,7 +71,7 @@ def moments(runs: Sequence[Run], name: str, *, last: bool = False) -> str:
 
 
 def number(value: float | None, name: str = "AP", *, signed: bool = False, digits: int | None = None) -> str:
-    """Return a value as text: one decimal for points and percents, three for losses, unless told otherwise."""
+    """Return a value as text: one decimal for points and percents, else three, unless told otherwise."""
     if value is None:
         return NOTHING
     digits = _digits(name) if digits is None else digits
@@ -80,4 +90,4 @@ def telling(value: float, name: str = "AP", *others: float) -> str:
 
 
 def _digits(name: str) -> int:
-    return 3 if name == LOSS else 1
+    return 1 if is_fraction(name) or is_percentage(name) else 3

@@ -28,7 +28,7 @@ def comparison(tmp_path: Path) -> Comparison:
         for seed in range(1 if setting == "c" else 2):
             aps, ap = [0.1137 * (seed + 1), expected_ap(right)], 0.2713 + 0.0091 * right + 0.0313 * seed
             options: dict[str, Any] = {"data": data, "right": right, "seed": 71 + seed, "config": config}
-            options["metrics"] = {"AP/cat": ap, "AP/dog": ap / 2, "AP75": ap / 3}
+            options["metrics"] = {"AP/cat": ap, "AP/dog": ap / 2, "AP75": ap / 3, "counted": ap / 5}
             options["facts"] = {"steps": 20, "git": setting * 40}
             write_run(tmp_path / setting / str(seed), aps, **options)
     runs, skipped = find_runs([str(tmp_path / name) for name in "abc"])
@@ -128,3 +128,13 @@ def test_numbers_of_runs_settings_and_classes(comparison: Comparison) -> None:
     assert curve["lines"]["A"][0] == {"step": 10, "mean": pytest.approx(17.055), "low": 11.37, "high": 22.74}
     assert content["images"]["rows"][0].keys() == {"file", "objects", "A", "B", "C"}
     assert len(content["images"]["rows"]) == 12
+
+
+def test_a_metric_of_ones_own_evaluator_is_compared_as_it_is(comparison: Comparison) -> None:
+    """Beside those that come along, and neither in points nor in percent."""
+    assert comparison.metrics[-2:] == ["loss", "counted"]
+    own = compare(comparison.runs, metric="counted", last=False)
+    found = [run.metrics()["counted"] for setting in own.settings[:2] for run in setting.runs]
+    difference = sum(found[2:]) / 2 - sum(found[:2]) / 2
+    assert own.conclusions[0].difference == pytest.approx(difference)
+    assert f"by {difference:.3f} counted" in own.summary[0] or f"difference {difference:.3f} counted" in own.summary[0]
