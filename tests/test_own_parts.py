@@ -12,12 +12,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import yaml
 from builders import random_images, random_targets, tiny_detr
 from extending import FILES, QUERIES, composed, detector, importable, write_files
 from PIL import Image
 from torchvision.tv_tensors import BoundingBoxes
 from trainers import trainer
 
+from detr.assembly import build_optimizer
 from detr.config import build
 from detr.errors import UserError
 from detr.evaluation.coco import CocoEvaluator
@@ -32,7 +34,7 @@ from detr.models.queries import Surroundings
 from detr.models.structures import Features, Memory
 from detr.structures import Classes, Detections, Losses, Matches, Normalizer, Predictions, Targets
 
-PLAIN = ["backbone=plain", "backbone.trainable=['.*']"]
+PLAIN = "backbone=plain"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,9 +66,9 @@ OPTIONS = [f"{path.parent}={path.stem}" for path in CONFIGS if path.parts[0] in 
 @pytest.mark.parametrize("word", OPTIONS)
 def test_each_part_alone_takes_two_steps(folder: Path, word: str) -> None:
     """On the quickstart, whose other parts are those that came along."""
-    values = composed(folder, *PLAIN, word)
+    values = composed(folder, PLAIN, word)
     model, criterion = detector(values), build(values["loss"])
-    optimizer = build(values["optimizer"], model=model)
+    optimizer = build_optimizer(values["optimizer"], model)
     for _ in range(2):
         _, losses = step(model, criterion)
         optimizer.zero_grad()
@@ -77,32 +79,32 @@ def test_each_part_alone_takes_two_steps(folder: Path, word: str) -> None:
     assert [name for name, each in learning.items() if each.grad is None] == []
 
 
-def test_what_the_backbone_freezes_stays(folder: Path) -> None:
-    values = composed(folder, "backbone=plain", "backbone.trainable=['stage[12]']")
+def test_the_backbone_is_what_it_says() -> None:
+    backbone = mylab("plain").PlainNet(width=8)
+    levels = backbone(torch.rand(2, 3, 64, 96))
+    assert [level.shape[1] for level in levels] == backbone.channels == [8, 16, 32]
+    assert [64 // level.shape[2] for level in levels] == [96 // level.shape[3] for level in levels] == backbone.strides
+    assert backbone.size_divisor == backbone.strides[-1]
+
+
+def test_what_a_backbone_freezes_stays(folder: Path) -> None:
+    """Parameters that ask for no gradient are no optimizer's."""
+    values = composed(folder, PLAIN)
     model, criterion = detector(values), build(values["loss"])
-    optimizer = build(values["optimizer"], model=model)
+    model.backbone.body[0].requires_grad_(False)
+    optimizer = build_optimizer(values["optimizer"], model)
     before = {name: parameter.detach().clone() for name, parameter in model.backbone.named_parameters()}
     _, losses = step(model, criterion)
     losses.total.backward()
     optimizer.step()
-    for name, parameter in model.backbone.named_parameters():
-        learns = not name.startswith("body.stage0")
-        assert (parameter.grad is not None) == learns
-        assert torch.equal(parameter, before[name]) != learns
-    assert {name.split(".")[1] for name in before} == {"stage0", "stage1", "stage2"}  # the quickstart's two levels
-    assert (model.backbone.channels, model.backbone.strides) == ([64, 128], [8, 16])
+    moved = {name for name, each in model.backbone.named_parameters() if not torch.equal(each, before[name])}
+    assert moved == {name for name in before if not name.startswith("body.0")}
 
 
-def test_the_backbone_is_what_it_says() -> None:
-    backbone = mylab("plain").PlainNet(width=8, levels=[-2, -1], trainable=[".*"])
-    levels = backbone(torch.rand(2, 3, 64, 96))
-    assert [level.shape[1] for level in levels] == backbone.channels == [32, 64]
-    assert [64 // level.shape[2] for level in levels] == backbone.strides == [16, 32]
-
-
-def test_the_backbone_says_what_does_not_fit(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^backbone: trainable: .* does not match .* stage0, stage1, stage2$"):
-        detector(composed(folder, "backbone=plain"))  # the quickstart's own expressions
+def test_experiments_set_nothing_of_ones_own_backbone(folder: Path) -> None:
+    option = yaml.safe_load(FILES["conf/backbone/plain.yaml"])
+    for experiment in ("quickstart", "small_data", "deformable_detr_r50"):
+        assert composed(folder, PLAIN, f"experiment={experiment}")["backbone"] == option
 
 
 def test_the_encoder_looks_at_each_level_alone() -> None:
@@ -124,7 +126,7 @@ def test_the_encoder_looks_at_each_level_alone() -> None:
 def test_the_extra_goes_where_boxes_go(folder: Path) -> None:
     """Also to denoising queries and to those of several that answer for an object, which the proposals are not."""
     more = ["denoising=contrastive", "one_to_many=hybrid", "one_to_many.num_queries=10"]
-    values = composed(folder, "transformer/decoder=uncertain", *PLAIN, *more)
+    values = composed(folder, "transformer/decoder=uncertain", PLAIN, *more)
     model = detector(values)
     predictions, losses = step(model, build(values["loss"]))
     assert predictions.extras["log_scale"].shape == predictions.boxes.shape == (2, 2, QUERIES, 4)
@@ -142,7 +144,7 @@ def test_the_extra_goes_where_boxes_go(folder: Path) -> None:
 
 def test_the_term_teaches_the_head(folder: Path) -> None:
     """With everything else frozen only this term gets better, in every layer."""
-    values = composed(folder, "transformer/decoder=uncertain", *PLAIN)
+    values = composed(folder, "transformer/decoder=uncertain", PLAIN)
     model, criterion = detector(values), build(values["loss"])
     optimizer = torch.optim.Adam(model.decoder.scale_head.parameters(), lr=0.1)
     history = []
@@ -157,7 +159,7 @@ def test_the_term_teaches_the_head(folder: Path) -> None:
 
 
 def test_a_decoder_that_does_not_say_what_a_term_needs_is_told(folder: Path) -> None:
-    values = composed(folder, *PLAIN, "+loss.terms.box_nll._target_=mylab.uncertain.BoxNLL")
+    values = composed(folder, PLAIN, "+loss.terms.box_nll._target_=mylab.uncertain.BoxNLL")
     with pytest.raises(UserError, match=r"^loss.terms.box_nll needs log_scale, which this decoder does not predict$"):
         step(detector(values), build(values["loss"]))
 
@@ -256,7 +258,9 @@ def test_lion_moves_every_weight_equally_far() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     weight = model.weight.detach().clone()
-    lion = mylab("lion").Lion(model=model, lr=0.1, weight_decay=0.5, lr_by_pattern={"bias": 0.01})
+    lion = mylab("lion").Lion(
+        [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.01}], lr=0.1, weight_decay=0.5
+    )
     momentum = torch.zeros(2, 3)
     for _ in range(2):
         gradient = torch.randn(2, 3)
