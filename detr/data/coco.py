@@ -60,6 +60,11 @@ class CocoSplits(Splits):
         files = self._splits[name]
         return files is not None and any(Path(path).exists() for path in _paths(files["annotations"]))
 
+    def places(self, name: Split) -> tuple[list[str], list[str]]:
+        """Return the image folders and the annotation files of a split. Raises UserError if it is not set."""
+        files = self._files(name)
+        return _paths(files["images"]), _paths(files["annotations"])
+
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
         """Return a split as its files have it; see `read_annotations`."""
         files = self._files(name)

@@ -154,6 +154,11 @@ class AnnotatedImages(Dataset[Sample]):
         )
 
     @property
+    def annotations(self) -> Annotations:
+        """Return all annotations as they were read, crowds included."""
+        return self._annotations
+
+    @property
     def files(self) -> list[str]:
         """Return [I] paths of the images (a new list: ask once)."""
         return self._annotations.files.tolist()

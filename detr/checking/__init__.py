@@ -1,0 +1,1 @@
+"""`detr check`: mistakes in a data set, found before a training learns them."""
