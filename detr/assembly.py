@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from detr import distributed
+from detr.checking.check import startup_findings
+from detr.checking.settings import settings_of
 from detr.config import Config, build, build_a
 from detr.config.blame import check_first_output, own_parts
 from detr.config.build import locate
@@ -73,6 +75,8 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         fresh = checkpoint is None and values["init_from"] is None
         model = build_model(values, train_set.classes, pretrained=fresh)
         check_capacity(train_set, model.queries.num_queries)
+        if checkpoint is None and options.overfit_batches is None:
+            warn_of_findings(train_set, val_set, values)
         if checkpoint is not None:
             origin = checkpoint.recipe.origin
         elif values["init_from"] is not None:
@@ -187,6 +191,15 @@ def warn_without_objects(val_set: ImageSet) -> None:
             "the best; dataset.holdout=0.2 keeps a fifth of the training images for validation",
             len(val_set),
         )
+
+
+def warn_of_findings(train_set: ImageSet, val_set: ImageSet, values: Values) -> None:
+    """Say in one line each what looks wrong with the data, as far as it costs nothing to find."""
+    findings = startup_findings(train_set, val_set, settings_of(values)) if distributed.is_main() else []
+    for each in findings:
+        log.warning("%s: %s", each.split, each.message)
+    if findings:
+        log.warning("`detr check` shows more, with the same words as this training")
 
 
 def build_model(values: Values, classes: Classes, *, pretrained: bool) -> DETR:

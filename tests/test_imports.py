@@ -22,6 +22,7 @@ ORDER = [
     "drawing",
     "tracking",
     "training",
+    "checking",
     "assembly",
     "run",
     "comparison",
@@ -85,7 +86,18 @@ def test_nothing_runs_in_a_circle() -> None:
 
 
 def test_hydra_stays_at_the_door() -> None:
-    behind = ("data", "models", "losses", "evaluation", "weights", "drawing", "tracking", "training", "assembly")
+    behind = (
+        "data",
+        "models",
+        "losses",
+        "evaluation",
+        "weights",
+        "drawing",
+        "tracking",
+        "training",
+        "checking",
+        "assembly",
+    )
     strangers = [
         module
         for module, tree in trees().items()

@@ -101,11 +101,11 @@ WRONG_AREA = 1.1  # times what the box has; masks have less, rounding makes it a
 
 def box_findings(records: Records) -> Iterator[Finding]:
     """Yield what is wrong with the boxes of a split."""
-    if records.annotated and len(records) and not records.usable.any():
-        place = records.image(0, f"{len(records.boxes)} annotations, {int(records.crowd.sum())} of them crowds")
-        yield from NO_OBJECTS.found(records.split, [place])
     if not len(records.boxes):
         return
+    if not records.usable.any():
+        place = records.image(0, f"{len(records.boxes)} annotations, {int(records.crowd.sum())} of them crowds")
+        yield from NO_OBJECTS.found(records.split, [place])
     convention = convention_of(records)
     if convention is not None:
         yield from records.find(convention, np.ones(len(records.boxes), dtype=np.bool_))
@@ -122,8 +122,8 @@ def box_findings(records: Records) -> Iterator[Finding]:
 
 def _extents(records: Records) -> Iterator[Finding]:
     corners, frames = records.corners, records.frames
-    empty = (records.boxes[:, 2:] <= 0).any(axis=1)
-    outside = ~empty & ((corners[:, :2] >= frames) | (corners[:, 2:] <= 0)).any(axis=1)
+    empty: NDArray[np.bool_] = np.any(records.boxes[:, 2:] <= 0, axis=1)
+    outside: NDArray[np.bool_] = ~empty & np.any((corners[:, :2] >= frames) | (corners[:, 2:] <= 0), axis=1)
     inside = (np.minimum(corners[:, 2:], frames) - np.maximum(corners[:, :2], 0)).clip(min=0).prod(axis=1)
     rest = ~empty & ~outside
     share = np.divide(inside, records.boxes[:, 2:].prod(axis=1), out=np.ones(len(inside)), where=rest)
@@ -132,14 +132,15 @@ def _extents(records: Records) -> Iterator[Finding]:
     yield from records.find(OUTSIDE, outside)
     yield from records.find(STICKING_OUT, beyond & (share < MOSTLY_INSIDE))
     yield from records.find(BEYOND_EDGE, beyond & (share >= MOSTLY_INSIDE))
-    yield from records.find(UNDER_A_PIXEL, ~empty & (records.boxes[:, 2:] < 1).any(axis=1))
+    yield from records.find(UNDER_A_PIXEL, ~empty & np.any(records.boxes[:, 2:] < 1, axis=1))
     if rest.sum() >= SURELY and (corners[rest, 2:] <= frames[rest] / 2 + ROUNDING).all():
         yield from records.find(IN_A_CORNER, rest)
 
 
 def out_of(corners: NDArray[np.float64], frames: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return [A] whether xyxy boxes [A, 4] leave their frames [A, 2] (width, height); not where these are unknown."""
-    return ((corners[:, :2] < -ROUNDING) | (corners[:, 2:] > frames + ROUNDING)).any(axis=1)
+    out: NDArray[np.bool_] = np.any((corners[:, :2] < -ROUNDING) | (corners[:, 2:] > frames + ROUNDING), axis=1)
+    return out
 
 
 def convention_of(records: Records) -> Kind | None:

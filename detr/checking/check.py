@@ -11,8 +11,8 @@ from typing import Any
 
 from detr.checking.boxes import box_findings
 from detr.checking.classes import class_findings
-from detr.checking.coco import read_coco
-from detr.checking.files import missing_files, missing_findings, unlisted_findings
+from detr.checking.coco import ANNOTATION_FILE, read_coco
+from detr.checking.files import MISSING, missing_files, missing_findings, unlisted_findings
 from detr.checking.finding import MAX_DETAIL, SEVERITIES, Faults, Finding, Kind, Place
 from detr.checking.records import Records
 from detr.checking.settings import Settings, setting_findings
@@ -93,10 +93,12 @@ def check(
     report.findings += between_splits(report.records)
     if looked:
         report.findings += duplicate_findings(looked, pixels=pixels)
-        report.findings += unlisted_findings(list(report.records.values()))
-    for name in report.records:
-        if not any(each.severity == "error" and each.split == name for each in report.findings):
-            report.findings += refusal(data, name, settings.augmentation["eval"])  # type: ignore[arg-type]
+        if not {MISSING.name, ANNOTATION_FILE.name} & {each.check for each in report.findings}:
+            report.findings += unlisted_findings(list(report.records.values()))
+    wrong = {each.split for each in report.findings if each.severity == "error"}
+    for name in SPLITS:
+        if name in report.records and not wrong & {"train", name}:  # the others need the classes of train
+            report.findings += refusal(data, name, settings.augmentation["eval"])
     report.findings.sort(key=lambda each: (SEVERITIES[each.severity], [*SPLITS, "all"].index(each.split)))
     return report
 
@@ -111,7 +113,7 @@ def records_findings(records: Records, settings: Settings) -> Iterator[Finding]:
 def between_splits(records: dict[str, Records]) -> Iterator[Finding]:
     """Yield what does not fit between the splits."""
     for one, two in itertools.combinations(records, 2):
-        if one == "train":
+        if one == "train" and records[one].categories:
             yield from compare_splits(records[one], records[two])
 
 

@@ -18,7 +18,7 @@ from detr.errors import UserError
 Item = dict[str, Any]
 
 ANNOTATION_FILE = Kind(
-    "annotation-file", "error", "annotation file that cannot be used", "set dataset.*.annotations or export it again"
+    "annotation-file", "error", "annotation file that cannot be used", "what it should have is not checked"
 )
 NO_IMAGES = Kind("no-images", "error", "annotation file without images", "list the images, or leave the file out")
 MALFORMED_IMAGE = Kind("malformed-image", "error", "images with a wrong entry", "correct the entries")
@@ -121,12 +121,14 @@ class _File:
             return
         for position, item in enumerate(self.items(content, "categories")):
             self.category(item, f"category number {position}")
+        if content.get("categories") == []:
+            self.fault(NO_CATEGORIES)
         for position, item in enumerate(self.items(content, "images")):
             self.image(item, position)
         if not self.ids and isinstance(content.get("images"), list):
             self.fault(NO_IMAGES)
         if "annotations" in content or self.faults.split != "test":
-            self.annotated = True
+            self.annotated = isinstance(content.get("annotations"), list)
             for position, item in enumerate(self.items(content, "annotations")):
                 self.annotation(item, position)
 

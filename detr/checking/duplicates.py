@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from detr.checking.pixels import Looks
 
-RADIUS = 4  # bits of 64 in which perceptual hashes of near duplicates differ at most
-ALIKE = 3.0  # grey values, mean difference of thumbnails; a JPEG saved again stays below 1, the next cell is beyond 10
+RADIUS = 6  # bits of 64 in which perceptual hashes of near duplicates differ at most; others of BCCD differ in 14
+ALIKE = 4.0  # grey values, mean difference of thumbnails; a JPEG saved again stays below 1, another image is beyond 6
 BLOCK = 4096  # hashes compared with each other at once
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]

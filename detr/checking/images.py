@@ -46,7 +46,7 @@ EXIF_BOXES = Kind(
 EXIF_UNCLEAR = Kind(
     "exif-unclear",
     "hint",
-    "images with an EXIF orientation where sizes do not tell which one the boxes were drawn in; training turns them upright",
+    "images with an EXIF orientation where sizes do not tell in which one the boxes were drawn; training turns them",
     "look at some; save them without the tag",
 )
 SLIVER = Kind(
@@ -209,7 +209,7 @@ def same_objects(records: Records, one: int, two: int) -> bool:
         rows = records.rows_of(image)
         table = np.column_stack([records.category_ids[rows], records.boxes[rows]])
         tables.append(table[np.lexsort(table.T[::-1])])
-    return tables[0].shape == tables[1].shape and bool(np.allclose(*tables, atol=1))
+    return tables[0].shape == tables[1].shape and bool(np.allclose(tables[0], tables[1], atol=1))
 
 
 def _paired(records: Records, kind: Kind, indices: NDArray[np.int64], others: object) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.transforms import v2
 
+from detr.checking.boxes import convention_of
 from detr.checking.finding import Finding, Kind, Place
 from detr.checking.records import Records
 from detr.config import build
@@ -48,8 +49,9 @@ SIDES = Kind(
     "set augmentation=none, or merge the classes",
 )
 
-TINY, LITTLE = 8, 16  # pixels, geometric mean of a box's sides; the finest level of most detectors has a stride of 8
-SHARE = 0.1  # of the objects; some are that small in every data set
+# Pixels (geometric mean of a box's sides; the finest level of most detectors has a stride of 8), and which share of the
+# objects may be smaller: some are in every data set.
+LIMITS = {TOO_SMALL: (8, 0.1), SMALL: (16, 0.25)}
 LEFT_RIGHT = r"(?i)(?<![a-z])(left|right)(?![a-z])"
 
 
@@ -76,7 +78,8 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
 def setting_findings(records: Records, settings: Settings) -> Iterator[Finding]:
     """Yield what does not fit between a split and the settings."""
     rows = np.flatnonzero(records.usable)
-    yield from _small(records, rows, settings.augmentation["eval"])
+    if records.split == "train" and convention_of(records) is None:
+        yield from _small(records, rows, settings.augmentation["eval"])
     counts = np.bincount(records.owners[rows], minlength=len(records))
     for kind, limit in ((TOO_MANY, settings.num_queries), (CUT_OFF, settings.detections_per_image)):
         if limit is None or (kind is TOO_MANY and records.split != "train"):
@@ -102,7 +105,7 @@ def output_size(transform: Any, size: tuple[int, int]) -> tuple[int, int] | None
 
 
 def _small(records: Records, rows: NDArray[np.int64], transform: Any) -> Iterator[Finding]:
-    known = (records.sizes > 0).all(axis=1)
+    known: NDArray[np.bool_] = np.all(records.sizes > 0, axis=1)
     sizes, inverse = np.unique(records.sizes, axis=0, return_inverse=True)
     scales = np.ones(len(sizes))
     for index, size in enumerate(sizes.tolist()):
@@ -114,20 +117,18 @@ def _small(records: Records, rows: NDArray[np.int64], transform: Any) -> Iterato
     rows = rows[known[records.owners[rows]]]
     scale = scales[inverse.reshape(-1)[records.owners[rows]]]
     sides = np.sqrt(records.boxes[rows, 2:].prod(axis=1)) * scale
-    for kind, limit in ((TOO_SMALL, TINY), (SMALL, LITTLE)):
+    for kind, (limit, share) in LIMITS.items():
         small = np.flatnonzero(sides < limit)
-        if len(small) > SHARE * len(rows):
+        if len(small) > share * len(rows):
             small = small[np.argsort(sides[small])]
-            words = f"{len(small) / len(rows):.0%} of the objects; {_advice(records, rows, sides, scale, limit)}"
+            words = f"{len(small) / len(rows):.0%} of the objects; {_advice(records, sides, scale, limit)}"
             yield from kind.found(records.split, [records.annotation(int(rows[small[0]]), words)], count=len(small))
             return
 
 
-def _advice(
-    records: Records, rows: NDArray[np.int64], sides: NDArray[np.float64], scale: NDArray[np.float64], limit: int
-) -> str:
+def _advice(records: Records, sides: NDArray[np.float64], scale: NDArray[np.float64], limit: int) -> str:
     """Which max_size leaves only a tenth of the objects below the limit, if any does."""
-    needed = float(np.quantile(limit / sides * scale, 1 - SHARE))  # of the original size
+    needed = float(np.quantile(limit / sides * scale, 0.9))  # of the original size
     longest = float(np.quantile(records.sizes.max(axis=1), 0.9))
     if needed > 1:
         return "they are as small in the files: larger images are needed"

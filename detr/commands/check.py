@@ -47,7 +47,7 @@ def _without_json(given: list[str], file: list[Path]) -> list[str]:
             rest.append(word)
             continue
         value = value if equals else next(words, "")
-        if not value or value.startswith("-"):
+        if not value or value.startswith("-") or (not equals and "=" in value):
             raise UserError("--json: expected a file; write --json FILE")
         file[:] = [Path(value).absolute()]
     return rest
@@ -65,6 +65,8 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
     from detr.tracking.console import Terminal
 
     values = config.values
+    if values["fix"] and values["output"] is None:
+        raise UserError("fix=true writes a corrected copy: say where to with output=FOLDER")
     console = Terminal()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started = time.monotonic()

@@ -1,0 +1,51 @@
+"""Every planted fault is named, alone, with file and id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planted import FAULTS, SETTINGS, Data, Fault, sound
+
+from detr.checking.check import Report, check
+from detr.checking.finding import KINDS
+from detr.checking.settings import settings_of
+from detr.config import build, compose
+from detr.config import check as checked
+
+
+def report(data: Data) -> Report:
+    values, _ = checked(compose([*SETTINGS, f"dataset.root={data.root}", *data.overrides]))
+    return check(build(values["dataset"]), settings_of(values), pixels=True, progress=lambda title, total: lambda n: n)
+
+
+def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
+    data = sound(tmp_path / "data")
+    data.save()
+    assert [each.message for each in report(data).findings] == []
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda each: each.name)
+def test_a_planted_fault_is_named(fault: Fault, tmp_path: Path) -> None:
+    data = sound(tmp_path / "data")
+    fault.plant(data)
+    data.save()
+    findings = report(data).findings
+    found = [each for each in findings if each.check == fault.check]
+    assert found, [each.message for each in findings]
+    assert {each.check for each in findings} <= {fault.check} | fault.also, [each.message for each in findings]
+    places = [place for each in found for place in each.places]
+    if fault.file is not None:
+        places = [place for place in places if place.file is not None and place.file.endswith(fault.file)]
+        assert places, found
+    if fault.annotation is not None:
+        assert fault.annotation in [place.annotation_id for place in places]
+    assert any(fault.words in f"{each.message} {each.places}" for each in found), found
+    for each in findings:
+        assert "\n" not in each.message
+        assert each.message.endswith(each.todo)
+
+
+def test_there_is_a_fault_for_every_check() -> None:
+    assert len(FAULTS) >= 60
+    assert {fault.check for fault in FAULTS} == set(KINDS)
