@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from detr.boxes import iou
-from detr.checking.finding import Finding, Kind
+from detr.checking.finding import MAX_PLACES, Finding, Kind
 from detr.checking.records import Records
 
 WITHOUT_AREA = Kind(
@@ -117,7 +117,8 @@ def box_findings(records: Records) -> Iterator[Finding]:
     same_class = records.category_ids[first] == records.category_ids[second]
     yield from records.find(TWICE, np.unique(second[same_class]))
     yield from records.find(TWO_CLASSES, np.unique(second[~same_class]))
-    yield from _areas(records, converted=convention is not None)
+    if convention is None:
+        yield from _areas(records)
 
 
 def _extents(records: Records) -> Iterator[Finding]:
@@ -196,8 +197,18 @@ def same_boxes(records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _areas(records: Records, *, converted: bool) -> Iterator[Finding]:
-    """Areas that are far from that of the mask where there is one, else larger than the box."""
+def _areas(records: Records) -> Iterator[Finding]:
+    wrong = np.flatnonzero(wrong_areas(records))
+    boxes = records.boxes[:, 2:].prod(axis=1)
+    places = [
+        records.annotation(row, f"area {records.areas[row]:g}, box {boxes[row]:g}")
+        for row in wrong[:MAX_PLACES].tolist()
+    ]
+    yield from AREA.found(records.split, places, count=len(wrong))
+
+
+def wrong_areas(records: Records) -> NDArray[np.bool_]:
+    """Return [A] which areas are far from that of the mask where there is one, else larger than the box or nothing."""
     boxes = records.boxes[:, 2:].prod(axis=1)
     given, masks = records.areas, records.mask_areas
     with np.errstate(invalid="ignore"):
@@ -206,9 +217,5 @@ def _areas(records: Records, *, converted: bool) -> Iterator[Finding]:
             masks
         )  # rasterised, or by the outline
         within = np.isnan(masks) & (given > 0) & (given <= WRONG_AREA * boxes + ROUNDING)
-    wrong = np.isfinite(given) & (records.boxes[:, 2:] > 0).all(axis=1) & ~of_box & ~of_mask & ~within
-    if not converted:
-        places = np.flatnonzero(wrong)
-        details = [f"area {given[row]:g}, box {boxes[row]:g}" for row in places[:1000].tolist()]
-        found = [records.annotation(row, detail) for row, detail in zip(places.tolist(), details, strict=False)]
-        yield from AREA.found(records.split, found, count=len(places))
+    has_area: NDArray[np.bool_] = np.all(records.boxes[:, 2:] > 0, axis=1)
+    return np.isfinite(given) & has_area & ~of_box & ~of_mask & ~within

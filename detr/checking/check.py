@@ -14,7 +14,7 @@ from detr.checking.classes import class_findings
 from detr.checking.coco import ANNOTATION_FILE, read_coco
 from detr.checking.files import MISSING, missing_files, missing_findings, unlisted_findings
 from detr.checking.finding import MAX_DETAIL, SEVERITIES, Faults, Finding, Kind, Place
-from detr.checking.records import Records
+from detr.checking.records import Looks, Records
 from detr.checking.settings import Settings, setting_findings
 from detr.checking.splits import compare_splits, split_findings
 from detr.data.coco import CocoSplits
@@ -34,6 +34,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)  # the worst first
     notes: list[str] = field(default_factory=list)  # what was not checked, and why
     records: dict[str, Records] = field(default_factory=dict)  # split → annotations
+    looked: dict[str, Looks] = field(default_factory=dict)  # split → what its image files are like
     seconds: float = 0.0
 
     @property
@@ -72,10 +73,9 @@ def check(
     """
     # Here, since a training, which does without, need not import what decodes and hashes images.
     from detr.checking.images import duplicate_findings, file_findings
-    from detr.checking.pixels import Looks, look_at
+    from detr.checking.pixels import look_at
 
     report = Report()
-    looked: list[tuple[Records, Looks]] = []
     for name in SPLITS:
         read = read_split(data, name, settings.augmentation["eval"], report)
         if read is None:
@@ -89,9 +89,10 @@ def check(
         advance = progress(f"{name}: {'decoding' if pixels else 'reading heads'}", len(records))
         looks, reasons = look_at(records, missing, pixels=pixels, advance=advance)
         report.findings += file_findings(records, looks, reasons)
-        looked.append((records, looks))
+        report.looked[name] = looks
     report.findings += between_splits(report.records)
-    if looked:
+    if report.looked:
+        looked = [(report.records[name], looks) for name, looks in report.looked.items()]
         report.findings += duplicate_findings(looked, pixels=pixels)
         if not {MISSING.name, ANNOTATION_FILE.name} & {each.check for each in report.findings}:
             report.findings += unlisted_findings(list(report.records.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.checking.pixels import Looks
+from detr.checking.records import Looks
 
 RADIUS = 6  # bits of 64 in which perceptual hashes of near duplicates differ at most; others of BCCD differ in 14
 ALIKE = 4.0  # grey values, mean difference of thumbnails; a JPEG saved again stays below 1, another image is beyond 6

@@ -21,6 +21,7 @@ class Place:
     image_id: int | None = None
     annotation_id: int | None = None
     detail: str = ""  # what stands there
+    like: str | None = None  # another image, that this one repeats
 
     def __str__(self) -> str:
         words = f"annotation {self.annotation_id} of " if self.annotation_id is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from detr.checking.boxes import out_of
 from detr.checking.duplicates import exact_duplicates, near_duplicates
 from detr.checking.finding import MAX_PLACES, Finding, Kind, Place
-from detr.checking.pixels import BROKEN_IMAGE, EMPTY, FINE, NO_IMAGE, Looks
-from detr.checking.records import Records
+from detr.checking.pixels import BROKEN_IMAGE, EMPTY, FINE, NO_IMAGE
+from detr.checking.records import Looks, Records
 
 EMPTY_FILE = Kind(
     "empty-file", "error", "image files of 0 bytes", "copy them again, or remove their entries; fix=true removes them"
@@ -187,19 +188,19 @@ def duplicate_findings(splits: list[tuple[Records, Looks]], *, pixels: bool) -> 
         within = split[first] == split[second]
         for number, (records, _) in enumerate(splits):
             inside = np.flatnonzero(within & (split[second] == number))
-            again, once = index[second[inside]], index[first[inside]]
+            again, once, others = index[second[inside]], index[first[inside]], files[first[inside]]
             if name == "exact":
                 same = np.array(
                     [same_objects(records, *each) for each in zip(once, again, strict=True)], dtype=np.bool_
                 )
-                yield from _paired(records, DISAGREE, again[~same], files[first[inside]][~same])
-                yield from _paired(records, EXACT, again[same], files[first[inside]][same])
+                yield from _paired(records, DISAGREE, again[~same], others[~same])
+                yield from _paired(records, EXACT, again[same], others[same])
             else:
-                yield from _paired(records, NEAR, again, files[first[inside]])
+                yield from _paired(records, NEAR, again, others)
             for before in range(number):
                 across = np.flatnonzero((split[first] == before) & (split[second] == number))
-                words = [f"{splits[before][0].split}'s {file}" for file in files[first[across]].tolist()[:MAX_PLACES]]
-                yield from _paired(records, LEAKED if name == "exact" else LEAKED_NEAR, index[second[across]], words)
+                kind, whose = (LEAKED if name == "exact" else LEAKED_NEAR), f"{splits[before][0].split}'s "
+                yield from _paired(records, kind, index[second[across]], files[first[across]], whose)
 
 
 def same_objects(records: Records, one: int, two: int) -> bool:
@@ -212,7 +213,12 @@ def same_objects(records: Records, one: int, two: int) -> bool:
     return tables[0].shape == tables[1].shape and bool(np.allclose(tables[0], tables[1], atol=1))
 
 
-def _paired(records: Records, kind: Kind, indices: NDArray[np.int64], others: object) -> Iterator[Finding]:
+def _paired(
+    records: Records, kind: Kind, indices: NDArray[np.int64], others: NDArray[np.str_], whose: str = ""
+) -> Iterator[Finding]:
     indices, first = np.unique(indices, return_index=True)
-    words = np.asarray(others)
-    yield from records.find_images(kind, indices, [f"like {words[place]}" for place in first[:MAX_PLACES].tolist()])
+    places = [
+        replace(records.image(index, f"like {whose}{others[place]}"), like=str(others[place]))
+        for index, place in zip(indices[:MAX_PLACES].tolist(), first.tolist(), strict=False)
+    ]
+    yield from kind.found(records.split, places, count=len(indices))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from detr.checking.records import Records
+from detr.checking.records import Looks, Records
 from detr.data.images import BROKEN, EXIF_ORIENTATION, read_image
 from detr.errors import UserError
 
@@ -36,7 +36,6 @@ LOOK = np.dtype(
     ]
 )
 
-Looks = NDArray[np.void]  # [I] of LOOK
 Task = tuple[list[tuple[str, bool]], bool]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detr.checking.finding import MAX_PLACES, Finding, Kind, Place
 from detr.data.annotations import Annotations
 
+Looks = NDArray[np.void]  # [I] what the image files are like, of detr.checking.pixels.LOOK
 Rows = NDArray[np.int64] | NDArray[np.bool_]
 
 

@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from detr.config import Config
 from detr.entry import entry_point, user_errors
 from detr.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from detr.data.dataset import DataSet
 
 FOUND = 1  # exit status
 
@@ -56,8 +62,10 @@ def _without_json(given: list[str], file: list[Path]) -> list[str]:
 def _check(config: Config, json_file: Path | None = None) -> bool:
     # Here: torch takes seconds, which --help and a typo need not wait for.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     from detr.checking.check import check
+    from detr.checking.page import write_report
     from detr.checking.settings import settings_of
     from detr.checking.table import show
     from detr.config import build
@@ -82,4 +90,23 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
     show(report, console)
     if json_file is not None:
         write_json(json_file, report.to_dict(), indent=2)
+    if values["output"] is not None:
+        page = write_report(
+            report, Path(values["output"]), root=values["dataset"]["root"], augmented=augmented(data, values), labels={}
+        )
+        console.print(Text(f"page   {page}"), soft_wrap=True)
     return report.failed(strict=values["strict"])
+
+
+def augmented(data: DataSet, values: Mapping[str, Any]) -> Image | None:
+    """Return a sheet of training images as the model will receive them; None where they cannot be read."""
+    from detr.checking.check import quiet
+    from detr.checking.sheets import augmented_sheet
+    from detr.config import build
+
+    try:
+        with quiet():
+            images = data.split("train", transform=build(values["augmentation"]["train"]), seed=values["seed"])
+        return augmented_sheet(images)
+    except UserError:
+        return None  # the findings have it

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from planted import FAULTS, SETTINGS, Data, Fault, sound
 
 from detr.checking.check import Report, check
+from detr.checking.copying import write_copy
 from detr.checking.finding import KINDS
 from detr.checking.settings import settings_of
 from detr.config import build, compose
 from detr.config import check as checked
+from detr.config.containers import Section
+from detr.data.dataset import DataSet
+
+AFTERWARDS = {"unlisted-images", "few-examples"}  # what mending may leave behind: files and objects are fewer
+
+
+def composed(data: Data) -> tuple[Section, DataSet]:
+    values, _ = checked(compose([*SETTINGS, f"dataset.root={data.root}", *data.overrides]))
+    return values, build(values["dataset"])
 
 
 def report(data: Data) -> Report:
-    values, _ = checked(compose([*SETTINGS, f"dataset.root={data.root}", *data.overrides]))
-    return check(build(values["dataset"]), settings_of(values), pixels=True, progress=lambda title, total: lambda n: n)
+    values, opened = composed(data)
+    return check(opened, settings_of(values), pixels=True, progress=lambda title, total: lambda n: n)
 
 
 def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
@@ -44,6 +55,31 @@ def test_a_planted_fault_is_named(fault: Fault, tmp_path: Path) -> None:
     for each in findings:
         assert "\n" not in each.message
         assert each.message.endswith(each.todo)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.mended], ids=lambda each: each.name)
+def test_the_corrected_copy_checks_clean(fault: Fault, tmp_path: Path) -> None:
+    data = sound(tmp_path / "data")
+    fault.plant(data)
+    data.save()
+    before = {path: path.read_bytes() for path in data.root.rglob("*") if path.is_file()}
+    _, opened = composed(data)
+    lines, overrides = write_copy(report(data), opened, tmp_path / "copy")
+    assert len(lines) >= 1
+    assert {path: path.read_bytes() for path in data.root.rglob("*") if path.is_file()} == before
+    data.overrides += overrides
+    left = [each.message for each in report(data).findings if each.check not in AFTERWARDS]
+    assert left == [], lines
+
+
+def test_a_sound_data_set_is_copied_as_it_is(tmp_path: Path) -> None:
+    data = sound(tmp_path / "data")
+    data.save()
+    lines, overrides = write_copy(report(data), composed(data)[1], tmp_path / "copy")
+    assert lines == []
+    for name, content in data.splits.items():
+        assert json.loads((tmp_path / "copy" / "annotations" / f"{name}.json").read_text()) == content
+    assert [each.partition("=")[0] for each in overrides] == ["dataset.train.annotations", "dataset.val.annotations"]
 
 
 def test_there_is_a_fault_for_every_check() -> None:
