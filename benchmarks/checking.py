@@ -25,12 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = 50  # different ones
 OBJECTS = 7  # of an image
 SIZE = (640, 480)
+VALIDATION = 200  # images: a training evaluates them
 CHECK = ["-m", "detr", "check", "dataset=custom"]
 TRAIN = ["train.py", "experiment=small_data", "logger=none", "dataloader.num_workers=4", "trainer.max_minutes=null"]
 
 
 def make(root: Path, count: int) -> None:
-    """Write the data set: one twentieth of the images are the validation split."""
+    """Write the data set: all images but `VALIDATION` are the training split."""
     drawn = np.random.default_rng(0)
     images = root / "images"
     images.mkdir(parents=True)
@@ -39,9 +40,9 @@ def make(root: Path, count: int) -> None:
         coarse = drawn.integers(0, 255, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(root / f"{number}.jpg", quality=85)
     done = 0
-    for split, share in (("train", 0.95), ("val", 0.05)):
+    for split, images_of_it in (("train", count - VALIDATION), ("val", VALIDATION)):
         entries, annotations = [], []
-        for number in range(done, done + round(count * share)):
+        for number in range(done, done + images_of_it):
             name = f"{number:012d}.jpg"
             os.link(root / f"{number % FILES}.jpg", images / name)
             entries.append({"id": number, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
@@ -91,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     count = parser.parse_args().images
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         root, log = Path(folder) / "data", Path(folder) / "log"
         make(root, count)
         given = f"dataset.root={root}"

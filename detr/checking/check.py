@@ -24,6 +24,8 @@ from detr.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+Progress = Callable[[str, int], Callable[[int], object]]
+
 REFUSED = Kind("refused", "error", "training refuses this split", "mend it as the message says")
 
 
@@ -60,9 +62,7 @@ class Report:
         }
 
 
-def check(
-    data: DataSet, settings: Settings, *, pixels: bool, progress: Callable[[str, int], Callable[[int], object]]
-) -> Report:
+def check(data: DataSet, settings: Settings, *, pixels: bool, progress: Progress) -> Report:
     """Check all splits of a data set.
 
     Args:
@@ -100,8 +100,13 @@ def check(
     for name in SPLITS:
         if name in report.records and not wrong & {"train", name}:  # the others need the classes of train
             report.findings += refusal(data, name, settings.augmentation["eval"])
-    report.findings.sort(key=lambda each: (SEVERITIES[each.severity], [*SPLITS, "all"].index(each.split)))
+    order(report)
     return report
+
+
+def order(report: Report) -> None:
+    """Put the worst findings first."""
+    report.findings.sort(key=lambda each: (SEVERITIES[each.severity], [*SPLITS, "all"].index(each.split)))
 
 
 def records_findings(records: Records, settings: Settings) -> Iterator[Finding]:

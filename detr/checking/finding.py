@@ -22,6 +22,8 @@ class Place:
     annotation_id: int | None = None
     detail: str = ""  # what stands there
     like: str | None = None  # another image, that this one repeats
+    box: tuple[float, ...] | None = None  # xywh in pixels, of a likely label error
+    score: float | None = None  # how sure a detector is of it, 0 to 1
 
     def __str__(self) -> str:
         words = f"annotation {self.annotation_id} of " if self.annotation_id is not None else ""

@@ -21,6 +21,7 @@ TILE = (320, 260)  # (width, height) in pixels
 COLUMNS = 4
 PER_FINDING = 8
 AUGMENTED = 12
+LABELS = 24
 GREY = (150, 150, 150)
 
 
@@ -117,3 +118,28 @@ def heat_map(records: Records) -> Image.Image | None:
     strength = np.sqrt(counts / counts.max())[..., None]  # the root, or one crowded spot would leave all others white
     colours = (1 - strength) * np.array([255, 255, 255]) + strength * np.array([0, 75, 160])
     return Image.fromarray(colours.astype(np.uint8)).resize((320, 240), Image.Resampling.NEAREST)
+
+
+def label_sheet(findings: Sequence[Finding], records: Records) -> Image.Image | None:
+    """Return the surest label errors of a split and what is around them; "?" is where a detector differs."""
+    suspects = [(place.score or 0, finding, place) for finding in findings for place in finding.places if place.box]
+    names = [records.categories[number] for number in sorted(records.categories)]
+    numbers = {number: index for index, number in enumerate(sorted(records.categories))}
+    tiles = []
+    for _, finding, place in sorted(suspects, key=lambda each: -each[0])[:LABELS]:
+        assert place.file is not None
+        assert place.box is not None
+        image = _open(place.file)
+        x, y, width, height = place.box
+        side = 1.5 * max(width, height)
+        left, top = max(0, round(x + width / 2 - side)), max(0, round(y + height / 2 - side))
+        right, bottom = min(image.width, round(left + 2 * side)), min(image.height, round(top + 2 * side))
+        index = int(np.flatnonzero(records.image_ids == place.image_id)[0])
+        rows = records.rows_of(index)
+        boxes = np.concatenate([records.corners[rows], [[x, y, x + width, y + height]]]) - [left, top, left, top]
+        near = ((boxes[:, 2:] > 0) & (boxes[:, :2] < [right - left, bottom - top])).all(axis=1)
+        labels = np.array([*(numbers[number] for number in records.category_ids[rows].tolist()), len(names)])
+        shown = Boxes([(a, b, c, d) for a, b, c, d in boxes[near].tolist()], labels[near].tolist())
+        drawn = draw_boxes(image.crop((left, top, right, bottom)), shown, [*names, "?"])
+        tiles.append(_tile(drawn, f"{finding.check.removeprefix('label-')} {place.score:.2f}, {Path(place.file).name}"))
+    return _grid(tiles) if tiles else None
