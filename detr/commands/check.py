@@ -71,7 +71,8 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
     from detr.checking.check import check, order
     from detr.checking.settings import settings_of
     from detr.checking.table import show
-    from detr.config import build
+    from detr.config import build_a
+    from detr.data.dataset import DataSet
     from detr.files import write_json
     from detr.tracking.console import Terminal
 
@@ -88,7 +89,7 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
             task = bars.add_task(title, total=total)
             return lambda done: bars.advance(task, done)
 
-        data, settings = build(values["dataset"]), settings_of(values)
+        data, settings = build_a(DataSet, values["dataset"]), settings_of(values)
         report = check(data, settings, pixels=values["pixels"], progress=progress)
         if values["checkpoint"] is not None:
             sheets = label_errors(report, values, progress)

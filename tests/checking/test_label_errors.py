@@ -46,7 +46,7 @@ def plant(root: Path) -> Planted:
             if x + 0.45 * width > 640 - width:
                 row["bbox"][0] = x - 0.45 * width
         else:
-            row = row | {"id": 100_000 + place, "bbox": empty_place(content, row["image_id"], drawn)}
+            row = row | {"id": 100_000 + place, "area": 5625, "bbox": empty_place(content, row["image_id"], drawn)}
             content["annotations"].append(row)
         planted.append((kind, row["image_id"], list(row["bbox"])))
     path.write_text(json.dumps(content))
