@@ -21,7 +21,7 @@ TILE = (320, 260)  # (width, height) in pixels
 COLUMNS = 4
 PER_FINDING = 8
 AUGMENTED = 12
-LABELS = 24
+LABELS = 8  # of each kind
 GREY = (150, 150, 150)
 
 
@@ -121,12 +121,12 @@ def heat_map(records: Records) -> Image.Image | None:
 
 
 def label_sheet(findings: Sequence[Finding], records: Records) -> Image.Image | None:
-    """Return the surest label errors of a split and what is around them; "?" is where a detector differs."""
-    suspects = [(place.score or 0, finding, place) for finding in findings for place in finding.places if place.box]
+    """Return the surest label errors of each kind and what is around them; "?" is where a detector differs."""
+    suspects = [(finding, place) for finding in findings for place in finding.places[:LABELS] if place.box]
     names = [records.categories[number] for number in sorted(records.categories)]
     numbers = {number: index for index, number in enumerate(sorted(records.categories))}
     tiles = []
-    for _, finding, place in sorted(suspects, key=lambda each: -each[0])[:LABELS]:
+    for finding, place in suspects:
         assert place.file is not None
         assert place.box is not None
         image = _open(place.file)

@@ -89,7 +89,7 @@ def named(boxes: list[list[float]], classes: list[int], found: Detected) -> set[
 
 
 @pytest.mark.slow
-def test_most_of_the_first_fifty_suspects_were_planted(tmp_path: Path) -> None:
+def test_most_suspects_were_planted(tmp_path: Path) -> None:
     planted = plant(tmp_path / "data")
     given = [
         "experiment=small_data",
@@ -107,19 +107,28 @@ def test_most_of_the_first_fifty_suspects_were_planted(tmp_path: Path) -> None:
         *("--json", str(tmp_path / "found.json"), f"output={tmp_path / 'report'}"),
         timeout=3000,
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 1, done.stderr  # BCCD's two empty boxes
     found = [
         (place["score"], finding["check"], place["image_id"], place["box"])
         for finding in json.loads((tmp_path / "found.json").read_text())["findings"]
         if finding["check"].startswith("label-") and finding["split"] == "train"
         for place in finding["places"]
     ]
-    first = sorted(found, reverse=True, key=lambda each: each[0])[:50]
-    hits = [any(image == other and overlap(box, its) > 0.2 for _, other, its in planted) for _, _, image, box in first]
-    print(f"of the first {len(first)} suspects {sum(hits)} were planted; {len(planted)} were planted in all")
-    assert len(first) == 50
-    assert sum(hits) >= 25
+    # BCCD itself lacks hundreds of red cells, and these come first: only what else is found can be held against plants.
+    others = [each for each in found if each[1] != "label-missing"]
+    assert hits(others, planted, first=50) >= 25
+    assert hits([each for each in found if each[1] == "label-wrong-class"], planted, first=20) >= 15
     assert (tmp_path / "report" / "labels_0.jpg").exists()
+
+
+def hits(found: list[Any], planted: Planted, first: int) -> int:
+    """How many of the first suspects were planted."""
+    surest = sorted(found, reverse=True, key=lambda each: each[0])[:first]
+    count = sum(
+        any(image == other and overlap(box, its) > 0.2 for _, other, its in planted) for *_, image, box in surest
+    )
+    print(f"of the first {len(surest)} suspects {count} were planted; {len(planted)} were planted in all")
+    return count
 
 
 def overlap(one: list[float], two: list[float]) -> float:
