@@ -193,7 +193,7 @@ def warn_without_objects(val_set: ImageSet) -> None:
         )
 
 
-def warn_of_findings(train_set: ImageSet, val_set: ImageSet, values: Values) -> None:
+def warn_of_findings(train_set: ImageSet, val_set: ImageSet | None, values: Values) -> None:
     """Say in one line each what looks wrong with the data, as far as it costs nothing to find."""
     findings = startup_findings(train_set, val_set, settings_of(values)) if distributed.is_main() else []
     for each in findings:

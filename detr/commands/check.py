@@ -120,7 +120,7 @@ def label_errors(report: Report, values: Section, progress: Progress) -> dict[st
     from detr.weights.sources import load
 
     weights = load(values["checkpoint"])
-    theirs, _ = check(config_of(weights, []))
+    theirs, _ = check(config_of(weights, [], []))
     theirs = theirs.changed(dataset=values["dataset"])
     sheets = {}
     for name, records in list(report.records.items()):
