@@ -75,8 +75,6 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         fresh = checkpoint is None and values["init_from"] is None
         model = build_model(values, train_set.classes, pretrained=fresh)
         check_capacity(train_set, model.queries.num_queries)
-        if checkpoint is None and options.overfit_batches is None:
-            warn_of_findings(train_set, val_set, values)
         if checkpoint is not None:
             origin = checkpoint.recipe.origin
         elif values["init_from"] is not None:
@@ -154,10 +152,12 @@ def training_data(
         node = values["dataset"]
         if node.get("val", node) is None and node.get("holdout") is None:
             log.info("dataset.val is null: no validation, no best checkpoint; last.pt is the result")
+            warn_of_findings(train_set, None, values)
             return train_set, None
         val_set = split_of(data, "val", transform=plain)
         warn_shared(train_set, val_set)
         warn_without_objects(val_set)
+        warn_of_findings(train_set, val_set, values)
         return train_set, val_set
     images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
     train_set = split_of(data, "train", transform=plain)

@@ -126,7 +126,8 @@ def between_splits(records: dict[str, Records]) -> Iterator[Finding]:
 
 def read_split(data: DataSet, name: Split, transform: Transform, report: Report) -> tuple[Records, list[str]] | None:
     """Return a split as far as it can be read, and the folders of its images; what is wrong goes to the report."""
-    if isinstance(data, CocoSplits) and not isinstance(data, CocoPanoptic):
+    panoptic = isinstance(data, CocoPanoptic)
+    if isinstance(data, CocoSplits) and not panoptic:
         try:
             folders, files = data.places(name)
         except UserError:
@@ -145,13 +146,14 @@ def read_split(data: DataSet, name: Split, transform: Transform, report: Report)
     try:
         with quiet():
             images = data.split(name, transform=transform)
+            annotations = data.part(name) if isinstance(data, Splits) and not panoptic else None
     except UserError as error:
         report.findings += REFUSED.found(name, [Place(detail=str(error)[:MAX_DETAIL])])
         return None
     if not isinstance(images, AnnotatedImages):
         report.notes.append(f"{name}: a data set of its own kind, of which nothing is known but that it can be read")
         return None
-    records = Records.of(name, images.annotations)
+    records = Records.of(name, annotations or images.annotations)
     return records, sorted({file.rpartition("/")[0] for file in records.files.tolist()})
 
 

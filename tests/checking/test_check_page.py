@@ -55,6 +55,7 @@ def test_a_command_of_the_documents_composes(path: Path) -> None:
 
 
 def test_the_document_lists_every_check() -> None:
+    import_module("detr.checking.check")
     import_module("detr.checking.images")
     import_module("detr.checking.label_errors")
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\w+) \| (.*) \|$", DOCUMENTS[1].read_text(), re.MULTILINE)
