@@ -38,7 +38,6 @@ def no_full_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("-p optimizer", "add --cfg job"),
         ("-cn evaluate", "--config-name evaluate: that is the config of `detr evaluate`, not of `detr train`"),
-        ("~resume", "resume: the config lacks this key, which a run needs"),
         ("loss=focl", "did you mean focal?"),
         ("bakbone=resnet50", "did you mean backbone?"),
         ("-cn trian", "did you mean train?"),

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from command import TINY, only_error, run
+from omegaconf import OmegaConf
 
 from detr.commands.options import answer
 from detr.comparison.data import split_data
 from detr.comparison.reading import read_run
-from detr.config import compose
+from detr.config import compose, resolved
 from detr.config.own import own_folders
 from detr.errors import UserError
 from detr.tracking.code import code_of
@@ -272,3 +273,8 @@ def test_a_run_that_goes_on_with_other_code_says_so(
     ]
     assert (run_folder / "code.1" / "changing.py").read_text() == "A = 1\n"
     assert (run_folder / "code" / "changing.py").read_text() == "A = 2\n"
+
+
+def test_a_key_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"^seed: the config lacks this key, which a run needs$"):
+        resolved(OmegaConf.create({"name": "own"}))["seed"]
