@@ -69,7 +69,6 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         train_set, val_set = training_data(values, options.overfit_batches, data)
         place, held_out = str(Path.cwd()), getattr(data, "held_out", None)
         recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=place, held_out=held_out)
-        recipe = replace(recipe, folders=config.folders, modules=code_of(values).places)
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
         fresh = checkpoint is None and values["init_from"] is None
@@ -100,7 +99,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)
     return Parts(
         options=options,
-        recipe=replace(recipe, origin=origin),
+        recipe=replace(recipe, origin=origin, folders=config.folders, modules=code_of(values).places),
         loader=loader,
         model=model,
         criterion=criterion,

@@ -210,7 +210,7 @@ def tell_training(training: RunFolder, evaluation: Evaluation, folder: RunFolder
         log.warning("%s does not know of this evaluation: %s", training.path, error)
 
 
-def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
+def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str] = ()) -> DictConfig:
     """Return the config of weights with overrides: a checkpoint's own, else that of the experiment they are of.
 
     Args:
