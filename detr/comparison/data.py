@@ -54,7 +54,7 @@ class SplitData:
     fingerprint: str | None  # what the run noted of the images and their annotations, as JSON; None: nothing
     cwd: Path  # where relative paths start
     split: str = VALIDATION
-    places: dict[str, str] = field(default_factory=dict)  # where own code lay: top-level module → folder
+    places: dict[str, str] = field(default_factory=dict, hash=False)  # where own code lay: top-level module → folder
 
     def same(self, other: SplitData) -> bool:
         """Return whether two runs had the same split: by what they recorded of it, else by the config."""
