@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -30,6 +31,8 @@ def folder(name: str) -> Path:
 
 CONF = folder("conf")
 
+LOOKED_UP = {"mask_head": "_none_", "_features": "none"}  # by other options, and what says that nothing is chosen
+
 
 def compose(
     overrides: Sequence[str] = (), config_name: str | None = "train", folders: Sequence[Path | str] = ()
@@ -49,10 +52,13 @@ def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Pa
     """Compose a config with Hydra's own node.
 
     Args:
-        config_name: the primary config.
+        config_name: the primary config; None: nothing but the choices among the overrides (`+backbone=resnet50`).
         overrides: as on the command line.
         folders: further folders of configs (`--config-dir`, `hydra.searchpath`).
     """
+    if config_name is None:
+        config_name = _alone([each[1:] for each in overrides if each.startswith("+")])
+        overrides = [each for each in overrides if not each.startswith("+")]
     places = [CONF, *(Path(each).absolute() for each in folders)]
     primary = f"{(config_name or '').removesuffix('.yaml')}.yaml"
     places.sort(key=lambda place: not (place / primary).is_file())  # it is looked for in the first one only
@@ -103,6 +109,22 @@ def hydra_groups(parent: str = "hydra") -> dict[str, list[str]]:
     for group in list(found):
         found |= hydra_groups(group)
     return {group: options for group, options in found.items() if options}
+
+
+def _alone(choices: Sequence[str]) -> str:
+    """Keep a primary config of a few choices, and return its name.
+
+    Behind them stands, as in train.yaml, what options look up (`${mask_head}`), with a choice that there is not.
+    """
+    chosen = dict(OmegaConf.from_dotlist(list(choices)))
+    looked_up = [
+        {group: chosen.pop(group)} if group in chosen else {f"optional {group}": nothing}
+        for group, nothing in LOOKED_UP.items()
+    ]
+    defaults = [*({group: option} for group, option in chosen.items()), *looked_up, "_self_"]
+    replacing: dict[str, Any] = {} if V1_3 else {"replace": True}
+    ConfigStore.instance().store("_alone", {"defaults": defaults}, **replacing)
+    return "_alone"
 
 
 @contextmanager

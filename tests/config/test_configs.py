@@ -7,10 +7,12 @@ import inspect
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from detr.assembly import build_model
@@ -98,3 +100,37 @@ def test_every_part_of_a_pattern_is_found_in_a_parameters_name(experiment: str) 
     patterns = [*values["optimizer"]["lr_by_pattern"], *(values["optimizer"]["weight_decay_by_pattern"] or {})]
     parts = [part for pattern in patterns for part in ([pattern] if "(" in pattern else pattern.split("|"))]
     assert [part for part in parts if not any(re.search(part, name) for name in names)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "levels", "trainable"),
+    [
+        (["backbone=resnet18"], [-3, -2], [r"blocks\.[3-6]|layer[34]"]),
+        (["experiment=dino_r50", "backbone=timm"], [-3, -2, -1], [".*"]),
+        (["experiment=finetune_custom", "mask_head=fpn"], [-4, -3, -2, -1], ["layer4"]),
+        (["experiment=shapes_masks", "backbone=resnet50"], [-4, -3, -2, -1], [r"blocks\.[3-6]|layer[34]"]),
+        (["mask_head=fpn"], [-3, -2], [r"blocks\.[3-6]|layer[34]"]),
+        (["~experiment"], ["layer4"], ["layer2", "layer3", "layer4"]),
+        (["backbone=resnet18", "backbone.levels=[-1]"], [-1], [r"blocks\.[3-6]|layer[34]"]),
+    ],
+)
+def test_backbones_that_ask_get_what_experiments_and_mask_heads_set(
+    words: list[str], levels: list[int | str], trainable: list[str]
+) -> None:
+    node = compose(words).backbone
+    assert (node.levels, node.trainable) == (levels, trainable)
+
+
+def test_an_experiment_of_ones_own_sets_keys_of_backbones_that_ask(tmp_path: Path) -> None:
+    for folder in ("experiment", "backbone/_features"):
+        (tmp_path / folder).mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [quickstart, {override /_features: %s}]\n"
+    (tmp_path / "experiment/mine.yaml").write_text(text % "last")
+    (tmp_path / "experiment/wrong.yaml").write_text(text % "lsat")
+    (tmp_path / "experiment/plain.yaml").write_text("# @package _global_\ndefaults: [quickstart]\n")
+    (tmp_path / "backbone/_features/last.yaml").write_text("levels: [-1]\n")
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "backbone=resnet18"]
+    assert compose([*words, "experiment=mine"]).backbone.levels == [-1]
+    assert compose([*words, "experiment=plain"]).backbone.levels == [-3, -2]
+    with pytest.raises(HydraException, match="_features/lsat"):
+        compose([*words, "experiment=wrong"])
