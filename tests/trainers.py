@@ -56,6 +56,8 @@ def samples(counts: list[int], seed: int = 0, *, masks: bool = False) -> list[Sa
 class Samples(list[Sample]):
     """As a data set has them: by index, or by epoch and index."""
 
+    classes = Classes.contiguous({1: "a", 2: "b", 3: "c"})
+
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key[1] if isinstance(key, tuple) else key)
 
@@ -75,10 +77,9 @@ def trainer(
     share = (distributed.rank(), distributed.world_size())
     sigmoid = model.classification == "sigmoid"
     device = torch.device("cpu")
-    classes = Classes.contiguous({1: "a", 2: "b", 3: "c"})
     parts = Parts(
         options=TrainerOptions(**options),
-        recipe=Recipe({}, classes, Fingerprint(4, 4, "noise")),
+        recipe=Recipe({}, data.classes, Fingerprint(4, 4, "noise")),
         model=model,
         criterion=SetCriterion(
             matcher=HungarianMatcher(classification=model.classification),
@@ -93,7 +94,7 @@ def trainer(
         loader=TrainLoader(data, EpochSampler(4, 2, seed=0, share=share), num_workers=0),
         validation=Validation(
             loader=eval_loader(data, batch_size=2, num_workers=0),
-            evaluator=CocoEvaluator(backend="pycocotools", ground_truth=NOTHING, classes=classes),
+            evaluator=CocoEvaluator(backend="pycocotools", ground_truth=NOTHING, classes=data.classes),
             device=device,
             autocast=functools.partial(autocast, device, "fp32"),
             classification=model.classification,

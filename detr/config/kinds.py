@@ -34,7 +34,7 @@ def expect(part: Any, kind: Any, key: str) -> None:
         return
     if not fits:
         raise UserError(f"{key}: expected a {full_name(kind)}, got {described(type(part))}")
-    missing = [name for name in _members(kind, protocol) if not hasattr(part, name)]
+    missing = [name for name in _members(kind, protocol) if not _has(part, name)]
     if missing:
         raise UserError(f"{key}: {described(type(part))} does not have {missing[0]}, which a {full_name(kind)} has")
 
@@ -95,6 +95,15 @@ def is_own(file: Path) -> bool:
     if not file.is_absolute() or file.is_relative_to(PACKAGE) or "site-packages" in file.parts:
         return False
     return not file.is_relative_to(Path(collections.__file__).parents[1])
+
+
+def _has(part: Any, name: str) -> bool:
+    """Whether a part has an attribute; a property is not computed, for that may read files."""
+    try:
+        inspect.getattr_static(part, name)
+    except AttributeError:
+        return hasattr(part, name)
+    return True
 
 
 def _members(kind: type, protocol: bool) -> list[str]:

@@ -64,7 +64,7 @@ def test_evaluation_of_a_checkpoint_equals_pycocotools(trained: Path, shapes: li
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "test" / "predictions.json").read_text())) == 12 * 30
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
-    assert metrics.keys() == {*METRICS, "per_class"}
+    assert metrics.keys() == {*METRICS, "per_class"} - {"APl", "ARl"}  # no shape is large
     data = Path(shapes[-1].partition("=")[2])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(data / "annotations" / "test.json")
@@ -73,7 +73,7 @@ def test_evaluation_of_a_checkpoint_equals_pycocotools(trained: Path, shapes: li
         reference.accumulate()
         reference.summarize()
     for name, value in zip(METRICS, reference.stats, strict=True):
-        assert metrics[name] == pytest.approx(value, abs=1e-6), name
+        assert metrics.get(name, -1) == pytest.approx(value, abs=1e-6), name
 
 
 def test_evaluation_of_the_best_checkpoint_repeats_the_run(trained: Path, tmp_path: Path) -> None:
@@ -81,7 +81,9 @@ def test_evaluation_of_the_best_checkpoint_repeats_the_run(trained: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     best = max(rows(trained), key=lambda row: row["val/AP"])
     metrics = json.loads((tmp_path / "val" / "metrics.json").read_text())
-    assert {name: metrics[name] for name in METRICS} == pytest.approx({name: best[f"val/{name}"] for name in METRICS})
+    assert metrics["AP"] > 0
+    found = {f"val/{name}": value for name, value in metrics.items() if name in METRICS}
+    assert found == pytest.approx({name: best[name] for name in found})
 
 
 @pytest.mark.slow
