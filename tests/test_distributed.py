@@ -46,6 +46,7 @@ def trained(shapes: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
     return root / "outputs", done.stdout
 
 
+@pytest.mark.slow
 def test_resumed_within_the_epoch_it_is_the_same_run(trained: tuple[Path, str], tmp_path: Path) -> None:
     """From the checkpoint of step 2 of 5, which has the random states of both processes."""
     (folder,) = (trained[0] / "train").iterdir()

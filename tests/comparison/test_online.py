@@ -126,6 +126,7 @@ def test_a_folder_comes_before_a_run_of_that_name(tmp_path: Path, monkeypatch: p
     assert not is_online("me/detr/3f2a9c1b")
 
 
+@pytest.mark.slow
 def test_without_a_network_one_line_says_so(tmp_path: Path) -> None:
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "NETRC": str(tmp_path / "none"), "HOME": str(tmp_path)}
     for variables in (nowhere | {"WANDB_API_KEY": "0" * 40}, nowhere | {"WANDB_API_KEY": ""}):

@@ -332,7 +332,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {
+    *("no channels", "no backbone", "no split", "no term", "a reserved name", "a value a pair", "one value"),
+    *("too few arguments", "its own mistake", "in a worker", "in an evaluation", "in a callback", "boxes in pixels"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_wrong_part_is_told_in_one_line(place: Path, name: str) -> None:
     words, said = CASES[name]
     run_name = name.replace(" ", "_")

@@ -12,7 +12,7 @@ from command import TINY, Started, run
 from detr.tracking.status import read_status
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_it_names_its_folder(number: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     command = ["train.py", "-m", *TINY, f"dataset.root={tmp_path / 'data'}", "seed=1,2", "trainer.max_epochs=1"]

@@ -68,6 +68,7 @@ def weights(place: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(place / name / "checkpoints" / "last.pt", weights_only=True)["model"]
 
 
+@pytest.mark.slow
 def test_what_changes_over_time_goes_on_where_it_was(place: Path) -> None:
     """Eight steps in one go are those that were stopped after four; without the callback they are others."""
     train(place, "whole", *FADING)

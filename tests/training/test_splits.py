@@ -28,6 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_part_of_train_is_validation_in_every_command(home: Path) -> None:
     words = [*WORDS, "dataset.holdout=0.2", "hydra.run.dir=held"]
     done = run("-m", "detr", "train", *words, "trainer.max_steps=2", cwd=home)
