@@ -18,6 +18,8 @@ from wandb_file import read_run
 
 from detr.data.shapes.dataset import generate
 
+pytestmark = pytest.mark.slow
+
 # Thirteen images to validate on and five to test on, in batches of four: neither two processes nor batches divide them.
 ODD = [each for each in TINY if not each.startswith(("+dataset.counts", "dataloader.batch_size"))] + [
     "+dataset.counts={train: 40, val: 13, test: 5}",
@@ -46,7 +48,6 @@ def trained(shapes: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
     return root / "outputs", done.stdout
 
 
-@pytest.mark.slow
 def test_resumed_within_the_epoch_it_is_the_same_run(trained: tuple[Path, str], tmp_path: Path) -> None:
     """From the checkpoint of step 2 of 5, which has the random states of both processes."""
     (folder,) = (trained[0] / "train").iterdir()
@@ -88,7 +89,6 @@ def test_one_folder_one_run_one_voice(trained: tuple[Path, str]) -> None:
     assert len(checkpoint["trainer"]["processes"]) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_is_that_of_one_process(trained: tuple[Path, str], tmp_path: Path, split: str) -> None:
     """Boxes, masks and segments, to the byte, with three processes."""
@@ -118,7 +118,6 @@ def test_the_runs_own_evaluation_is_that_of_one_process(trained: tuple[Path, str
     assert (folder / "predictions.json").read_bytes() == (tmp_path / "alone" / "predictions.json").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_multirun_goes_job_after_job(shapes: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=1e-3,1e-4", "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep"]
     done = torchrun("train.py", "-m", *shapes, *arguments)
@@ -129,7 +128,6 @@ def test_a_multirun_goes_job_after_job(shapes: list[str], tmp_path: Path) -> Non
     assert rates[0] == pytest.approx(10 * rates[1])
 
 
-@pytest.mark.slow
 def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Path) -> None:
     data = tmp_path / "shapes"
     shutil.copytree(shapes[-1].partition("=")[2], data)
@@ -141,7 +139,6 @@ def test_a_broken_image_ends_the_job_in_one_line(shapes: list[str], tmp_path: Pa
     assert "000007.jpg" in line
 
 
-@pytest.mark.slow
 def test_a_mistake_is_told_once(shapes: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=-1", f"hydra.run.dir={tmp_path}/run"]
     done = torchrun("train.py", *shapes, *arguments)
@@ -165,7 +162,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_the_traceback_is_that_of_the_process_that_failed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(FAILING)
@@ -175,7 +171,6 @@ def test_the_traceback_is_that_of_the_process_that_failed(tmp_path: Path) -> Non
     assert "Connection closed by peer" not in done.stderr
 
 
-@pytest.mark.slow
 def test_more_processes_than_images(shapes: list[str], tmp_path: Path) -> None:
     few = [each for each in shapes if "dataset" not in each]
     few += ["+dataset.counts={train: 1, val: 1, test: 1}", f"dataset.root={tmp_path}/few"]
@@ -184,7 +179,6 @@ def test_more_processes_than_images(shapes: list[str], tmp_path: Path) -> None:
     assert "1 training images are too few for 2 processes" in line
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rendezvous", ["static", "c10d"])
 def test_two_nodes_on_one_machine(shapes: list[str], tmp_path: Path, rendezvous: str) -> None:
     """Two torchrun agents on loopback, as docs/distributed.md starts them on two machines."""

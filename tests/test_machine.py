@@ -59,6 +59,7 @@ def test_a_killed_training_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_training_whose_reader_goes_away_ends_well(tmp_path: Path) -> None:
     command = [sys.executable, "train.py", *step(tmp_path / "run"), "trainer.log_every=1"]
     training = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -59,6 +59,7 @@ def searched(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_a_poor_trial_ends_early(searched: tuple[Path, str]) -> None:
     folder, said = searched
     trials = study(folder)

@@ -164,6 +164,7 @@ SEARCH = ["logger=none", "transformer.d_model=32", "transformer.num_heads=4", "t
 SEARCH += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_runs_the_remaining_trials_only(data: str, tmp_path: Path) -> None:
     import optuna
 
@@ -222,6 +223,7 @@ def test_a_search_under_torchrun_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_metric_that_the_validation_does_not_have(data: str, tmp_path: Path) -> None:
     done = sweep(tmp_path / "search", data, *SEARCH, "hydra.sweeper.n_trials=1", "hydra.sweeper.metric=AP5O")
     assert done.returncode == 2

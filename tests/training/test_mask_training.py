@@ -15,6 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.coco import METRICS
 
+pytestmark = pytest.mark.slow
+
 DEFINED = METRICS.keys() - {"APl", "ARl"}  # no shape is large
 BY_HEART = [
     "trainer.overfit_batches=1",

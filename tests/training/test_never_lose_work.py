@@ -181,6 +181,7 @@ def slurm(folder: Path) -> dict[str, str]:
     return {"SLURM_JOB_ID": "4711", "PATH": f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+@pytest.mark.slow
 def test_stopped_while_evaluating(whole: Whole, data: str, tmp_path: Path) -> None:
     """The epoch's training is not repeated, its evaluation is."""
     folder = tmp_path / "run"

@@ -120,6 +120,7 @@ def test_boxes_alone_can_be_evaluated(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "boxes/panoptic.json").exists()
 
 
+@pytest.mark.slow
 def test_the_papers_two_stages(root: Path, tmp_path: Path) -> None:
     """A detector of the boxes of things and stuff; then a mask head on it, while the detector stays what it is."""
     small = [
