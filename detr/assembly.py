@@ -29,6 +29,7 @@ from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
+from detr.models.outputs import check_output
 from detr.structures import Classes
 from detr.tracking.code import code_of
 from detr.tracking.logger import Logger, NullLogger
@@ -74,14 +75,11 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         fresh = checkpoint is None and values["init_from"] is None
         model = build_model(values, train_set.classes, pretrained=fresh)
         check_capacity(train_set, model.queries.num_queries)
-        if checkpoint is not None:
-            origin = checkpoint.recipe.origin
-        elif values["init_from"] is not None:
+        origin = {} if checkpoint is None else checkpoint.recipe.origin
+        if checkpoint is None and values["init_from"] is not None:
             origin = initialize(model, values["init_from"], train_set.classes)
-        else:
-            origin = {}
-            if options.overfit_batches is None:
-                warn_from_scratch(model, len(train_set))
+        elif fresh and options.overfit_batches is None:
+            warn_from_scratch(model, len(train_set))
     if distributed.rank():
         seed_torch(values["seed"], distributed.rank())  # dropout of its own
     model = model.to(device)
@@ -97,9 +95,10 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     )
     validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)
+    code = code_of(values)
     return Parts(
         options=options,
-        recipe=replace(recipe, origin=origin, folders=config.folders, modules=code_of(values).places),
+        recipe=replace(recipe, origin=origin, folders=config.folders, modules=code.places),
         loader=loader,
         model=model,
         criterion=criterion,
@@ -108,6 +107,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         validation=validation,
         logger=build_a(Logger, values["logger"]) if distributed.is_main() else NullLogger(),
         callbacks=[build_a(Callback, node) for node in values["callbacks"].values()],
+        code=code,
     )
 
 
@@ -207,7 +207,7 @@ def build_model(values: Values, classes: Classes, *, pretrained: bool) -> DETR:
     if not pretrained:
         node = node.changed(backbone=without_weights(node["backbone"]))
     model = build_a(DETR, node, num_classes=classes.num_classes)
-    check_first_output(model, own_parts(values))
+    check_first_output(model, own_parts(values), check_output)
     return model
 
 

@@ -58,11 +58,10 @@ def train(config: Config) -> None:
             return
         trainer.plan()
         val_set = None if parts.validation is None else parts.validation.loader.dataset
-        code = code_of(config.values)
         record = RunRecord.of(
             config,
             git=revision(),
-            code=code.to_dict(),
+            code=parts.code.to_dict(),
             hardware=hardware(),
             parameters=count_parameters(parts.model),
             processes=distributed.world_size(),
@@ -72,7 +71,7 @@ def train(config: Config) -> None:
         )
         if own:
             folder.keep_config(config.hydra)
-            code.keep(folder.path)
+            parts.code.keep(folder.path)
             folder.describe(record)
             if parts.recipe.held_out is not None:
                 folder.keep_held_out(parts.recipe.held_out)
@@ -176,9 +175,8 @@ def evaluate(config: Config) -> None:
     folder.describe(record)
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
-    if outcome.evaluation is not None and record.checkpoint and record.checkpoint["run"] is not None:
-        tell_training(RunFolder(record.checkpoint["run"]), outcome.evaluation, folder, record)
     if outcome.evaluation is not None:
+        tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:
             logger.start(
                 directory=folder.path,
@@ -193,9 +191,12 @@ def evaluate(config: Config) -> None:
             console.places({"W&B": logger.place})
 
 
-def tell_training(training: RunFolder, evaluation: Evaluation, folder: RunFolder, record: RunRecord) -> None:
+def tell_training(evaluation: Evaluation, folder: RunFolder, record: RunRecord) -> None:
     """Note an evaluation in the folder of the training that its checkpoint is of, if there is one."""
-    if record.checkpoint is None or record.split is None or not (training.path / RUN).exists():
+    assert record.checkpoint is not None
+    assert record.split is not None
+    training = RunFolder(record.checkpoint["run"] or "")
+    if record.checkpoint["run"] is None or not (training.path / RUN).exists():
         return
     facts = {
         "folder": str(folder.path.resolve()),

@@ -109,6 +109,14 @@ def test_hydra_stays_at_the_door() -> None:
     assert strangers == []
 
 
+def test_parts_do_not_know_how_they_are_configured() -> None:
+    """Whoever imports a model need not have Hydra, which all of `detr.config` brings."""
+    rooms = ("shared", "data", "models", "losses", "evaluation", "weights", "drawing")
+    modules = [module for module in trees() if room(module) in rooms]
+    assert len(modules) > 60
+    assert [module for module in modules if any(room(each) == "config" for each in imports(module))] == []
+
+
 def test_few_files_lie_loose() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= LOOSE
 

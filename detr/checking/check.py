@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +100,8 @@ def check(data: DataSet, settings: Settings, *, pixels: bool, progress: Progress
             report.findings += unlisted_findings(list(report.records.values()))
     wrong = {each.split for each in report.findings if each.severity == "error"}
     for name in SPLITS:
-        if name in report.records and not wrong & {"train", name}:  # the others need the classes of train
+        # Read by the data set's own reader, which the others were; they need the classes of train.
+        if name in report.records and read_raw(data) and not wrong & {"train", name}:
             report.findings += refusal(data, name, settings.augmentation["eval"])
     order(report)
     return report
@@ -126,14 +128,13 @@ def between_splits(records: dict[str, Records]) -> Iterator[Finding]:
 
 def read_split(data: DataSet, name: Split, transform: Transform, report: Report) -> tuple[Records, list[str]] | None:
     """Return a split as far as it can be read, and the folders of its images; what is wrong goes to the report."""
-    panoptic = isinstance(data, CocoPanoptic)
-    if isinstance(data, CocoSplits) and not panoptic:
+    if isinstance(data, CocoSplits) and read_raw(data):
         try:
             folders, files = data.places(name)
         except UserError:
             report.notes.append(f"{name}: not set, so not checked")
             return None
-        if name == "test" and not any(map(_exists, files)):
+        if name == "test" and not any(map(os.path.exists, files)):
             report.notes.append(f"test: {', '.join(files)} is not there, so not checked; training does without it")
             return None
         faults = Faults(name)
@@ -146,7 +147,7 @@ def read_split(data: DataSet, name: Split, transform: Transform, report: Report)
     try:
         with quiet():
             images = data.split(name, transform=transform)
-            annotations = data.part(name) if isinstance(data, Splits) and not panoptic else None
+            annotations = data.part(name) if isinstance(data, Splits) and not isinstance(data, CocoPanoptic) else None
     except UserError as error:
         report.findings += REFUSED.found(name, [Place(detail=str(error)[:MAX_DETAIL])])
         return None
@@ -155,6 +156,11 @@ def read_split(data: DataSet, name: Split, transform: Transform, report: Report)
         return None
     records = Records.of(name, annotations or images.annotations)
     return records, sorted({file.rpartition("/")[0] for file in records.files.tolist()})
+
+
+def read_raw(data: DataSet) -> bool:
+    """Return whether the annotation files are read here, past every mistake, and not by the data set's own reader."""
+    return isinstance(data, CocoSplits) and not isinstance(data, CocoPanoptic)
 
 
 def refusal(data: DataSet, name: Split, transform: Transform) -> Iterator[Finding]:
@@ -192,9 +198,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _exists(file: str) -> bool:
-    import os
-
-    return os.path.exists(file)

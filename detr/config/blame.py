@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from detr.config.build import locate
-from detr.config.kinds import described, full_name, is_own, own_file
 from detr.config.references import dotted, leaves
-from detr.errors import UserError
+from detr.errors import UserError, described, full_name, is_own, own_file
 
 Parts = Mapping[str, Callable[..., Any]]  # key → class or function
+Check = Callable[[nn.Module, Sequence[Any], Any], None]
 
 
 @contextmanager
@@ -45,8 +45,13 @@ def own_parts(values: Mapping[str, Any]) -> Parts:
     return {key: made_by for key, made_by in found.items() if own_file(made_by) is not None}
 
 
-def check_first_output(module: nn.Module, parts: Parts) -> None:
+def check_first_output(module: nn.Module, parts: Parts, further: Check | None = None) -> None:
     """Let parts of somebody's own be checked when they are called first: that they return what their base class does.
+
+    Args:
+        module: with the parts inside.
+        parts: that are somebody's own.
+        further: is called with part, arguments and output, if that is of the right type.
 
     Raises:
         UserError: in the forward pass.
@@ -54,10 +59,10 @@ def check_first_output(module: nn.Module, parts: Parts) -> None:
     keys = {made_by: key for key, made_by in parts.items()}
     for part in module.modules():
         if type(part) in keys:
-            _check_first_output(part, keys[type(part)])
+            _check_first_output(part, keys[type(part)], further)
 
 
-def _check_first_output(part: nn.Module, key: str) -> None:
+def _check_first_output(part: nn.Module, key: str, further: Check | None) -> None:
     bases: list[Any] = [each for each in type(part).__mro__ if each.__module__.startswith("detr.")]
     wanted = typing.get_type_hints(bases[0].forward).get("return") if bases else None
     kind = typing.get_origin(wanted) or wanted
@@ -69,6 +74,8 @@ def _check_first_output(part: nn.Module, key: str) -> None:
         if not isinstance(output, kind):
             found = f"a {full_name(type(output))}, expected a {full_name(kind)}"
             raise UserError(f"{key}: {described(type(part))}.forward returns {found}")
+        if further is not None:
+            further(called, arguments, output)
 
     handle = part.register_forward_hook(check)
 

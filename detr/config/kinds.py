@@ -6,12 +6,9 @@ import collections.abc
 import inspect
 import types
 import typing
-from pathlib import Path
 from typing import Any, Protocol
 
-from detr.errors import UserError
-
-PACKAGE = Path(__file__).resolve().parents[1]
+from detr.errors import UserError, described, full_name
 
 
 def expect(part: Any, kind: Any, key: str) -> None:
@@ -62,39 +59,6 @@ def expect_inside(value: Any, annotation: Any, key: str) -> None:
             expect_inside(item, inner[0], f"{key}[{index}]")
     elif not hasattr(value, "kind"):
         expect(value, annotation, key)
-
-
-def described(made_by: Any) -> str:
-    """Return the name of a class or function, with its file where that is not in this package or an installed one."""
-    file = own_file(made_by)
-    return full_name(made_by) if file is None else f"{full_name(made_by)} ({file})"
-
-
-def shown(value: Any) -> str:
-    """Return what a value is, in words: its type, and its shape if it has one."""
-    shape = getattr(value, "shape", None)
-    count = f" of {len(value)}" if isinstance(value, list | tuple) else ""
-    return f"a {type(value).__name__}{count}" + ("" if shape is None else f" {list(shape)}")
-
-
-def full_name(made_by: Any) -> str:
-    return f"{made_by.__module__}.{made_by.__qualname__}"
-
-
-def own_file(made_by: Any) -> Path | None:
-    """Return the file of a class or function; None of those in this package, installed or built in."""
-    try:
-        file = Path(inspect.getsourcefile(made_by) or "")
-    except TypeError:
-        return None
-    return file if is_own(file) else None
-
-
-def is_own(file: Path) -> bool:
-    """Return whether a file is somebody's own code: outside of this package, of installed ones and of Python."""
-    if not file.is_absolute() or file.is_relative_to(PACKAGE) or "site-packages" in file.parts:
-        return False
-    return not file.is_relative_to(Path(collections.__file__).parents[1])
 
 
 def _has(part: Any, name: str) -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from detr.config.kinds import described, own_file, shown
 from detr.data.dataset import ImageSet
-from detr.errors import UserError
+from detr.errors import UserError, described, own_file, shown
 from detr.structures import Batch, Sample
 
 SLACK = 1e-3  # by which rounding may take a box out of its image

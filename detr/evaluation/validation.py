@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from detr import distributed
 from detr.boxes import cxcywh_to_xyxy
-from detr.config.kinds import described, shown
 from detr.data.dataset import ImageSet
 from detr.data.images import read_image
 from detr.data.loader import EvalLoader
-from detr.errors import UserError
+from detr.errors import UserError, described, shown
 from detr.evaluation.evaluator import Evaluator, Findings
 from detr.evaluation.examples import KEPT_SCORE, Boxes, Example, Segments
 from detr.evaluation.metrics import Evaluation

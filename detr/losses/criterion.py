@@ -10,8 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from detr.config.kinds import described, shown
-from detr.errors import UserError
+from detr.errors import UserError, described, shown
 from detr.losses.matched import Matched
 from detr.losses.matcher import Matcher
 from detr.losses.terms import Term

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from detr.config.kinds import described
-from detr.errors import UserError
 from detr.models.backbone import Backbone
 from detr.models.decoder import Decoder, Reference
 from detr.models.denoising import Denoising
@@ -17,7 +15,7 @@ from detr.models.heads import BoxHead, ClassHead, for_layers
 from detr.models.mask_head import MaskHead
 from detr.models.neck import Neck
 from detr.models.queries import Queries, Surroundings
-from detr.models.structures import Decoded, Memory, QuerySet
+from detr.models.structures import QuerySet
 from detr.structures import Classification, Predictions, Targets
 
 
@@ -99,16 +97,12 @@ class DETR(nn.Module):
             targets: for denoising, while training; nothing else looks at them.
         """
         levels = self.backbone(self.backbone.normalize(images, padding))
-        check_levels(self.backbone, levels, images)
         features = self.neck(levels, padding)
         memory = self.encoder(features)
-        check_memory(self.encoder, memory, len(images))
         queries = self.queries(memory)
-        check_queries(self.queries, queries, memory)
         if self.training:
             queries = self.with_further(queries, targets)
         decoded = self.decoder(queries, memory, self.box_head)
-        check_decoded(self.decoder, decoded, queries)
         predictions = Predictions(self.class_head(decoded), decoded.boxes, decoded.extras)
         predictions = separate(predictions, memory.groups | queries.groups | decoded.groups, queries.matching)
         if self.mask_head is not None:
@@ -123,62 +117,6 @@ class DETR(nn.Module):
         if self.denoising is not None and targets is not None:
             queries = self.denoising(queries, targets, self.queries.position_of)
         return queries
-
-
-def check_levels(backbone: Backbone, levels: list[Tensor], images: Tensor) -> None:
-    """Raise UserError unless a backbone's levels are what it says of them; images [B, 3, H, W]."""
-    said = list(zip(backbone.channels, backbone.strides, strict=True))
-    found = [list(each.shape) for each in levels]
-    fits = len(found) == len(said) and all(
-        len(shape) == 4 and shape[1] == channels and _near(shape[2:], images.shape[2:], stride)
-        for shape, (channels, stride) in zip(found, said, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(f"[B, {channels}, H/{stride}, W/{stride}]" for channels, stride in said)
-        raise UserError(
-            f"backbone: {described(type(backbone))} returns levels {found} of images {list(images.shape)}, but by its "
-            f"channels and strides they are {wanted}"
-        )
-
-
-def _near(level: Sequence[int], image: Sequence[int], stride: int) -> bool:
-    """Whether sides are about what a stride says; convolutions without padding lose some."""
-    return all(abs(side * stride - whole) <= max(stride, whole / 3) for side, whole in zip(level, image, strict=True))
-
-
-def check_memory(encoder: Encoder, memory: Memory, images: int) -> None:
-    """Raise UserError unless the tokens are those of the levels, image by image."""
-    tokens, count = memory.tokens.shape, sum(height * width for height, width in memory.shapes)
-    if tokens[:2] != (images, count) or memory.positions.shape != tokens or memory.padding.shape != tokens[:2]:
-        raise UserError(
-            f"transformer.encoder: {described(type(encoder))} returns tokens {list(tokens)}, positions "
-            f"{list(memory.positions.shape)} and padding {list(memory.padding.shape)}, expected [B, T, D] twice and "
-            f"[B, T] with B = {images} and, by their shapes, T = {count}"
-        )
-
-
-def check_queries(part: Queries, queries: QuerySet, memory: Memory) -> None:
-    """Raise UserError unless there are queries for every image, of the transformer's width."""
-    images, _, width = memory.tokens.shape
-    shape, reference = queries.content.shape, queries.reference
-    if len(shape) != 3 or (shape[0], shape[2]) != (images, width):
-        raise UserError(
-            f"queries: {described(type(part))} returns content {list(shape)}, expected [{images}, Q, {width}]"
-        )
-    if reference is not None and reference.shape[:2] != shape[:2]:
-        raise UserError(
-            f"queries: {described(type(part))} returns references {list(reference.shape)} for content {list(shape)}"
-        )
-
-
-def check_decoded(decoder: Decoder, decoded: Decoded, queries: QuerySet) -> None:
-    """Raise UserError unless there is a state and a box for every query."""
-    hidden, boxes, asked = decoded.hidden.shape, decoded.boxes.shape, queries.content.shape
-    if len(hidden) != 4 or hidden[1:3] != asked[:2] or boxes != (*hidden[:3], 4):
-        raise UserError(
-            f"transformer.decoder: {described(type(decoder))} returns hidden {list(hidden)} and boxes {list(boxes)}, "
-            f"expected [L, B, Q, D] and [L, B, Q, 4] for queries {list(asked)}"
-        )
 
 
 KINDS: dict[Reference, str] = {"none": "positions alone", "point": "points", "anchor": "anchors"}

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr.config.kinds import described, shown
-from detr.errors import UserError
+from detr.errors import UserError, described, shown
 from detr.models.layers import group_norm
 from detr.models.structures import Features
 

@@ -22,7 +22,7 @@ class Labelled(io.TextIOBase):
     def __init__(self, stream: TextIO, label: str) -> None:
         self.stream = stream
         self.label = label
-        self._begun = ""  # a line whose end has not come yet
+        self._begun = ""  # the start of a line that is not finished
 
     def write(self, text: str) -> int:
         *whole, self._begun = (self._begun + text).split("\n")

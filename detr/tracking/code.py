@@ -17,12 +17,12 @@ from typing import Any
 
 from detr.config.recorded import noted
 from detr.config.references import leaves
+from detr.errors import INSTALLED
 from detr.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 FILES, BYTES = 200, 2_000_000  # that a record keeps at most
-INSTALLED = {"site-packages", "dist-packages"}
 NOBODYS = {"detr", "__main__"} | sys.stdlib_module_names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,6 +11,7 @@ from detr.data.loader import TrainLoader
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
+from detr.tracking.code import Code
 from detr.tracking.logger import Logger
 from detr.training.callbacks import Callback
 from detr.training.options import TrainerOptions
@@ -32,3 +33,4 @@ class Parts:
     validation: Validation | None  # of the validation split, if there is one
     logger: Logger  # not yet started
     callbacks: Sequence[Callback] = ()
+    code: Code = field(default_factory=Code)  # of the parts that are not detr's

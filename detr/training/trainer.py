@@ -197,7 +197,7 @@ class Trainer:
         if self.limits.overtime(self.progress) and self.moment().progress < 1:
             log.warning(
                 "stopping in step %d of %d at %.2f times trainer.max_minutes: steps take longer than those that were "
-                "timed at the start; the learning rate has not reached its end",
+                "timed at the start, so the schedule of the learning rate is cut short",
                 *(self.progress.step, self.steps, self.progress.seconds / 60 / (self.progress.budget or 1)),
             )
         means = self.finite(distributed.mean(self.meter.means()))
@@ -218,10 +218,10 @@ class Trainer:
             for batch in micro_batches
         ]
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if self.options.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.options.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

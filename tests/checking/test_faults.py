@@ -6,6 +6,9 @@ import functools
 import json
 from pathlib import Path
 
+import planted_annotations  # noqa: F401 - each registers its faults
+import planted_classes  # noqa: F401
+import planted_files  # noqa: F401
 import pytest
 from planted import FAULTS, SETTINGS, Data, Fault, sound
 
