@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from hydra.errors import HydraException
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -144,8 +144,12 @@ def test_check_lets_open_constructors_take_anything() -> None:
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
+@example(2**63 - 1)
+@example(2**63)
+@example(-(2**63))
 def test_strict_integers_are_integers(value: Any) -> None:
-    right = isinstance(value, int) and not isinstance(value, bool)
+    """Of 64 bits: NumPy and PyTorch have no others."""
+    right = isinstance(value, int) and not isinstance(value, bool) and -(2**63) < value < 2**63
     assert (problem(value, int) is None) == right
     assert (problem(value, int | None) is None) == (right or value is None)
 
