@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from detr.training.budget import AT_LEAST, WARM_UP, seconds_per_step
 
 BUDGET = [
     *(word for word in TINY if "max_minutes" not in word),
-    "trainer.max_minutes=0.02",
+    "trainer.max_minutes=0.03",
     "transformer.dropout=0.1",
     "trainer.evaluate_every=99",
 ]
@@ -52,10 +51,10 @@ def test_steps_are_timed_after_the_slow_first_ones() -> None:
 
     def step(index: int) -> None:
         seen.append(index)
-        time.sleep(0.2 if len(seen) <= WARM_UP else 0.02)
+        time.sleep(0.5 if len(seen) <= WARM_UP else 0.02)
 
     pace = seconds_per_step(step, iter(range(1000)), 0.01, torch.device("cpu"))
-    assert 0.02 <= pace < 0.1
+    assert 0.02 <= pace < 0.2
     assert len(seen) == WARM_UP + AT_LEAST
     seconds_per_step(step, iter(range(1000)), 10.0, torch.device("cpu"))
     assert len(seen) > 2 * WARM_UP + 2 * AT_LEAST
@@ -107,25 +106,28 @@ def assert_same(first: Path, second: Path) -> None:
     assert rows(first) == rows(second)
 
 
-def killed_and_resumed(folder: Path, data: Path) -> subprocess.CompletedProcess[str]:
-    """A training with a budget that is killed when it has written a checkpoint, and goes on from there."""
-    words = [*BUDGET, f"dataset.root={data}", "trainer.checkpoint_every_steps=2", f"hydra.run.dir={folder}"]
-    started = Started("train.py", *words)
-    started.wait_for(lambda: any(folder.glob("checkpoints/step_*.pt")))
-    started.kill()
-    return run("train.py", *words, "resume=auto")
+# train.py, but for the clock, which would end the run of a test where the machine has become slow meanwhile.
+UNHURRIED = """
+import detr.training.limits
+from detr.commands.train import main
+
+detr.training.limits.OVERTIME = float("inf")
+main()
+"""
 
 
 def test_killed_resumed_repeated_and_done_twice_are_the_same_bits(tmp_path: Path) -> None:
-    data, repeated, again = (tmp_path / name for name in ("data", "repeated", "again"))
-    for attempt in range(3):  # unless the machine became so slow meanwhile that the clock had to end the run
-        killed = tmp_path / f"killed{attempt}"
-        done = killed_and_resumed(killed, data)
-        assert done.returncode == 0, done.stderr
-        if "stopping in step" not in done.stdout:
-            break
-    record = json.loads((killed / "run.json").read_text())
+    data, killed, repeated, again = (tmp_path / name for name in ("data", "killed", "repeated", "again"))
+    unhurried = tmp_path / "unhurried.py"
+    unhurried.write_text(UNHURRIED)
+    words = [*BUDGET, f"dataset.root={data}", "trainer.checkpoint_every_steps=2", f"hydra.run.dir={killed}"]
+    started = Started(str(unhurried), *words)
+    started.wait_for(lambda: any(killed.glob("checkpoints/step_*.pt")))
+    started.kill()
+    done = run(str(unhurried), *words, "resume=auto")
+    assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
+    record = json.loads((killed / "run.json").read_text())
     assert rows(killed)[-1]["step"] == record["steps"]
 
     done = run("-m", "detr", "repeat", str(killed), f"hydra.run.dir={repeated}")
