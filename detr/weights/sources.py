@@ -80,6 +80,8 @@ def load(source: str) -> Weights:
     Raises:
         UserError: no such thing, unreadable, of an unknown layout, or with a weight that its layout does not know.
     """
+    if not source:  # `checkpoint=null` and `checkpoint=` on a command line
+        raise UserError("expected a checkpoint's path, an https address or the name of published weights, got nothing")
     if source in ZOO:
         return _from_file(fetch(ZOO[source].address), source, ZOO[source].experiment)
     if is_address(source):

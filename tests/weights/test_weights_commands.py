@@ -281,6 +281,8 @@ def test_what_bad_files_get(name: str, words: list[str], bad: Path) -> None:
     [
         ("BAD/truncated.pth", ["truncated.pth", "truncated"]),
         ("BAD/nan.pth", ["nan.pth", "class_embed.bias", "not finite"]),
+        ("null", ["an https address", "got nothing"]),
+        ("", ["an https address", "got nothing"]),
         ("detr_r50_dc", ["did you mean detr_r50_dc5?"]),
         ("detr_r101", ["dl.fbaipublicfiles.com/detr/detr-r101-2c7b67e5.pth", "give its path"]),
     ],
