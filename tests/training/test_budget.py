@@ -116,6 +116,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_resumed_repeated_and_done_twice_are_the_same_bits(tmp_path: Path) -> None:
     data, killed, repeated, again = (tmp_path / name for name in ("data", "killed", "repeated", "again"))
     unhurried = tmp_path / "unhurried.py"

@@ -64,6 +64,7 @@ def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_and_best_epoch(trained: Path) -> None:
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     judged = [row for row in rows if "val/PQ" in row]
@@ -75,6 +76,7 @@ def test_rows_and_best_epoch(trained: Path) -> None:
     assert best["classes"]["things"] == [True] * 5 + [False] * 2
 
 
+@pytest.mark.slow
 def test_pictures_and_submission_of_the_best_epoch(trained: Path) -> None:
     with Image.open(trained / "predictions/000.jpg") as picture:
         assert picture.width > 2 * 448
@@ -84,6 +86,7 @@ def test_pictures_and_submission_of_the_best_epoch(trained: Path) -> None:
     assert any(entry["segments_info"] for entry in submitted)
 
 
+@pytest.mark.slow
 def test_evaluation_is_that_of_the_files(evaluated: Path, root: Path) -> None:
     """metrics.json has what hotcoco and pycocotools say of the files on the disk."""
     metrics = json.loads((evaluated / "metrics.json").read_text())
@@ -103,6 +106,7 @@ def test_evaluation_is_that_of_the_files(evaluated: Path, root: Path) -> None:
         assert [ours.get(name, -1) for name in METRICS] == pytest.approx(judged.stats.tolist(), abs=1e-6), kind
 
 
+@pytest.mark.slow
 def test_threshold_of_segments(trained: Path, evaluated: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={trained}/checkpoints/best.pt"
     done = run("evaluate.py", checkpoint, "evaluator.min_score.sigmoid=1.0", f"hydra.run.dir={tmp_path}/none")
@@ -112,6 +116,7 @@ def test_threshold_of_segments(trained: Path, evaluated: Path, tmp_path: Path) -
         assert not np.asarray(png).any()
 
 
+@pytest.mark.slow
 def test_boxes_alone_can_be_evaluated(trained: Path, tmp_path: Path) -> None:
     overrides = ["evaluator=coco", "evaluator.masks=false", f"hydra.run.dir={tmp_path}/boxes"]
     done = run("evaluate.py", f"checkpoint={trained}/checkpoints/best.pt", *overrides)
@@ -227,9 +232,10 @@ def test_mistakes_are_answered_before_training(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_png_that_contradicts_the_json(trained: Path, shapes: list[str], root: Path, tmp_path: Path) -> None:
+def test_a_png_that_contradicts_the_json(shapes: list[str], tmp_path: Path) -> None:
     """Found in the first epoch, by a worker; one line, and nothing half-written."""
-    shutil.copytree(root, tmp_path / "shapes")
+    generate(tmp_path / "shapes", COUNTS)
+    generate_panoptic(tmp_path / "shapes", COUNTS)
     path = tmp_path / "shapes/annotations/panoptic_train/000005.png"
     with Image.open(path) as png:
         pixels = np.array(png)
