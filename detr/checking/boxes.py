@@ -82,12 +82,6 @@ MANY_CROWDS = Kind(
     'most annotations have "iscrowd": 1, and training leaves crowds out',
     "set it to 0 where a box is one object",
 )
-NO_OBJECTS = Kind(
-    "no-objects",
-    "damage",
-    "no annotation that a training can learn from, or an evaluation measure against",
-    "add objects; are all of them crowds, or all boxes without area?",
-)
 
 ROUNDING = 2.0  # pixels; tools round, and some count a box's last pixel as outside of it
 MOSTLY_INSIDE = 0.9  # of a box's area; a box that lies less inside was not drawn on this image
@@ -103,9 +97,6 @@ def box_findings(records: Records) -> Iterator[Finding]:
     """Yield what is wrong with the boxes of a split."""
     if not len(records.boxes):
         return
-    if not records.usable.any():
-        place = records.image(0, f"{len(records.boxes)} annotations, {int(records.crowd.sum())} of them crowds")
-        yield from NO_OBJECTS.found(records.split, [place])
     convention = convention_of(records)
     if convention is not None:
         yield from records.find(convention, np.ones(len(records.boxes), dtype=np.bool_))

@@ -12,10 +12,12 @@ import numpy as np
 from detr.checking.finding import MAX_DETAIL, Faults, Kind, Place, shown
 from detr.checking.masks import examine
 from detr.checking.records import Records
-from detr.data.coco_json import MAX_COORDINATE, is_coordinate, is_whole, load
+from detr.data.coco_json import MAX_COORDINATE, is_coordinate, is_flag, is_whole, load
 from detr.errors import UserError
 
 Item = dict[str, Any]
+
+FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "null": 0, "none": 0, "": 0}  # as texts
 
 ANNOTATION_FILE = Kind(
     "annotation-file", "error", "annotation file that cannot be used", "what it should have is not checked"
@@ -208,9 +210,8 @@ class _File:
             sound = False
         if sound and int(item["id"]) in self.seen:
             self.fault(SAME_ANNOTATION_ID, **where)
-        crowd = item.get("iscrowd", 0)
-        if crowd not in (0, 1, None):
-            self.fault(FLAG_AS_TEXT, f'"iscrowd": {shown(crowd)}', **where)
+        if not is_flag(item.get("iscrowd")):
+            self.fault(FLAG_AS_TEXT, f'"iscrowd": {shown(item["iscrowd"])}', **where)
         if self.box(item, where) and sound and owner is not None:
             self.keep(item, owner, where)
 
@@ -241,7 +242,7 @@ class _File:
         self.category_ids.append(int(item["category_id"]))
         self.boxes.extend(item["bbox"])
         self.areas.append(float("nan") if item.get("area") is None else item["area"])
-        self.crowd.append(item.get("iscrowd") in (1, "1", "true", "True"))
+        self.crowd.append(flag_of(item.get("iscrowd")) == 1)
         size = (self.sizes[2 * owner], self.sizes[2 * owner + 1])
         area = float("nan")
         if self.masks or item.get("segmentation"):
@@ -249,6 +250,13 @@ class _File:
             if fault is not None:
                 self.fault(*fault, **where)
         self.mask_areas.append(area)
+
+
+def flag_of(value: object) -> int | None:
+    """Return 0 or 1 for a flag, also for one in quotes; None where it is unclear what is meant."""
+    if is_flag(value):
+        return int(bool(value))
+    return FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _is_text_number(value: object) -> bool:

@@ -10,13 +10,13 @@ import numpy as np
 
 from detr.checking.boxes import CENTRES, CORNERS, EXCHANGED, FRACTIONS, convention_of, same_boxes, wrong_areas
 from detr.checking.classes import ROOT_NAMES
+from detr.checking.coco import flag_of
 from detr.checking.masks import MIN_AREA
 from detr.checking.records import Records
-from detr.data.coco_json import is_coordinate, is_whole
+from detr.data.coco_json import is_coordinate, is_flag, is_whole
 
 Item = dict[str, Any]
 
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "": 0}
 NUMBERS = {
     "images": ("id", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "area"),
@@ -36,9 +36,9 @@ def mend_entries(content: Item) -> Iterator[str]:
                         item[key] = number
     for item in content["annotations"]:
         name = f"annotation {item.get('id')}"
-        crowd = item.get("iscrowd", 0)
-        if isinstance(crowd, str) and crowd.strip().lower() in FLAGS:
-            item["iscrowd"] = FLAGS[crowd.strip().lower()]
+        crowd = item.get("iscrowd")
+        if not is_flag(crowd) and flag_of(crowd) is not None:
+            item["iscrowd"] = flag_of(crowd)
             yield f"{name}: iscrowd {crowd!r} → {item['iscrowd']}"
         box = item.get("bbox")
         if isinstance(box, list) and any(isinstance(each, str) for each in box):

@@ -24,11 +24,17 @@ TWICE = Kind(
     "files that are listed under several ids: the objects of one are background for the other",
     "merge the entries; fix=true does",
 )
+NO_OBJECTS = Kind(
+    "no-objects",
+    "error",
+    "no object to learn from in the whole split",
+    "add objects; are all of them crowds, or all boxes without area?",
+)
 NOT_ANNOTATED = Kind(
     "no-annotations",
     "damage",
-    "images without a single annotation in the whole split: there is nothing to measure",
-    "add them",
+    "no object in the whole split: there is nothing to measure",
+    "add objects; are all of them crowds, or all boxes without area?",
 )
 SHARES = Kind(
     "class-shares-differ",
@@ -65,8 +71,11 @@ def compare_splits(train: Records, other: Records) -> Iterator[Finding]:
 
 def split_findings(records: Records) -> Iterator[Finding]:
     """Yield what is wrong with one split as a list of images."""
-    if records.annotated and records.split != "test" and len(records) and not len(records.boxes):
-        yield from NOT_ANNOTATED.found(records.split, [Place(records.source or None, detail=f"{len(records)} images")])
+    wanted = records.annotated and (records.split != "test" or len(records.boxes))
+    if wanted and len(records) and not records.usable.any():
+        kind = NO_OBJECTS if records.split == "train" else NOT_ANNOTATED
+        words = f"{len(records)} images, {len(records.boxes)} annotations, {int(records.crowd.sum())} of them crowds"
+        yield from kind.found(records.split, [Place(records.source or None, detail=words)])
     files, first, inverse = np.unique(records.files, return_index=True, return_inverse=True)
     if len(files) < len(records):
         again = np.flatnonzero(first[inverse] != np.arange(len(records)))[:MAX_PLACES]

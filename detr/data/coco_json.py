@@ -63,6 +63,24 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
+def flags(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.bool_]:
+    """Return [n] the flag under a key of each entry, False where there is none. Raises UserError if one is no flag."""
+    for position, item in enumerate(items):
+        if not is_flag(item.get(key)):
+            raise UserError(f"{path}: {what} {name_of(item, position)}: {flag_expected(key, item[key])}")
+    return np.array([bool(item.get(key)) for item in items], dtype=np.bool_)
+
+
+def is_flag(value: object) -> bool:
+    """Return whether it is 0, 1, false, true or null: a text is not, since bool("0") is True."""
+    return value is None or (isinstance(value, (int, float)) and value in (0, 1))
+
+
+def flag_expected(key: str, value: object) -> str:
+    """Return what an error says of a value that is no flag."""
+    return f'"{key}": expected 0, 1, false, true or null, got {str(value)[:60]!r}; write 0 or 1, without quotes'
+
+
 def strings(path: Path, what: str, items: list[Item], key: str) -> list[str]:
     """Return [n] the text under a key of each entry. Raises UserError if one is missing or empty."""
     for position, item in enumerate(items):
@@ -113,4 +131,5 @@ def categories_of(path: Path, content: Item) -> dict[int, str]:
 
 def is_coordinate(value: object) -> bool:
     """Return whether it is a finite number of pixels."""
-    return isinstance(value, (int, float)) and -MAX_COORDINATE < value < MAX_COORDINATE  # NaN compares False
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and -MAX_COORDINATE < value < MAX_COORDINATE  # type: ignore[operator]  # NaN compares False

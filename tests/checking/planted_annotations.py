@@ -94,6 +94,16 @@ def a_flag_as_text(data: Data) -> None:
     data.first["iscrowd"] = "0"
 
 
+@fault("flag-as-text", annotation=1, words="'False'", mended=True)
+def a_flag_as_a_word(data: Data) -> None:
+    data.first["iscrowd"] = "False"
+
+
+@fault("flag-as-text", annotation=1, words="2")
+def a_flag_that_is_none(data: Data) -> None:
+    data.first["iscrowd"] = 2
+
+
 @fault("box-not-finite", annotation=1, words="nan", mended=True)
 def not_a_number(data: Data) -> None:
     data.first["bbox"][2] = float("nan")
@@ -225,7 +235,7 @@ def mostly_crowds(data: Data) -> None:
         each["iscrowd"] = 1
 
 
-@fault("no-objects", words="36 of them crowds", also=("mostly-crowds",))
+@fault("no-objects", file="train.json", words="36 of them crowds", also=("mostly-crowds",))
 def nothing_but_crowds(data: Data) -> None:
     for each in boxes(data):
         each["iscrowd"] = 1

@@ -15,7 +15,7 @@ from planted import (
 )
 
 
-@fault("no-categories", file="train.json", also=("unknown-category", "no-annotations"))
+@fault("no-categories", file="train.json", also=("unknown-category", "no-objects"))
 def no_categories(data: Data) -> None:
     data.train["categories"] = []
 

@@ -19,8 +19,10 @@ from detr.data.coco_json import (
     Item,
     categories_of,
     check_sizes,
+    flag_expected,
     integers,
     is_coordinate,
+    is_flag,
     is_whole,
     items_of,
     load,
@@ -92,11 +94,11 @@ def _things(path: Path, content: Item) -> dict[int, bool]:
     table = {}
     for category in items_of(path, content, "categories"):
         value = category.get("isthing")
-        if value not in (0, 1):
+        if value is None or not is_flag(value):
             found = f"got {str(value)[:60]!r}" if "isthing" in category else "but it is missing"
             raise UserError(
                 f'{path}: category {category["id"]} ("{category["name"]}"): "isthing": '
-                f"expected 1 (a thing) or 0 (stuff), {found}"
+                f"expected 1 (a thing) or 0 (stuff), {found}; write it without quotes"
             )
         table[int(category["id"])] = bool(value)
     return table
@@ -177,7 +179,10 @@ class _Segments:
 
     def crowd(self) -> NDArray[np.bool_]:
         """[A]; none where nothing is said."""
-        return np.array([bool(item.get("iscrowd", 0)) for item in self.items], dtype=np.bool_)
+        for position, item in enumerate(self.items):
+            if not is_flag(item.get("iscrowd")):
+                raise UserError(f"{self._where(position)}: {flag_expected('iscrowd', item['iscrowd'])}")
+        return np.array([bool(item.get("iscrowd")) for item in self.items], dtype=np.bool_)
 
     def _values(self, key: str, valid: Callable[[Any], bool], expected: str) -> list[Any]:
         for position, item in enumerate(self.items):
