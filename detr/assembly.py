@@ -21,7 +21,7 @@ from detr.config.build import locate
 from detr.config.containers import Section
 from detr.config.kinds import expect
 from detr.config.suggest import did_you_mean
-from detr.data.dataset import DataSet, ImageSet, Split, check_capacity
+from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
 from detr.data.loader import eval_loader, train_loader
 from detr.environment import autocast, seed_everything, seed_torch
 from detr.errors import UserError
@@ -143,11 +143,15 @@ def training_data(
     """Build the training and validation splits; both are the same unaugmented images with `trainer.overfit_batches`.
 
     With `dataset.val=null`, and nothing held out, there is no validation split.
+
+    Raises:
+        UserError: a split is not what it must be, or there is no object to learn from.
     """
     data = data or build_data(values)
     augmented, plain = build(values["augmentation"]["train"]), build(values["augmentation"]["eval"])
     if overfit_batches is None:
         train_set = split_of(data, "train", transform=augmented, seed=values["seed"])
+        check_objects(train_set, "training images")
         node = values["dataset"]
         if node.get("val", node) is None and node.get("holdout") is None:
             log.info("dataset.val is null: no validation, no best checkpoint; last.pt is the result")
@@ -161,6 +165,7 @@ def training_data(
     images = overfit_batches * values["dataloader"]["batch_size"] * distributed.world_size()
     train_set = split_of(data, "train", transform=plain)
     subset = train_set.subset(range(min(images, len(train_set))))
+    check_objects(subset, "training images that trainer.overfit_batches takes, the first ones,")
     return subset, subset
 
 

@@ -220,6 +220,15 @@ class AnnotatedImages(Dataset[Sample]):
             return self.transform(image, target)
 
 
+def check_objects(dataset: ImageSet, what: str) -> None:
+    """Raise UserError if no image has an object to learn from; `what` says which images these are."""
+    if dataset.objects_per_image.any():
+        return
+    crowds = len(dataset.annotations.boxes) if isinstance(dataset, AnnotatedImages) else 0
+    reason = f": all {crowds} annotations are crowds (iscrowd, difficult), which are regions to ignore" if crowds else ""
+    raise UserError(f"none of {len(dataset)} {what} has an object to learn from{reason}; `detr check` says more")
+
+
 def check_capacity(dataset: ImageSet, num_queries: int) -> None:
     """Raise UserError if an image has more objects than the model has queries: some could never be matched."""
     counts = dataset.objects_per_image

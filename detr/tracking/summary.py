@@ -15,6 +15,7 @@ from detr.files import write_json
 from detr.tracking.console import SUMMARY, Console
 from detr.tracking.logger import Logger
 from detr.tracking.run_folder import RunFolder
+from detr.tracking.words import count
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +32,22 @@ def log_start(model: torch.nn.Module, train_set: ImageSet, val_set: ImageSet | N
     """Say what is trained on what, before the first step."""
     parameters = count_parameters(model)
     log.info(
-        "%.1f million parameters, %.1f million trainable; %d training and %d validation images, %d classes; at most %d "
+        "%.1f million parameters, %.1f million trainable; %s for training, %s for validation; %d classes; at most %d "
         "steps; %s; %s",
         parameters["total"] / 1e6,
         parameters["trainable"] / 1e6,
-        len(train_set),
-        0 if val_set is None else len(val_set),
+        _size(train_set),
+        "none" if val_set is None else _size(val_set),
         train_set.classes.num_classes,
         steps,
         next(model.parameters()).device,
         folder,
     )
+
+
+def _size(images: ImageSet) -> str:
+    """How many images there are, and how many objects in them."""
+    return f"{count(len(images), 'image')} with {count(int(images.objects_per_image.sum()), 'object')}"
 
 
 def show_training(
