@@ -15,7 +15,8 @@ def main() -> None:
     """Run the verb that the command line begins with; without one, list them all."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        with user_errors():
+            print(usage())
         return
     verb = arguments[0]
     with user_errors():

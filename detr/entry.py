@@ -6,6 +6,7 @@ import argparse
 import functools
 import gc
 import inspect
+import io
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ from detr.config.hydra_internals import parse_arguments, run
 from detr.config.own import config_dir, folders_in, own_folders
 from detr.config.recorded import noted
 from detr.config.suggest import closest
-from detr.errors import Interrupted, OccupiedError, UserError
+from detr.errors import Interrupted, OccupiedError, UserError, in_words
 from detr.files import LOCK
 from detr.sweeping.devices import enter_worker
 from detr.sweeping.output import labelled
@@ -84,13 +85,14 @@ def user_errors() -> Iterator[None]:
     A training that was asked to stop has the signal's own status (SIGTERM 143, SIGUSR1 138). Of several processes the
     first that fails says why, and its traceback is the only one.
     """
+    _replace_unencodable()
     try:
         yield
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         if distributed.first_to_fail():
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -167,6 +169,7 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
     @functools.wraps(task)
     def job(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            _replace_unencodable()  # in a process that a launcher started
             beside = HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
             with labelled(job_label(Path(HydraConfig.get().sweep.dir), _directory()) if beside else None):
                 _sweep_job(task, composed, aside)
@@ -254,7 +257,7 @@ def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:
         distributed.led(task)(_config(composed, aside))
     except Exception as error:
         _log(error, everywhere=True, traceback=True)
-        failure = _one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {_one_line(error)}"
+        failure = in_words(error) if isinstance(error, UserError) else f"{type(error).__name__}: {in_words(error)}"
     except (KeyboardInterrupt, Interrupted) as interruption:
         log.warning(str(interruption) or "interrupted")
         raise
@@ -267,7 +270,7 @@ def _sweep_job(task: Task, composed: DictConfig, aside: list[str]) -> None:
 
 def _log(error: Exception, *, everywhere: bool, traceback: bool) -> None:
     """Into the run's log; to the console only where nobody else shows it."""
-    message = _one_line(error) if isinstance(error, UserError) else f"failed: {type(error).__name__}"
+    message = in_words(error) if isinstance(error, UserError) else f"failed: {type(error).__name__}"
     about = (type(error), error, error.__traceback__) if traceback else None
     for handler in logging.getLogger().handlers:
         in_file = isinstance(handler, logging.FileHandler)
@@ -279,10 +282,6 @@ def _log(error: Exception, *, everywhere: bool, traceback: bool) -> None:
 def _in_a_run(error: BaseException) -> bool:
     """Whether it is the task's own: not Hydra's, and of nothing that is printed beside."""
     return any(note.startswith(RUN_FOLDER) for note in getattr(error, "__notes__", []))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _check_flags(arguments: argparse.Namespace, config_name: str) -> None:
@@ -321,6 +320,13 @@ def _own_groups(config_name: str) -> set[str]:
     primary: Any = OmegaConf.load(file) if file.exists() else {}
     defaults = primary.get("defaults", [])
     return {str(group) for default in defaults if isinstance(default, DictConfig) for group in default}
+
+
+def _replace_unencodable() -> None:
+    """A terminal that cannot show a character (`LANG=C`, cp1252) gets another one, and the program goes on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _flush() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+# Control characters, lone surrogates (bytes of file names that are no UTF-8), ends of lines, changes of direction.
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -33,6 +36,16 @@ class Interrupted(BaseException):
     def status(self) -> int:
         """Return the exit status, as shells have it."""
         return 128 + self.number
+
+
+def visible(text: object) -> str:
+    """Return a text in one line, in which what has no shape is an escape (`\\x1b`): nothing moves the cursor."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def in_words(error: object) -> str:
+    """Return an error's message in one line; its type where it has none."""
+    return visible(" ".join(str(error).split())) or type(error).__name__
 
 
 def described(made_by: Any) -> str:

@@ -45,8 +45,11 @@ def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """Write data at hand as `write_with` does; text is written as UTF-8."""
-    content = data.encode() if isinstance(data, str) else data
+    """Write data at hand as `write_with` does; text is written as UTF-8.
+
+    What UTF-8 does not have (bytes of file names that are none) is written as an escape.
+    """
+    content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     write_with(path, lambda stream: stream.write(content))
 
 

@@ -66,7 +66,6 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
     """Check, and show and write what was found; whether a pipeline should stop comes back."""
     # Here: torch takes seconds, which --help and a typo need not wait for.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
 
     from detr.checking.check import check, order
     from detr.checking.settings import settings_of
@@ -80,7 +79,7 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
     if values["fix"] and values["output"] is None:
         raise UserError("fix=true writes a corrected copy: say where to with output=FOLDER")
     console = Terminal()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started = time.monotonic()
     sheets: dict[str, Image] = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -100,7 +99,7 @@ def _check(config: Config, json_file: Path | None = None) -> bool:
         write_json(json_file, report.to_dict(), indent=2)
     if values["output"] is not None:
         for line in write(report, data, values, sheets):
-            console.print(Text(line), soft_wrap=True)
+            console.print(line, soft_wrap=True)
     return report.failed(strict=values["strict"])
 
 

@@ -15,11 +15,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
-from detr.errors import UserError
+from detr.errors import UserError, visible
 
 RUNS = "a run's folder, a folder with runs below it such as a sweep's, or a run in W&B: ENTITY/PROJECT/ID or wandb:…"
 OPTIONS = ("--metric", "--epoch", "--split", "--html", "--json", "--help")
@@ -68,14 +66,15 @@ def compare(arguments: argparse.Namespace) -> None:
     from detr.comparison.finding import find_runs
     from detr.comparison.table import show
     from detr.files import write_atomically, write_json
+    from detr.tracking.console import Terminal
 
     if arguments.split != VALIDATION and arguments.epoch == "last":
         raise UserError(f"--epoch last: an evaluation on {arguments.split} has no epochs; leave it out")
     runs, skipped = find_runs(arguments.runs, arguments.split)
     for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+        print(f"skipped: {visible(line)}", file=sys.stderr)
     comparison = compare(runs, metric=arguments.metric, last=arguments.epoch == "last", skipped=skipped)
-    show(comparison, Console())
+    show(comparison, Terminal())
     if arguments.json:
         from detr.comparison.numbers import numbers
 

@@ -16,11 +16,11 @@ def main(config: Config) -> None:
     from detr.config import build  # with torch, which --help and a typo need not wait for
     from detr.data.converting.convert import convert
     from detr.data.splits import Splits
-    from detr.errors import UserError
+    from detr.errors import UserError, visible
 
     data = build(config.values["dataset"])
     if not isinstance(data, Splits):
         raise UserError(f"dataset: {type(data).__name__} cannot be converted; it is no detr.data.splits.Splits")
     for line in convert(data, config.values["format"], Path(config.values["output"])):
-        print(line)
-    print(f"written to {config.values['output']}")
+        print(visible(line))
+    print(f"written to {visible(config.values['output'])}")

@@ -24,7 +24,7 @@ from detr.config.compose import groups, load
 from detr.config.own import SEARCHPATH, located, own_folders
 from detr.config.recorded import Recorded, recorded
 from detr.entry import user_errors
-from detr.errors import UserError
+from detr.errors import UserError, visible
 from detr.tracking.rows import METRICS, read_rows
 
 AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             overrides = [*overrides_of(run, record), *given[1:]]
             try:
                 for line in news(folder, record, overrides):
-                    print(line, flush=True)
+                    print(visible(line), flush=True)
             except MissingModuleError as error:
                 raise error.lay_in((record.get("code") or {}).get("places", {})) from error
     train(overrides)

@@ -125,7 +125,7 @@ class Run:
 def last_error(folder: Path) -> str | None:
     """Return the last error in the log of a run."""
     log = folder / "train.log"
-    text = log.read_text(errors="replace") if log.exists() else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     found = re.findall(r"^\S+ \S+ ERROR [\w.]+: (.*)$", text, re.MULTILINE)
     return found[-1] if found else None
 

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from detr.comparison.comparison import Comparison
 from detr.comparison.evaluations import VALIDATION
 from detr.comparison.metrics import SHOWN, moments, number
 from detr.comparison.settings import Setting
+from detr.tracking.console import Terminal
 
 MAX_COLUMNS = 6
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(comparison: Comparison, console: Terminal) -> None:
     """Print settings, what differs, metrics, classes, the conclusions and the notes."""
     settings = comparison.settings
     for setting in settings:
-        console.print(f"{setting.letter}  {setting.description}  ({setting.seeding})", highlight=False, soft_wrap=True)
+        console.print(f"{setting.letter}  {setting.description}  ({setting.seeding})", soft_wrap=True)
     for table in _lying(comparison) if len(settings) > MAX_COLUMNS else _standing(comparison):
         console.print(table)
-    console.print(comparison.legend, style="dim", highlight=False, soft_wrap=True)
+    console.print(comparison.legend, style="dim", soft_wrap=True)
     for line in comparison.summary:
-        console.print(line, style="bold", highlight=False, soft_wrap=True)
+        console.print(line, style="bold", soft_wrap=True)
     for note in comparison.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _standing(comparison: Comparison) -> list[Table]:
@@ -58,7 +59,7 @@ def _metrics(comparison: Comparison) -> Table:
     settings = comparison.settings
     table = _table(_title(comparison), "", settings)
     for epoch, last in comparison.epochs.items():
-        table.add_row(f"[bold]{epoch}")
+        table.add_row(Text(epoch, "bold"))
         for name in comparison.metrics:
             table.add_row(name, *(cell(comparison, setting, name, last=last) for setting in settings))
         table.add_section()

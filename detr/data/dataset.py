@@ -225,7 +225,9 @@ def check_objects(dataset: ImageSet, what: str) -> None:
     if dataset.objects_per_image.any():
         return
     crowds = len(dataset.annotations.boxes) if isinstance(dataset, AnnotatedImages) else 0
-    reason = f": all {crowds} annotations are crowds (iscrowd, difficult), which are regions to ignore" if crowds else ""
+    reason = (
+        f": all {crowds} annotations are crowds (iscrowd, difficult), which are regions to ignore" if crowds else ""
+    )
     raise UserError(f"none of {len(dataset)} {what} has an object to learn from{reason}; `detr check` says more")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 
 EXIF_ORIENTATION = 0x0112
 BACKGROUND = (255, 255, 255)  # under transparent pixels: the page on which annotation tools show them
@@ -72,7 +72,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
             f"{path}: no such image file; check dataset.*.images and the file_name in the annotations"
         ) from None
     except BROKEN as error:
-        reason = " ".join(str(error).split())
+        reason = in_words(error)
         raise UserError(f"{path}: not a readable image ({reason}); replace the file or remove its entry") from None
 
 

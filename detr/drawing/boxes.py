@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from detr.drawing.lettering import label_size, lettered
 from detr.evaluation.examples import Boxes, Corners, Example
 
 Color = tuple[int, int, int]
@@ -42,12 +43,12 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
         for index in order:
             _draw_mask(canvas, boxes.masks[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
     draw = ImageDraw.Draw(canvas)
-    font = label_font(unit)
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
         _draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
     for index in order:  # all labels after all boxes, so that no edge runs through a word
-        _draw_label(draw, corners[index], _text(boxes, index, names), class_color(boxes.labels[index]), font)
+        text, font = lettered(_text(boxes, index, names), label_size(unit))
+        _draw_label(draw, corners[index], text, class_color(boxes.labels[index]), font)
     return canvas
 
 
@@ -75,28 +76,18 @@ def join_captioned(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
     """Join pictures of equal height in a row, each under its caption."""
     height = max(picture.height for picture, _ in panels)
     gap = max(4, height // 80)
-    font = _font(max(12, height // 32))
-    head = round(1.7 * font.size)
+    size = max(12, height // 32)
+    head = round(1.7 * size)
     width = sum(picture.width for picture, _ in panels) + gap * (len(panels) - 1)
     sheet = Image.new("RGB", (width, head + height), PAPER)
     draw = ImageDraw.Draw(sheet)
     left = 0
     for picture, caption in panels:
-        draw.text((left + gap, head // 2), _shorten(caption, font, picture.width - 2 * gap), INK, font, anchor="lm")
+        text, font = lettered(caption, size)
+        draw.text((left + gap, head // 2), _shorten(text, font, picture.width - 2 * gap), INK, font, anchor="lm")
         sheet.paste(picture, (left, head))
         left += picture.width + gap
     return sheet
-
-
-def label_font(unit: int) -> ImageFont.FreeTypeFont:
-    """Return the font for names on a picture whose longer side is `unit` pixels."""
-    return _font(max(11, unit // 42))
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # it is one whenever a size is asked for
-    return font
 
 
 def _ascending(scores: Sequence[float]) -> list[int]:

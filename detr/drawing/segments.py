@@ -14,10 +14,10 @@ from detr.drawing.boxes import (
     Color,
     class_color,
     join_captioned,
-    label_font,
     readable_on,
     side_by_side,
 )
+from detr.drawing.lettering import label_size, lettered
 from detr.evaluation.examples import Example, Segments
 
 OPACITY = 0.55  # of the tint
@@ -84,7 +84,6 @@ def _borders(ids: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 def _write_names(canvas: Image.Image, ids: NDArray[np.integer], names: Sequence[str], colors: Sequence[Color]) -> None:
     draw = ImageDraw.Draw(canvas)
-    font = label_font(max(canvas.size))
     for number, (name, color) in enumerate(zip(names, colors, strict=True), start=1):
         rows, columns = np.nonzero(ids == number)
         if len(rows) < LABELLED * ids.size:
@@ -93,6 +92,7 @@ def _write_names(canvas: Image.Image, ids: NDArray[np.integer], names: Sequence[
         # A pixel of the segment itself, in the middle of its middle row: a centre of mass may lie outside.
         own = np.sort(columns[rows == rows[middle]])
         place = (float(own[len(own) // 2]), float(rows[middle]))
-        box = draw.textbbox(place, name, font=font, anchor="mm")
+        text, font = lettered(name, label_size(max(canvas.size)))
+        box = draw.textbbox(place, text, font=font, anchor="mm")
         draw.rectangle((box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2), fill=color)
-        draw.text(place, name, readable_on(color), font, anchor="mm")
+        draw.text(place, text, readable_on(color), font, anchor="mm")

@@ -19,7 +19,7 @@ from detr.comparison.metrics import moments
 from detr.comparison.naming import short
 from detr.comparison.reading import Run, read_run
 from detr.comparison.settings import Setting, group
-from detr.errors import UserError
+from detr.errors import UserError, visible
 from detr.files import write_atomically
 from detr.sweeping.notes import was_pruned
 from detr.sweeping.plan import Job, Plan
@@ -80,7 +80,7 @@ def results(folder: Path) -> dict[str, Value]:
     epochs = RunFolder(folder).rows()
     if not epochs:
         file = folder / "metrics.json"
-        metrics = json.loads(file.read_text()) if file.exists() else {}
+        metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return {name: metrics[name] for name in ("AP", "AP50") if name in metrics}
     monitor = monitored(folder)
     best = best_row(epochs, monitor) or {}
@@ -97,7 +97,7 @@ def results(folder: Path) -> dict[str, Value]:
 
 def monitored(folder: Path) -> str:
     """Return the metric that decided which of a run's epochs is best."""
-    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
     return config["trainer"]["monitor"]
 
 
@@ -116,12 +116,12 @@ def write(plan: Plan, table: Sequence[JobResult]) -> None:
 
 def markdown(plan: Plan, table: Sequence[JobResult]) -> str:
     """Return the tables and, where jobs failed, a list of them."""
-    parts = [f"# {plan.name}", "", *_lines(by_job(table))]
+    parts = [f"# {_as_it_is(plan.name)}", "", *_lines(by_job(table))]
     settings = by_setting(table)
     if settings:
         parts += ["", f"{SETTINGS}:", "", *_lines(settings)]
     if failed(table):
-        parts += ["", "Failed:", "", *(f"- {reason}" for reason in reasons(plan, table))]
+        parts += ["", "Failed:", "", *(f"- {_as_it_is(reason)}" for reason in reasons(plan, table))]
     return "\n".join(parts) + "\n"
 
 
@@ -135,7 +135,7 @@ def show(plan: Plan, table: Sequence[JobResult]) -> None:
         for values in rows[1:]:
             shape.add_row(*values)
         if rows:
-            console.print(title, style="italic", soft_wrap=True, highlight=False, markup=False)
+            console.print(title, style="italic", soft_wrap=True)
             console.print(shape)
     lines = [*reasons(plan, table), f"table    {plan.path / 'sweep.csv'}, sweep.md"]
     if any(row.run for row in table):
@@ -143,7 +143,7 @@ def show(plan: Plan, table: Sequence[JobResult]) -> None:
     if any(plan.path.glob(OFFLINE)):
         lines.append(f"W&B      wandb sync {plan.path / OFFLINE}")
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def by_job(table: Sequence[JobResult]) -> list[list[str]]:
@@ -209,5 +209,14 @@ def shown(name: str, value: Value) -> str:
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """As Markdown, the header first."""
-    first, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    first, *others = ([_cell(cell) for cell in row] for row in rows)
     return [f"| {' | '.join(cells)} |" for cells in (first, ["---"] * len(first), *others)]
+
+
+def _cell(text: str) -> str:
+    return _as_it_is(text).replace("|", "\\|")
+
+
+def _as_it_is(text: str) -> str:
+    """Without mark-up, in one line."""
+    return re.sub(r"([\\*`<])", r"\\\1", visible(text))

@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
+
+from detr.errors import visible
 
 SUMMARY = ("AP", "AP50", "segm/AP", "segm/AP50", "PQ")  # of an epoch's line
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")  # of the table; metrics files have all
 
 
 class Terminal(rich.console.Console):
-    """Prints; goes on in silence when nobody reads any more (`| head`), where rich would end the program."""
+    """Prints text as it is, also in tables: a name with brackets is no markup, one with an escape code no code.
+
+    It goes on in silence when nobody reads any more (`| head`), where rich would end the program.
+    """
+
+    def __init__(self, *, quiet: bool = False, width: int | None = None) -> None:
+        super().__init__(quiet=quiet, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -58,11 +71,11 @@ class Console:
     @contextmanager
     def _bar(self, title: str, total: int) -> Iterator[Bar]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with RichProgress(
             *columns, console=self.rich, transient=True, disable=self.rich.quiet or not self.rich.is_terminal
@@ -104,7 +117,7 @@ class Console:
         """Print where everything lies."""
         width = max(map(len, places))
         for name, place in places.items():
-            self.rich.print(f"{name:<{width}}  {place}", soft_wrap=True, highlight=False)
+            self.rich.print(f"{name:<{width}}  {place}", soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

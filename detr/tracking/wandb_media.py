@@ -75,7 +75,10 @@ def precision_recall(evaluation: Evaluation) -> Any:
         if curve[0] != UNDEFINED
     }
     recalls = evaluation.recall_thresholds.tolist()
-    mean = {"mean": np.mean(list(curves.values()), axis=0).tolist()} if curves else {}
+    name = "mean"
+    while name in curves:  # a class may be called so
+        name += " of all classes"
+    mean = {name: np.mean(list(curves.values()), axis=0).tolist()} if curves else {}
     drawn = dict(list((mean | curves).items())[: CHART_ROWS // len(recalls)])
     return wandb.plot.line_series(
         xs=recalls,

@@ -1,6 +1,18 @@
-"""Numbers of things in plain words."""
+"""Numbers of things in plain words, and lines of logs."""
 
 from __future__ import annotations
+
+import logging
+
+from detr.errors import visible
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a message in one line, whatever names of a user's are in it; a traceback stays below."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        record.message = visible(record.message)
+        return super().formatMessage(record)
 
 
 def count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detr.data.images import BROKEN
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 
 VOID = 0
 MAX_ID = 256**3 - 1
@@ -37,7 +37,7 @@ def read_segment_ids(path: str, size: tuple[int, int]) -> NDArray[np.int32]:
             f"{path}: no such panoptic PNG; check dataset.*.segments and the file_name in the JSON"
         ) from None
     except BROKEN as error:
-        reason = " ".join(str(error).split())
+        reason = in_words(error)
         raise UserError(f"{path}: not a readable PNG ({reason}); replace the file or remove its entry") from None
     if stored.mode != "RGB":
         raise UserError(f"{path}: expected RGB pixels, got {stored.mode}; a segment's id is R + 256·G + 65536·B")
