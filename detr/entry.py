@@ -30,6 +30,7 @@ from detr.config import Config, check
 from detr.config.build import MissingModuleError
 from detr.config.compose import CONF, groups, offered
 from detr.config.explain import CommandLine, explain
+from detr.config.home import typed_at_home
 from detr.config.hydra_internals import parse_arguments, run
 from detr.config.own import config_dir, folders_in, own_folders
 from detr.config.recorded import noted
@@ -124,6 +125,7 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
         distributed.follow(task)
         return
     args = parse_arguments(arguments)
+    args.overrides = [typed_at_home(each) for each in args.overrides]
     args.config_dir = config_dir(args.config_dir)
     _check_flags(args, config_name)
     primary = args.config_name or config_name
@@ -325,7 +327,7 @@ def _own_groups(config_name: str) -> set[str]:
 def _replace_unencodable() -> None:
     """A terminal that cannot show a character (`LANG=C`, cp1252) gets another one, and the program goes on."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from detr.checking.records import Looks, Records
-from detr.data.images import BROKEN, EXIF_ORIENTATION, read_image
+from detr.data.images import BROKEN, EXIF_ORIENTATION, check_memory, read_image
 from detr.errors import UserError
 
 FINE, MISSING, EMPTY, NO_IMAGE, BROKEN_IMAGE = range(5)  # status
@@ -99,6 +99,8 @@ def _look(path: str, look: Any, pixels: bool) -> str:
             look["status"] = EMPTY
             return "0 bytes"
         with Image.open(path) as stored:
+            if pixels:
+                check_memory(stored, path)
             look["size"] = stored.height, stored.width
             look["orientation"] = _orientation(stored)
             look["frames"] = getattr(stored, "n_frames", 1)

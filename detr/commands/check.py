@@ -58,7 +58,7 @@ def _without_json(given: list[str], file: list[Path]) -> list[str]:
         value = value if equals else next(words, "")
         if not value or value.startswith("-") or (not equals and "=" in value):
             raise UserError("--json: expected a file; write --json FILE")
-        file[:] = [Path(value).absolute()]
+        file[:] = [Path(value).expanduser().absolute()]
     return rest
 
 

@@ -54,9 +54,14 @@ def parser() -> Parser:
         default="val",
         help="val: as evaluated during training; else: as `detr evaluate` did last (default: %(default)s)",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing but itself")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers for other programs")
+    parser.add_argument("--html", type=_path, metavar="FILE", help="write a page that needs nothing but itself")
+    parser.add_argument("--json", type=_path, metavar="FILE", help="write all numbers for other programs")
     return parser
+
+
+def _path(text: str) -> Path:
+    """Where a file is to be written; no shell expands the `~` of `--html=~/page.html`."""
+    return Path(text).expanduser()
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from detr.config.annotations import parameters, problem
 from detr.config.build import DIRECTIVES, locate
 from detr.config.containers import Section, resolved, unresolved
+from detr.config.home import expand_home
 from detr.config.references import Path, dotted, leaves, origin, own_keys, references
 from detr.config.suggest import did_you_mean
 from detr.errors import UserError
@@ -60,13 +61,14 @@ def check(config: DictConfig) -> tuple[Section, dict[str, Any]]:
     """Compare the config with the constructors that its `_target_` nodes name.
 
     Returns:
-        The config as `resolved` and as `unresolved` give it.
+        The config as `resolved` and as `unresolved` give it, `~` at the start of paths expanded.
 
     Raises:
         UserError: a target that does not exist, an argument it does not take, a value of the wrong type, a
             missing value, a broken interpolation, a key that nothing reads. The message names the key that the
             user should change: where a value is a reference, the key at its end.
     """
+    expand_home(config)
     values, stored = resolved(config), unresolved(config)
     _Check(stored, schema(exporting="dataset" not in stored)).walk(values, (), owned=False)
     return values, stored

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from detr.config.compose import CONF, folder, groups
 from detr.config.explain import parse_overrides
+from detr.config.home import expanded
 from detr.config.recorded import own_places
 from detr.errors import UserError
 
@@ -27,6 +28,7 @@ def config_dir(typed: str | None) -> str | None:
     Raises:
         UserError: there is no such folder.
     """
+    typed = None if typed is None else expanded(typed)
     if typed is None or Path(typed).is_dir():
         return typed
     if not folder(typed).is_dir():
@@ -66,7 +68,7 @@ def located(place: str) -> list[Path]:
     """Return the folders of `file://FOLDER`, FOLDER or `pkg://PACKAGE`, which need not be there; else none."""
     scheme, _, rest = place.rpartition("://")
     if scheme in ("", "file"):
-        return [Path(rest).absolute()]
+        return [Path(expanded(rest)).absolute()]
     try:
         spec = importlib.util.find_spec(rest.replace("/", ".")) if scheme == "pkg" else None
     except ModuleNotFoundError:

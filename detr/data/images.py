@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it (EXIF 2.32, tag 274)
 _EXCHANGING = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # height and width
+# Pillow's own limit is for servers, which open what strangers send. A data set is its user's, who wants it read.
+Image.MAX_IMAGE_PIXELS = None
+LARGE = 50_000_000  # pixels, from which on it is asked whether there is memory for them
+BYTES = 8  # of memory a pixel: Pillow holds RGB in 4, and as stored and converted at once
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -43,7 +49,8 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
     Raises:
         UserError: the file is missing, truncated, no image, or neither orientation has the size `size`.
     """
-    with _opened(path) as stored:
+    with opened(path) as stored:
+        check_memory(stored, path)
         stored.load()
         turn = _turn(stored, size, path)
         image = _to_rgb(stored, path)
@@ -56,21 +63,50 @@ def image_size(path: str) -> tuple[int, int]:
     Raises:
         UserError: the file is missing or no image.
     """
-    with _opened(path) as stored:
+    with opened(path) as stored:
         exchanged = _UPRIGHT.get(_orientation(stored)) in _EXCHANGING
         return (stored.width, stored.height) if exchanged else (stored.height, stored.width)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """The image file; UserError for whatever is wrong with it, also while it is read."""
+def check_memory(image: Image.Image, path: str) -> None:
+    """Raise UserError if an image that is not decoded yet is too large for the memory that is free."""
+    pixels = image.width * image.height
+    free = free_memory() if pixels > LARGE else None
+    if free is not None and pixels * BYTES > free:
+        raise UserError(
+            f"{path}: the image is {image.width} × {image.height} ({pixels / 1e6:,.0f} megapixels), which takes "
+            f"{pixels * BYTES / 1e9:.1f} GB to read, and {free / 1e9:.1f} GB are free; scale it down or cut it into "
+            "tiles, or use fewer dataloader.num_workers"
+        )
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that may still be used; None where the system does not say."""
     try:
-        with Image.open(path) as stored:
-            yield stored
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """Open an image file, of which only the head is read; Pillow's warnings, of every file anew, are not shown.
+
+    Raises:
+        UserError: whatever is wrong with it, also while it is read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as stored:
+                yield stored
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such image file; check dataset.*.images and the file_name in the annotations"
         ) from None
+    except MemoryError:
+        raise UserError(f"{path}: there is not enough memory to read this image; scale it down or cut it") from None
     except BROKEN as error:
         reason = in_words(error)
         raise UserError(f"{path}: not a readable image ({reason}); replace the file or remove its entry") from None

@@ -277,7 +277,7 @@ def _entry(data: Mapping[str, Any], name: Split) -> Any:
 
 def _base(data: Mapping[str, Any], path: Path) -> Path:
     """Where the places in a data.yaml start, unless it was written on another machine."""
-    return path.parent / str(data.get("path") or ".")
+    return path.parent / os.path.expanduser(str(data.get("path") or "."))
 
 
 def _existing(place: Path, key: str) -> Path:

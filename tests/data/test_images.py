@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr.data.images import image_size, read_image
+from detr.data.images import free_memory, image_size, read_image
+from detr.data.panoptic.segment_ids import read_segment_ids
 from detr.errors import UserError
 
 ORIENTATIONS = {
@@ -184,3 +185,46 @@ def test_a_bomb_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: not a readable image"):
         read_image(str(tmp_path / "a.png"))
+
+
+def head_of(path: Path, width: int, height: int) -> str:
+    """A PNG that says its size and ends there."""
+    head = struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I4s", 0, b"IDAT") + struct.pack(">I", 0x35AF061E))
+    return str(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 9_000), (20_000, 10_000), (20_000, 20_000)])
+def test_an_image_may_be_large(width, height, tmp_path, monkeypatch, recwarn):
+    """Beyond each of Pillow's limits: that it warns from, and twice as many pixels."""
+    path = head_of(tmp_path / "large.png", width, height)
+    assert image_size(path) == (height, width)
+    monkeypatch.setattr("detr.data.images.free_memory", lambda: 100_000_000)
+    words = rf"large\.png: the image is {width} × {height} \({width * height / 1e6:.0f} megapixels\), which takes .* GB"
+    with pytest.raises(UserError, match=words):
+        read_image(path)
+    with pytest.raises(UserError, match=words):
+        read_segment_ids(path, (height, width))
+    assert not recwarn.list
+
+
+def test_memory_is_known_where_the_system_says_it():
+    free = free_memory()
+    assert free is None or 10**6 < free < 10**14
+
+
+@pytest.mark.slow
+def test_two_hundred_megapixels_are_read(tmp_path):
+    Image.new("L", (20_000, 10_000), 7).save(tmp_path / "large.png", compress_level=1)
+    assert read_image(str(tmp_path / "large.png"), (10_000, 20_000)).getpixel((19_999, 9_999)) == (7, 7, 7)
+
+
+def test_pillows_warnings_do_not_flood(tmp_path, recwarn):
+    """Of a palette with transparency as bytes, which Pillow warns of."""
+    image = Image.new("P", (4, 4))
+    image.info["transparency"] = bytes([0, 128])
+    image.save(tmp_path / "a.png")
+    for _ in range(3):
+        read_image(str(tmp_path / "a.png"))
+    assert not recwarn.list

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detr.data.images import BROKEN
+from detr.data.images import BROKEN, check_memory
 from detr.errors import UserError, in_words
 
 VOID = 0
@@ -31,6 +31,7 @@ def read_segment_ids(path: str, size: tuple[int, int]) -> NDArray[np.int32]:
     """
     try:
         with Image.open(path) as stored:
+            check_memory(stored, path)
             stored.load()
     except FileNotFoundError:
         raise UserError(

@@ -1,0 +1,58 @@
+"""`~` at the start of a path. A shell expands it behind a blank, but not in `key=~/data`, and nobody does in YAML."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from detr.config.references import leaves
+
+TEXTS = ("name", "logger")  # keys whose values are no paths
+START = re.compile(r"~[\w.-]*/")
+TYPED = re.compile(
+    r"""(?P<quote>['"])(?P<quoted>.*?)(?P=quote)"""  # before all else: what is in quotes is one value
+    r"""|(?<![^\s,:\[(])(?P<bare>~(?:[\w.-]*/[^,\[\]{}()'"\s]*|(?=[\s,\]}]|$)))"""
+)
+PLAIN = re.compile(r"[\w/.+@%:-]+", re.ASCII)  # what Hydra's grammar takes without quotes
+
+
+def typed_at_home(override: str) -> str:
+    """Return an override as typed with `~` at the start of its paths expanded: of one value, a list's or a sweep's."""
+    key, equals, value = override.partition("=")
+    return f"{key}={TYPED.sub(_expanded, value)}" if equals and not _is_text(key.lstrip("+~")) else override
+
+
+def expand_home(config: DictConfig) -> None:
+    """Expand `~` at the start of the paths in a config, in place."""
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    for path, value in leaves(raw):
+        if isinstance(value, str) and START.match(value) and not _is_text(str(path[0])):
+            node: Any = config
+            for key in path[:-1]:
+                node = node[key]
+            with open_dict(config):
+                node[path[-1]] = expanded(value)
+
+
+def expanded(path: str) -> str:
+    """Return a path with `~` or `~USER` at its start replaced by the home folder; as it is where there is none."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # nobody of this name
+        return path
+
+
+def _is_text(key: str) -> bool:
+    return key.partition(".")[0] in TEXTS
+
+
+def _expanded(found: re.Match[str]) -> str:
+    before = found["quoted"] or found["bare"] or ""
+    after = expanded(before) if before == "~" or START.match(before) else before
+    if after == before or (found["bare"] and PLAIN.fullmatch(after)):
+        return found[0] if after == before else after
+    quote = found["quote"] or "'"
+    return quote + after.replace(quote, f"\\{quote}") + quote
