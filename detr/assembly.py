@@ -24,7 +24,7 @@ from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
 from detr.data.loader import eval_loader, train_loader
 from detr.environment import autocast, seed_everything, seed_torch
-from detr.errors import UserError
+from detr.errors import UserError, pasted
 from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
@@ -327,7 +327,7 @@ def classes_to_evaluate(weights: Weights, data: DataSet, split: Split) -> Classe
     if ours.names != data.classes.names:
         raise UserError(
             f"the classes of {weights.source} ({shortened(ours.names)}) are not those of the data set "
-            f"({shortened(data.classes.names)}); train with init_from={weights.source}"
+            f"({shortened(data.classes.names)}); train with {pasted(init_from=weights.source)}"
         )
     return data.classes
 

@@ -18,7 +18,7 @@ from detr.config import Config, build, check, override
 from detr.config.blame import own_parts_blamed
 from detr.config.build import MissingModuleError
 from detr.environment import hardware, revision
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, UserError, pasted
 from detr.evaluation.metrics import Evaluation
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
@@ -103,7 +103,8 @@ def fit(trainer: Trainer, record: RunRecord) -> None:
         trainer.fit()
     except Interrupted as interruption:
         ended = f"{interruption} in step {trainer.progress.step} of {trainer.steps}"
-        log.warning("%s; continue with hydra.run.dir=%s resume=auto", ended, trainer.folder.path)
+        again = "" if record.sweep else f"; continue with {pasted(hydra__run__dir=trainer.folder.path, resume='auto')}"
+        log.warning("%s%s", ended, again)
         keep_end(trainer, replace(record, ended=ended), status="running")
         raise
     except Exception as error:

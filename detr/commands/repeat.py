@@ -24,7 +24,7 @@ from detr.config.compose import groups, load
 from detr.config.own import SEARCHPATH, located, own_folders
 from detr.config.recorded import Recorded, recorded
 from detr.entry import user_errors
-from detr.errors import UserError, visible
+from detr.errors import UserError, in_hydra, visible
 from detr.tracking.rows import METRICS, read_rows
 
 AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over
@@ -90,7 +90,7 @@ def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
     ours, theirs = dict(_values(composed)), dict(_values(run.config))
     gone = [f"~{_key(path)}" for path in ours if path not in theirs and path[0] not in AFRESH]
     changed = [
-        f"++{_key(path)}={text(value)}"
+        f"++{_key(path)}={in_hydra(value, interpolated=True)}"
         for path, value in theirs.items()
         if path[0] not in AFRESH and (path not in ours or ours[path] != value)
     ]
@@ -102,7 +102,7 @@ def overrides_of(run: Recorded, record: dict[str, Any]) -> list[str]:
 def searched(run: Recorded) -> list[str]:
     """Return the override that finds a run's own options again, as far as they are there; empty where it had none."""
     places = [place for place in run.places if there(place)]
-    return [f"{SEARCHPATH}={text(places)}"] if places else []
+    return [f"{SEARCHPATH}={in_hydra(places, interpolated=True)}"] if places else []
 
 
 def there(place: str) -> bool:
@@ -143,17 +143,6 @@ def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iter
             continue
         same = asdict(images.fingerprint()) == record["data"][name]
         yield f"data: {name} is {'the same' if same else 'not the same'}, {len(images)} images"
-
-
-def text(value: Any) -> str:
-    """Return a value as the command line has it."""
-    if isinstance(value, str):
-        return "'" + re.sub(r"(\\*)'", r"\1\1\\'", value) + "'"
-    if isinstance(value, list):
-        return f"[{','.join(map(text, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{text(key)}: {text(each)}' for key, each in value.items())}}}"
-    return json.dumps(value)
 
 
 def _values(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -10,7 +10,7 @@ from detr.comparison.evaluations import VALIDATION, read_evaluation
 from detr.comparison.online import is_online, read_online
 from detr.comparison.reading import Run, read_run
 from detr.config.recorded import CONFIG
-from detr.errors import UserError
+from detr.errors import UserError, pasted
 from detr.tracking.rows import METRICS
 
 
@@ -59,7 +59,7 @@ def on_split(run: Run, split: str) -> Run:
     if evaluation is None:
         raise UserError(
             f"{run.folder}: not evaluated on {split}; do so with "
-            f"detr evaluate checkpoint={run.folder}/checkpoints/best.pt split={split}"
+            + pasted("detr", "evaluate", checkpoint=run.folder / "checkpoints" / "best.pt", split=split)
         )
     return replace(run, evaluation=evaluation)
 

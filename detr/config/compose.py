@@ -15,6 +15,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from detr.config.containers import unresolved
+from detr.errors import in_hydra
 
 # Hydra 1.3 behaves as older versions did unless it is told not to; 1.4 warns of being told.
 V1_3 = hydra.__version__.startswith("1.3")
@@ -62,7 +63,8 @@ def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Pa
     places = [CONF, *(Path(each).absolute() for each in folders)]
     primary = f"{(config_name or '').removesuffix('.yaml')}.yaml"
     places.sort(key=lambda place: not (place / primary).is_file())  # it is looked for in the first one only
-    further = [f"hydra.searchpath=[{','.join(_quoted(f'file://{place}') for place in places[1:])}]"] if folders else []
+    searched = in_hydra([f"file://{place}" for place in places[1:]], interpolated=True)
+    further = [f"hydra.searchpath={searched}"] if folders else []
     with _hydra(str(places[0])):
         return hydra.compose(config_name, [*overrides, *further], return_hydra_config=True)
 
@@ -137,11 +139,6 @@ def hydra_config(loaded: DictConfig) -> Iterator[None]:
         yield
     finally:
         instance.cfg = before
-
-
-def _quoted(text: str) -> str:
-    """As the grammar of overrides has it, whatever characters a path has."""
-    return "'" + text.replace("'", r"\'") + "'"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from detr.config.check import check
 from detr.config.compose import hydra_config, without_hydra
 from detr.config.explain import CommandLine, explain
 from detr.config.own import folders_in
-from detr.errors import UserError
+from detr.errors import UserError, in_hydra
 
 PRUNING = "+callbacks.pruning={_target_: detr.sweeping.pruning.StopPoorTrials}"
 RESUME = "resume=auto"  # a job that was pre-empted and queued again goes on; a new one starts afresh
@@ -62,6 +62,5 @@ class JobComposer:
 
     def additions(self, folder: str, *, pruning: bool = False) -> list[str]:
         """Return what a job is given beside its own overrides: the place that it has, whatever others run beside it."""
-        quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
         more = [RESUME] * self.resumable + [PRUNING] * pruning
-        return [*more, f"hydra.sweep.subdir='{quoted}'"]
+        return [*more, f"hydra.sweep.subdir={in_hydra(folder)}"]

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from detr import distributed
 from detr.config.check import check
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, UserError, pasted
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
 from detr.sweeping.notes import Pruner, was_pruned
@@ -62,6 +62,7 @@ class _Sweeper(Sweeper):
         check(OmegaConf.create({"hydra": {"sweeper": OmegaConf.to_container(config.hydra.sweeper)}}))
         fill_in_workers(config)
         self.folder = Path(config.hydra.sweep.dir)
+        self.again = pasted(hydra__sweep__dir=self.folder)
         self.jobs = JobComposer(hydra_context.config_loader, config)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -89,7 +90,7 @@ class _Sweeper(Sweeper):
             finally:
                 failed = self.report()
                 if stopped:
-                    log.warning("the sweep is stopped; the same command with hydra.sweep.dir=%s goes on", self.folder)
+                    log.warning("the sweep is stopped; the same command with %s goes on", self.again)
         if failed:
             raise UserError(failed)
 
@@ -150,7 +151,7 @@ class _Sweeper(Sweeper):
         failed = [f"#{each.job.number}" for each in found if each.status == "failed"]
         if not failed:
             return None
-        advice = f"; the same command with hydra.sweep.dir={self.folder} tries them again" if self.retries else ""
+        advice = f"; the same command with {self.again} tries them again" if self.retries else ""
         which, where = ", ".join(failed), self.folder / "sweep.md"
         return f"{len(failed)} of {count(len(found), 'job')} failed ({which}): see {where}{advice}"
 

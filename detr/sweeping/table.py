@@ -19,7 +19,7 @@ from detr.comparison.metrics import moments
 from detr.comparison.naming import short
 from detr.comparison.reading import Run, read_run
 from detr.comparison.settings import Setting, group
-from detr.errors import UserError, visible
+from detr.errors import UserError, pasted, visible
 from detr.files import write_atomically
 from detr.sweeping.notes import was_pruned
 from detr.sweeping.plan import Job, Plan
@@ -32,7 +32,7 @@ Value = float | int | str | None
 
 WIDTH = 160  # characters of a table that goes into a file
 SETTINGS = "By setting, AP in points (× 100), mean ± standard deviation over seeds"
-OFFLINE = "*/wandb/offline-run-*"
+OFFLINE = "wandb/offline-run-*"  # of a job
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,11 @@ def show(plan: Plan, table: Sequence[JobResult]) -> None:
             console.print(shape)
     lines = [*reasons(plan, table), f"table    {plan.path / 'sweep.csv'}, sweep.md"]
     if any(row.run for row in table):
-        lines.append(f"compare  detr compare {plan.path}")
-    if any(plan.path.glob(OFFLINE)):
-        lines.append(f"W&B      wandb sync {plan.path / OFFLINE}")
+        lines.append(f"compare  {pasted('detr', 'compare', plan.path)}")
+    depths = sorted({len(Path(row.job.folder).parts) for row in table})
+    offline = [pattern for depth in depths if any(plan.path.glob(pattern := f"{depth * '*/'}{OFFLINE}"))]
+    if offline:
+        lines.append(f"W&B      {' '.join(['wandb sync', *(f'{pasted(plan.path)}/{each}' for each in offline)])}")
     for line in lines:
         console.print(line, soft_wrap=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from detr.errors import OccupiedError
+from detr.errors import OccupiedError, pasted
 from detr.evaluation.metrics import Evaluation
 from detr.evaluation.submission import Submission
 from detr.files import append_json_line, locked, write_atomically, write_json, write_json_list, write_with
@@ -62,8 +62,8 @@ class RunFolder:
         """Make sure that no training has reported here. Raises OccupiedError if one has."""
         if self.metrics.exists() or any(self.checkpoints.glob("*.pt")):
             raise OccupiedError(
-                f"{self.path} holds a run already; choose another hydra.run.dir, or continue it with train.py and "
-                "resume=auto"
+                f"{self.path} holds a run already; choose another hydra.run.dir, or continue it with train.py "
+                + pasted(hydra__run__dir=self.path, resume="auto")
             )
 
     def describe(self, record: RunRecord) -> None:

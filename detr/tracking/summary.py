@@ -10,6 +10,7 @@ import torch
 
 from detr.data.dataset import ImageSet
 from detr.drawing.segments import comparison
+from detr.errors import pasted
 from detr.evaluation.validation import Outcome
 from detr.files import write_json
 from detr.tracking.console import SUMMARY, Console
@@ -85,7 +86,7 @@ def _show_training(console: Console, best: dict[str, float] | None, folder: RunF
     places: dict[str, Path | str] = {"metrics": folder.metrics}
     if folder.best.exists():
         places |= {"best checkpoint": folder.best, "predictions": folder.path / "predictions"}
-        places["evaluate"] = f"detr evaluate checkpoint={folder.best}"
+        places["evaluate"] = pasted("detr", "evaluate", checkpoint=folder.best)
     else:  # there is no validation, or its split has no annotations
         places["checkpoint"] = folder.last
     if wandb_place is not None:

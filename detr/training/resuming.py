@@ -9,7 +9,7 @@ from typing import Any
 
 from detr import distributed
 from detr.config.references import contains, dotted, leaves, reached
-from detr.errors import UserError
+from detr.errors import UserError, pasted
 from detr.structures import Classes
 from detr.tracking.run_folder import RunFolder
 from detr.weights.checkpoint import Checkpoint, Recipe, load_checkpoint, newest_intact
@@ -40,7 +40,7 @@ def find_checkpoint(resume: str | None, folder: RunFolder) -> tuple[Checkpoint |
         return _newest(folder)
     found = load(resume).checkpoint
     if found is None or found.trainer is None:
-        raise UserError(f"{resume} has weights but no training state; start from them with init_from={resume}")
+        raise UserError(f"{resume} has weights but no training state; start from them with {pasted(init_from=resume)}")
     return found, resume
 
 
@@ -64,7 +64,7 @@ def check_unchanged(before: Recipe, now: Recipe, source: str) -> None:
         more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise UserError(
             f"{source} belongs to another run: {'; '.join(differences[:SHOWN])}{more}; set what it had, start a new "
-            f"run with init_from={source}, or insist with resume_changed=true"
+            f"run with {pasted(init_from=source)}, or insist with resume_changed=true"
         )
 
 

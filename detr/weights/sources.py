@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from detr.data.coco_categories import coco_classes
-from detr.errors import UserError
+from detr.errors import UserError, pasted
 from detr.models.detr import DETR
 from detr.structures import Classes, Classification
 from detr.weights import hugging_face, official
@@ -63,7 +63,7 @@ def load_strictly(model: DETR, weights: Weights) -> None:
     if weights.classification not in (None, model.classification):
         raise UserError(
             f"the class logits of {weights.source} are for {weights.classification}, those of this detector for "
-            f"{model.classification}: use loss=detr, or train with init_from={weights.source}"
+            f"{model.classification}: use loss=detr, or train with {pasted(init_from=weights.source)}"
         )
     heads = next(each.num_heads for each in model.decoder.modules() if hasattr(each, "num_heads"))
     if weights.num_heads not in (None, heads):
