@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from detr.config.check import check
@@ -32,10 +35,18 @@ class JobComposer:
         self.master = master
         self.config_name = str(master.hydra.job.config_name)
         self.resumable = "resume" in master and master.resume is None
+        raw = OmegaConf.to_container(master.hydra.sweep, resolve=False)
+        self.subdir = str(raw["subdir"])  # type: ignore[index, call-overload]
 
     def own(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides that tell a job from others, which resuming does not."""
         return [override for override in overrides if override != RESUME]
+
+    @property
+    def numbered(self) -> str:
+        """Return advice that gives every job a folder of its own."""
+        subdir = in_hydra(f"{self.subdir}_${{hydra:job.num}}", interpolated=True)
+        return f"give each its own with {shlex.quote(f'hydra.sweep.subdir={subdir}')}"
 
     def check_pruning(self) -> None:
         """Raise UserError if the jobs are no trainings, whose evaluations could be watched."""
@@ -46,7 +57,8 @@ class JobComposer:
         """Compose and check a job; its folder below the sweep's.
 
         Raises:
-            UserError: a key or an option that does not exist, a value that nothing can be built from.
+            UserError: a key or an option that does not exist, a value that nothing can be built from; a folder that
+                is not below the sweep's.
         """
         try:
             config = self.loader.load_sweep_config(self.master, list(overrides))
@@ -58,7 +70,10 @@ class JobComposer:
             config.hydra.job.id = str(number)
         check(without_hydra(config))
         with hydra_config(config):
-            return str(config.hydra.sweep.subdir)
+            folder = os.path.normpath(str(config.hydra.sweep.subdir))
+        if folder == "." or Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise UserError(f"hydra.sweep.subdir={folder} is no folder below the sweep's own; each job needs one")
+        return folder
 
     def additions(self, folder: str, *, pruning: bool = False) -> list[str]:
         """Return what a job is given beside its own overrides: the place that it has, whatever others run beside it."""

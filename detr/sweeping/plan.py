@@ -6,16 +6,22 @@ killed is started again in the same folder.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from detr.comparison.naming import as_values
+from detr.errors import UserError
 from detr.files import write_json
-from detr.tracking.status import RunStatus, read_status
+from detr.tracking.rows import METRICS
+from detr.tracking.status import STATUS, RunStatus, read_status
 
 PLAN = "sweep.json"
+TRACES = (STATUS, METRICS, "metrics.json", "checkpoints")  # of a run in a folder
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,29 @@ class Plan:
         write_json(self.path / PLAN, {"name": self.name, "keys": self.keys, "jobs": jobs}, indent=1)
 
     def find(self, overrides: Sequence[str]) -> Job | None:
-        """Return the job with these overrides, in whatever order."""
-        return next((job for job in self.jobs if sorted(job.overrides) == sorted(overrides)), None)
+        """Return the job with these overrides, in whatever order; only of what changes one key the later one counts."""
+        return next((job for job in self.jobs if _same(job.overrides, overrides)), None)
+
+    def add(self, job: Job, *, mend: str) -> None:
+        """Take in a new job.
+
+        Args:
+            job: with a number of its own.
+            mend: how jobs get folders of their own.
+
+        Raises:
+            UserError: its folder holds a run that this sweep knows nothing of, is another job's, or one of the two
+                is inside of the other.
+        """
+        place = os.path.normpath(self.path / job.folder)
+        self.jobs.append(job)
+        for other in self.jobs[:-1]:
+            theirs = os.path.normpath(self.path / other.folder)
+            if f"{place}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{place}/"):
+                where = f"in one folder, {place}" if place == theirs else f"one inside the other, {theirs} and {place}"
+                raise UserError(f"jobs {self.label(other)} and {self.label(job)} would lie {where}; {mend}")
+        if any(Path(place, name).exists() for name in TRACES):
+            raise UserError(f"job {self.label(job)}: {place} holds a run that is not of this sweep; {mend}")
 
     @property
     def next_number(self) -> int:
@@ -88,6 +115,17 @@ def job_label(sweep: Path, folder: Path) -> str:
     """Return what the job in a folder is called; the folder's name where the sweep does not know it."""
     plan, job = _job(sweep, folder)
     return folder.name if plan is None or job is None else plan.label(job)
+
+
+def _same(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    return sorted(ours) == sorted(theirs) and _ordered(ours) == _ordered(theirs)
+
+
+def _ordered(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of overrides whose order counts: those of one key, or of a key and what is in it."""
+    keys = [(f"{re.split('[+~=]+', f'+{each}')[1]}.", each) for each in overrides]
+    pairs = itertools.combinations(keys, 2)
+    return sorted((a, b) for (one, a), (two, b) in pairs if one.startswith(two) or two.startswith(one))
 
 
 def _job(sweep: Path, folder: Path) -> tuple[Plan | None, Job | None]:

@@ -6,10 +6,33 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from detr.errors import UserError
 from detr.sweeping.search import Choice, Interval, Space
+
+
+def in_order(params: Sequence[Override], typed: Sequence[Override]) -> list[Override]:
+    """Return the overrides of a sweep, in the order in which a single run has them.
+
+    All that was typed counts, as in a single run, where mappings of one key are merged and a later value takes an
+    earlier one's place. The command line wins over the sweep's file: of the file's, those that it replaces are left
+    out. What is replaced is not swept over.
+
+    Args:
+        params: of the file.
+        typed: on the command line.
+    """
+    kept = []
+    everything = [*params, *typed]
+    for index, each in enumerate(everything):
+        later = next((other for other in reversed(everything[index + 1 :]) if _replaces(other, each)), None)
+        if later is None:
+            kept.append(each)
+        elif index >= len(params) or (_adds(each) and not _adds(later)):  # what is changed or deleted must be there
+            kept.append(_first(each) if each.is_sweep_override() else each)
+    return kept
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
@@ -42,6 +65,33 @@ def corners(space: Space) -> Iterator[dict[str, Any]]:
     edges = {key: _edges(each) for key, each in space.items()}
     for index in range(max(map(len, edges.values()))):
         yield {key: values[index % len(values)] for key, values in edges.items()}
+
+
+def variations(space: Space) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield each key that has several values, and two drawings that differ in it alone."""
+    first = next(corners(space))
+    for key, each in space.items():
+        others = [value for value in _edges(each) if value != first[key]]
+        if others:
+            yield key, first, first | {key: others[0]}
+
+
+def _replaces(later: Override, each: Override) -> bool:
+    """Whether nothing is left of a value; mappings are merged."""
+    if (later.key_or_group, later.package) != (each.key_or_group, each.package):
+        return False
+    values = later.sweep_iterator() if later.is_discrete_sweep() else [later.value()]
+    return later.is_delete() or not any(isinstance(value, dict) for value in values)
+
+
+def _adds(each: Override) -> bool:
+    return each.is_add() or each.is_force_add()
+
+
+def _first(each: Override) -> Override:
+    """One of the values of a sweep, whichever: it is replaced."""
+    value = next(each.sweep_string_iterator()) if each.is_discrete_sweep() else each.value().start  # type: ignore[union-attr]
+    return OverridesParser.create().parse_override(f"{each.get_key_element()}={value}")
 
 
 def _texts(override: Override) -> list[str]:

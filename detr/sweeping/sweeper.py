@@ -12,7 +12,7 @@ import signal
 import threading
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,13 +29,13 @@ from omegaconf import DictConfig, OmegaConf
 from detr import distributed
 from detr.config.check import check
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
-from detr.errors import Interrupted, UserError, pasted
+from detr.errors import Interrupted, UserError, in_hydra, pasted
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
 from detr.sweeping.notes import Pruner, was_pruned
 from detr.sweeping.plan import Job, Plan
 from detr.sweeping.search import Direction, Search, Space, as_overrides
-from detr.sweeping.space import combinations, corners, space_of
+from detr.sweeping.space import combinations, corners, in_order, space_of, variations
 from detr.tracking.status import update_status
 from detr.tracking.words import count
 
@@ -72,9 +72,8 @@ class _Sweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         parser = OverridesParser.create(config_loader=self.jobs.loader)
-        given = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        # What comes later wins: the command line over the file.
-        overrides = list({each.key_or_group: each for each in given}.values())
+        params = [f"{key}={value if isinstance(value, str) else in_hydra(value)}" for key, value in self.params.items()]
+        overrides = in_order(parser.parse_overrides(params), parser.parse_overrides(arguments))
         swept = [each.key_or_group for each in overrides if each.is_sweep_override()]
         self.plan = Plan.read(self.folder) or Plan(self.folder, f"{self.jobs.config_name} {self.folder.name}")
         self.plan.keys = list(dict.fromkeys([*self.plan.keys, *swept]))
@@ -110,7 +109,7 @@ class _Sweeper(Sweeper):
         folder = self.jobs.folder(number, own)
         if found is None:
             found = Job(number, folder, tuple(own))
-            self.plan.jobs.append(found)
+            self.plan.add(found, mend=self.jobs.numbered)
         return found
 
     def launch(self, jobs: Sequence[Job]) -> None:
@@ -206,16 +205,21 @@ class OptunaSweeper(_Sweeper):
                 "search without it and let a launcher run several trials at a time: hydra/launcher=joblib, or "
                 "hydra/launcher=submitit_slurm hydra.sweeper.n_jobs=4"
             )
-        space: Space = {each.get_key_element(): space_of(each) for each in overrides if each.is_sweep_override()}
+        searched = [each for each in overrides if each.is_sweep_override()]
+        space: Space = {each.get_key_element(): space_of(each) for each in searched}
+        if len(space) < len(searched):
+            twice, _ = Counter(each.get_key_element() for each in searched).most_common(1)[0]
+            raise UserError(f"{twice} is searched twice, which hydra/sweeper=optuna cannot; give all its values once")
         if not space:
             raise UserError(
                 "hydra/sweeper=optuna has nothing to search; give spaces: 'optimizer.lr=interval(1e-4,1e-2)'"
             )
         if self.prunes:
             self.jobs.check_pruning()
-        self.fixed = [each.input_line or "" for each in overrides if not each.is_sweep_override()]
+        self.overrides = overrides
         for values in corners(space):
-            self.jobs.folder(self.plan.next_number, [*self.fixed, *as_overrides(values)])
+            self.jobs.folder(self.plan.next_number, self.drawn(values))
+        self.check_folders(space)
         self.at_once = self.n_jobs or self.workers or 1
         self.search = Search(
             self.folder,
@@ -235,7 +239,7 @@ class OptunaSweeper(_Sweeper):
         while trials or len(self.search) < self.n_trials:
             room = min(self.at_once - len(trials), self.n_trials - len(self.search))
             trials += [self.search.ask() for _ in range(room)]
-            jobs = [self.job([*self.fixed, *as_overrides(trial.values)]) for trial in trials]
+            jobs = [self.job(self.drawn(trial.values)) for trial in trials]
             for trial, job in zip(trials, jobs, strict=True):
                 note = self.search.note(trial, self.metric)
                 if note is not None:
@@ -247,6 +251,24 @@ class OptunaSweeper(_Sweeper):
         best = self.search.best()
         if best is not None:
             log.info("best %s %.4f: %s", self.metric, best[1], " ".join(as_overrides(best[0].values)))
+
+    def drawn(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the overrides of a trial."""
+        texts = dict(zip(values, as_overrides(values), strict=True))
+        return [texts.get(each.get_key_element(), each.input_line or "") for each in self.overrides]
+
+    def check_folders(self, space: Space) -> None:
+        """Raise UserError where trials could share a folder: nobody knows them yet."""
+        number = self.plan.next_number
+        for key, one, other in variations(space):
+            first, second = (self.jobs.folder(number + step, self.drawn(one)) for step in (0, 1))
+            if first != second:
+                return  # by number
+            if first == self.jobs.folder(number, self.drawn(other)):
+                names = " and ".join(as_overrides({key: each[key]})[0] for each in (one, other))
+                raise UserError(
+                    f"trials with {names} would lie in one folder, {self.folder / first}; {self.jobs.numbered}"
+                )
 
     def value(self, job: Job) -> float | None:
         """Return the metric of a job's best epoch; None where the job failed.
