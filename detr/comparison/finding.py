@@ -12,6 +12,7 @@ from detr.comparison.reading import Run, read_run
 from detr.config.recorded import CONFIG
 from detr.errors import UserError, pasted
 from detr.tracking.rows import METRICS
+from detr.tracking.runs import is_evaluation, trainings_below
 
 
 def find_runs(paths: Sequence[str], split: str = VALIDATION) -> tuple[list[Run], list[str]]:
@@ -69,15 +70,13 @@ def _folders(path: Path) -> list[Path]:
         raise UserError(f"{path}: no such folder; give run folders such as outputs/train/DATE")
     if not path.is_dir():
         raise UserError(f"{path}: a file; give the folder of its run")
+    if is_evaluation(path):
+        raise UserError(
+            f"{path}: an evaluation; give the training whose checkpoint it is of, and --split for its numbers"
+        )
     if (path / CONFIG).exists() or (path / METRICS).exists():
         return [path]
-    for pattern in ("*", "*/*"):
-        below = [config.parents[1] for config in path.glob(f"{pattern}/{CONFIG}")]
-        if below:
-            return sorted(below, key=_by_number)
-    raise UserError(f"{path}: not a run: there is no .hydra/config.yaml in it or below it")
-
-
-def _by_number(folder: Path) -> list[tuple[int, str]]:
-    """Job 10 comes after job 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in folder.parts]
+    below = trainings_below(path)
+    if not below:
+        raise UserError(f"{path}: not a run: there is no .hydra/config.yaml of a training in it or below it")
+    return below

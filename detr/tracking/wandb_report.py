@@ -16,6 +16,7 @@ from detr.config.recorded import Recorded, recorded
 from detr.errors import UserError
 from detr.tracking.record import RUN
 from detr.tracking.rows import METRICS, read_rows
+from detr.tracking.runs import trainings_below
 from detr.tracking.wandb_logger import PROJECT
 
 SERVER = "https://api.wandb.ai"
@@ -52,7 +53,7 @@ def read_study(folder: Path) -> Study:
     Raises:
         UserError: there is no run, or none that was logged to W&B.
     """
-    runs = sorted(file.parent for pattern in ("", "*/", "*/*/") for file in folder.glob(f"{pattern}{RUN}"))
+    runs = [run for run in trainings_below(folder) if (run / RUN).exists()]
     if not runs:
         raise UserError(f"{folder}: there is no run in it or below it; give the folder of a sweep")
     logged = {run: each for run in runs if "project" in ((each := recorded(run)).section("logger") or {})}
