@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import inspect
@@ -170,6 +171,10 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
 
     @functools.wraps(task)
     def job(composed: DictConfig) -> None:
+        with _where_started():
+            in_place(composed)
+
+    def in_place(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             _replace_unencodable()  # in a process that a launcher started
             beside = HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
@@ -198,6 +203,18 @@ def _job(task: Task, aside: list[str], outcome: _Outcome) -> Callable[[DictConfi
             raise
 
     return job
+
+
+@contextmanager
+def _where_started() -> Iterator[None]:
+    """Relative paths begin where the command was given, whatever Hydra makes the working directory of a job."""
+    node = HydraConfig.get()
+    if not node.job.chdir:
+        yield
+        return
+    log.warning("hydra.job.chdir=true does nothing here: relative paths begin in %s, as without it", node.runtime.cwd)
+    with contextlib.chdir(node.runtime.cwd):
+        yield
 
 
 def _config(composed: DictConfig, aside: list[str]) -> Config:

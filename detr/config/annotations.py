@@ -133,6 +133,8 @@ def _inside(value: Any, location: tuple[str | int, ...]) -> Path:
 
 def _expectation(error: Any) -> str:
     kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
     if kind == "literal_error":
         return context["expected"]
     for name, words in _BOUNDS.items():

@@ -27,7 +27,11 @@ def describe(run_name: str, overrides: Sequence[str]) -> str:
     """
     kept = _without(overrides, ("experiment", *OUTWARD))
     words = [re.sub(r"^[^=]*?([^.=@]+)(@[^=]*)?=", r"\1=", override) for override in kept]
-    name = " ".join([run_name, *words])
+    return cut(" ".join([run_name, *words]))
+
+
+def cut(name: str) -> str:
+    """Return a name that W&B takes."""
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
@@ -43,7 +47,7 @@ def run_title(run_name: str, record: RunRecord) -> str:
 
 def run_group(run_name: str, record: RunRecord) -> str:
     """Return what a run belongs to: its sweep, of a single run the experiment."""
-    return str((record.sweep or {}).get("name", run_name))
+    return cut(str((record.sweep or {}).get("name", run_name)))
 
 
 def run_tags(configured: Sequence[str], record: RunRecord) -> list[str]:

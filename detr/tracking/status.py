@@ -22,6 +22,7 @@ class RunStatus:
     error: str | None = None  # one line
     ended: str | None = None  # which limit ended the training, and in which step
     wandb_id: str | None = None  # of the run in W&B, which goes on under it
+    wandb_group: str | None = None
 
 
 def read_status(folder: Path) -> RunStatus:

@@ -10,7 +10,7 @@ import shlex
 import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,12 +19,13 @@ from detr.data.loader import TrainLoader
 from detr.errors import Interrupted, UserError
 from detr.evaluation.examples import first_seen
 from detr.evaluation.validation import Outcome
-from detr.tracking import wandb_artifacts, wandb_media
-from detr.tracking.identity import run_config, run_group, run_tags, run_title
+from detr.tracking import wandb_artifacts, wandb_environment, wandb_media
+from detr.tracking.identity import NAME_LENGTH, run_config, run_group, run_tags, run_title
 from detr.tracking.logger import JobType, Logger
 from detr.tracking.record import RunRecord
 from detr.tracking.status import read_status, update_status
-from detr.tracking.wandb_signals import ended_by_wandb, under_agent
+from detr.tracking.wandb_environment import Address, Name, Tag, under_agent
+from detr.tracking.wandb_signals import ended_by_wandb
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,12 @@ class WandbLogger(Logger):
     def __init__(
         self,
         *,
-        project: str | None = None,
-        entity: str | None = None,
+        project: Address | None = None,
+        entity: Address | None = None,
         mode: Mode = "offline",
-        name: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] = (),
+        name: Name | None = None,
+        group: Name | None = None,
+        tags: Sequence[Tag] = (),
         notes: str | None = None,
         images: int = 8,
         tables: Tables = "end",
@@ -73,12 +74,13 @@ class WandbLogger(Logger):
         """Only takes notes; `start` opens the run.
 
         Args:
-            project: the W&B project; None: detr, of an evaluation that of its training.
+            project: the W&B project; None: of an evaluation that of its training, else WANDB_PROJECT, else detr.
             entity: the team or user whose project it is; None: your default one, of an evaluation that of its training.
             mode: offline needs no account; disabled does nothing at all.
-            name: of the run; None: the experiment's name and the overrides.
-            group: runs that belong together; None: the sweep's name, of a single run the experiment's.
-            tags: beside those for experiment, sweep, data set, backbone, transformer, queries and loss.
+            name: of the run; None: WANDB_NAME, but not in a sweep, else the experiment's name and the overrides.
+            group: runs that belong together; None: WANDB_RUN_GROUP, else the sweep's name, of a single run the
+                experiment's.
+            tags: beside WANDB_TAGS and those for experiment, sweep, data set, backbone, transformer, queries and loss.
             notes: what the run is for, in your words.
             images: how many to show: predictions each time, the worst, and augmented ones of the training.
             tables: AP by class, precision-recall curves, confusion of classes and the worst images: of the best epoch
@@ -100,6 +102,7 @@ class WandbLogger(Logger):
         self._directory: Path | None = None
         self._url: str | None = None
         self._resumed = False
+        self._sweep = False  # whether it is one of several jobs
         self._lost = False  # wandb's own process
         self._parent = os.getppid()  # under an agent: the agent
         self._shown: tuple[Outcome, int] | None = None  # whose tables come at the end
@@ -118,11 +121,14 @@ class WandbLogger(Logger):
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         own = config.get("logger") or {}  # of an evaluation: its training's
-        self._project = self._project or own.get("project") or PROJECT
+        self._project = self._project or own.get("project") or wandb_environment.project() or PROJECT
         self._entity = self._entity or own.get("entity")
         self._directory = directory
+        self._sweep = record.sweep is not None
+        own_name, more_tags = wandb_environment.name(sweep=self._sweep), wandb_environment.tags()
         if job_type == "train":
             training, identity = record, self._identity(run_name, record)
+            identity = replace(identity, name=self._name or own_name or identity.name)
             content = run_config(config, record)
             run_id = run_id or read_status(directory).wandb_id
         else:
@@ -132,17 +138,20 @@ class WandbLogger(Logger):
             trained, trained_id = belongs._identity(run_name, training), (record.checkpoint or {}).get("wandb_id")
             self._training = (trained_id, trained) if trained_id else None
             identity = Identity(
-                name=self._name or f"{trained.name} {record.split}",
+                name=self._name or own_name or f"{trained.name[:NAME_LENGTH]} {record.split}",
                 group=self._group or trained.group,
-                tags=list(dict.fromkeys([*self._tags, *trained.tags])),
+                tags=[*self._tags, *trained.tags],
                 job_type="eval",
             )
         self._resumed = run_id is not None
-        self._run = self._open(run_id, identity, config=content, notes=self._notes)
+        identity = replace(identity, tags=list(dict.fromkeys([*identity.tags, *more_tags])))
+        taken = None if self._training is None else self._training[0]
+        run_id = wandb_environment.run_id(run_id, sweep=self._sweep, taken=taken)
+        self._run = self._open(run_id, identity, known=self._resumed, config=content, notes=self._notes)
         self._run_id = self._run.id
         self._define_axes()
         if job_type == "train" and self._mode != "disabled":
-            update_status(directory, wandb_id=self._run_id)
+            update_status(directory, wandb_id=self._run_id, wandb_group=identity.group)
         if self._mode == "online":
             self._url = self._run.url
             log.info("W&B: %s", self._url)
@@ -204,7 +213,8 @@ class WandbLogger(Logger):
             self._log_tables(*self._shown)
         run, self._run, self._shown = self._run, None, None
         run.finish(exit_code=exit_code)
-        if self._training is not None and self._tests and self._mode != "disabled":
+        agent = under_agent() and not self._sweep  # under which wandb opens no other run than the agent's
+        if self._training is not None and self._tests and self._mode != "disabled" and not agent:
             self._tell_training(*self._training)
 
     @property
@@ -232,33 +242,33 @@ class WandbLogger(Logger):
         """Of a training."""
         return Identity(
             name=self._name or run_title(run_name, record),
-            group=self._group or run_group(run_name, record),
+            group=self._group or wandb_environment.group() or run_group(run_name, record),
             tags=run_tags(self._tags, record),
             job_type="train",
         )
 
-    def _open(self, run_id: str | None, identity: Identity, **more: Any) -> Any:
-        """A run of wandb's. Raises UserError if it cannot be reached or does not let one in."""
+    def _open(self, run_id: str | None, identity: Identity, *, known: bool, **more: Any) -> Any:
+        """A run of wandb's; `known`: it may go on. Raises UserError if it cannot be reached or does not let one in."""
         import wandb  # takes a second, and only this class needs it
 
-        if under_agent():
-            run_id = None  # the agent says which it is
+        agent = under_agent() and not self._sweep  # it says which run it is, and wandb hears of it
         try:
-            return wandb.init(
-                project=self._project,
-                entity=self._entity,
-                mode=self._mode,
-                dir=self._directory,
-                id=run_id,
-                resume="allow" if self._mode == "online" and (run_id or under_agent()) else None,
-                name=identity.name,
-                group=identity.group,
-                tags=identity.tags,
-                job_type=identity.job_type,
-                reinit="finish_previous",
-                settings=wandb.Settings(silent=True, console="off", capture_loggers={"root": "INFO"}),
-                **more,
-            )
+            with wandb_environment.alone(sweep=self._sweep):
+                return wandb.init(
+                    project=self._project,
+                    entity=self._entity,
+                    mode=self._mode,
+                    dir=self._directory,
+                    id=None if agent else run_id or wandb_environment.new_id(),
+                    resume="allow" if self._mode == "online" and (known or agent or self._sweep) else None,
+                    name=identity.name,
+                    group=identity.group,
+                    tags=identity.tags,
+                    job_type=identity.job_type,
+                    reinit="finish_previous",
+                    settings=wandb.Settings(silent=True, console="off", capture_loggers={"root": "INFO"}),
+                    **more,
+                )
         except wandb.errors.Error as error:
             raise UserError(_one_line(error)) from error
 
@@ -317,7 +327,7 @@ class WandbLogger(Logger):
 
     def _tell_training(self, run_id: str, identity: Identity) -> None:
         """Put the metrics of an evaluation into the summary of the training, which is taken up for it."""
-        run = self._open(run_id, identity)
+        run = self._open(run_id, identity, known=True)
         run.summary.update(self._tests)
         run.finish()
 
@@ -330,8 +340,11 @@ class WandbLogger(Logger):
 
 
 def _one_line(error: Exception) -> str:
+    problem = f"Weights & Biases does not start: {_words(error).rstrip('.')}"
+    if re.search(r"Invalid project|Run ID|Sweep ID|[Tt]ag", problem):
+        return f"{problem}; mend what logger or the environment (WANDB_…) says of it"
     return (
-        f"Weights & Biases does not start: {_words(error).rstrip('.')}; run `wandb login` or set WANDB_API_KEY, "
+        f"{problem}; run `wandb login` or set WANDB_API_KEY, "
         "or work offline with logger.mode=offline (WANDB_MODE=offline), or without it: logger=none"
     )
 

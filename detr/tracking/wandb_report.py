@@ -17,6 +17,7 @@ from detr.errors import UserError
 from detr.tracking.record import RUN
 from detr.tracking.rows import METRICS, read_rows
 from detr.tracking.runs import trainings_below
+from detr.tracking.status import read_status
 from detr.tracking.wandb_logger import PROJECT
 
 SERVER = "https://api.wandb.ai"
@@ -63,7 +64,7 @@ def read_study(folder: Path) -> Study:
     metrics = {key.partition("/")[2]: None for run in logged for row in read_rows(run / METRICS) for key in _val(row)}
     return Study(
         name=folder.resolve().name,
-        project=loggers[0]["project"] or PROJECT,
+        project=loggers[0]["project"] or os.environ.get("WANDB_PROJECT") or PROJECT,
         entity=loggers[0]["entity"] or "",
         groups=sorted({_group(run, each) for run, each in logged.items()}),
         runs=len(logged),
@@ -164,7 +165,10 @@ def has_account() -> bool:
 
 
 def _group(run: Path, config: Recorded) -> str:
-    """As the logger names it."""
+    """As the logger names it, and as it noted it."""
+    noted = read_status(run).wandb_group
+    if noted:
+        return noted
     facts = json.loads((run / RUN).read_text(encoding="utf-8"))
     sweep = facts.get("sweep") or {}
     return str(config.section("logger")["group"] or sweep.get("name") or facts["choices"].get("experiment", ""))

@@ -7,13 +7,10 @@ import signal
 import time
 from typing import Any
 
+from detr.tracking.wandb_environment import under_agent
+
 # Seconds until wandb has surely heard from its server, which it asks every 15; the agent kills after 30.
 PATIENCE = 20.0
-
-
-def under_agent() -> bool:
-    """Return whether a W&B agent runs this process: it then says which run it is."""
-    return "WANDB_SWEEP_ID" in os.environ
 
 
 def ended_by_wandb(run: Any, number: int, parent: int) -> bool:
