@@ -46,7 +46,8 @@ def test_chdir_changes_no_path(flags: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["resume", "init_from"])
 def test_what_is_missing_is_missing_with_chdir_too(key: str, tmp_path: Path) -> None:
-    assert "gone.pt" in only_error(run("train.py", *TINY, "hydra.job.chdir=true", f"{key}=gone.pt", cwd=Path.cwd()))
+    places = [f"paths.output_root={tmp_path}/outputs", f"paths.data_root={tmp_path}/data"]
+    assert "gone.pt" in only_error(run("train.py", *TINY, *places, "hydra.job.chdir=true", f"{key}=gone.pt"))
 
 
 @pytest.mark.slow
