@@ -24,13 +24,14 @@ from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
 from detr.data.loader import eval_loader, train_loader
 from detr.environment import autocast, seed_everything, seed_torch
-from detr.errors import UserError, pasted
+from detr.errors import UserError
 from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
 from detr.models.detr import DETR
 from detr.models.outputs import check_output
 from detr.structures import Classes
+from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.logger import Logger, NullLogger
 from detr.training.callbacks import Callback

@@ -18,8 +18,9 @@ from detr.config import Config, build, check, override
 from detr.config.blame import own_parts_blamed
 from detr.config.build import MissingModuleError
 from detr.environment import hardware, revision
-from detr.errors import Interrupted, UserError, pasted
+from detr.errors import Interrupted, UserError
 from detr.evaluation.metrics import Evaluation
+from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
 from detr.tracking.failure import failed_run_on_error

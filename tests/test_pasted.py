@@ -19,9 +19,10 @@ from run_folders import make_run
 
 from detr.comparison.finding import on_split
 from detr.config.compose import load
-from detr.errors import UserError, in_hydra, pasted
+from detr.errors import UserError
 from detr.sweeping import table
 from detr.sweeping.plan import Job, Plan
+from detr.texts import in_hydra, pasted
 from detr.tracking.run_folder import RunFolder
 from detr.tracking.status import update_status
 

@@ -30,11 +30,11 @@ from detr.config import build, check, compose
 from detr.data.shapes.dataset import generate
 from detr.drawing import lettering
 from detr.drawing.boxes import draw_boxes, join_captioned
-from detr.errors import visible
 from detr.evaluation.examples import Boxes
 from detr.files import write_atomically
 from detr.sweeping import table
 from detr.sweeping.plan import Job, Plan
+from detr.texts import visible
 from detr.tracking.console import Console, Terminal
 from detr.tracking.status import update_status
 

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from detr.checking.check import Report
 from detr.checking.finding import Severity
-from detr.errors import visible
+from detr.texts import visible
 from detr.tracking.console import Terminal
 
 STYLES: dict[Severity, str] = {"error": "bold red", "damage": "yellow", "hint": "cyan"}

@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from detr.config.suggest import did_you_mean
 from detr.entry import user_errors
-from detr.errors import UserError, visible
+from detr.errors import UserError
+from detr.texts import visible
 
 RUNS = "a run's folder, a folder with runs below it such as a sweep's, or a run in W&B: ENTITY/PROJECT/ID or wandb:…"
 OPTIONS = ("--metric", "--epoch", "--split", "--html", "--json", "--help")

@@ -16,7 +16,8 @@ def main(config: Config) -> None:
     from detr.config import build  # with torch, which --help and a typo need not wait for
     from detr.data.converting.convert import convert
     from detr.data.splits import Splits
-    from detr.errors import UserError, visible
+    from detr.errors import UserError
+    from detr.texts import visible
 
     data = build(config.values["dataset"])
     if not isinstance(data, Splits):

@@ -24,7 +24,8 @@ from detr.config.compose import groups, load
 from detr.config.own import SEARCHPATH, located, own_folders
 from detr.config.recorded import Recorded, recorded
 from detr.entry import user_errors
-from detr.errors import UserError, in_hydra, visible
+from detr.errors import UserError
+from detr.texts import in_hydra, visible
 from detr.tracking.rows import METRICS, read_rows
 
 AFRESH = {"resume", "resume_changed"}  # what a repeated run does not take over

@@ -10,7 +10,8 @@ from detr.comparison.evaluations import VALIDATION, read_evaluation
 from detr.comparison.online import is_online, read_online
 from detr.comparison.reading import Run, read_run
 from detr.config.recorded import CONFIG
-from detr.errors import UserError, pasted
+from detr.errors import UserError
+from detr.texts import pasted
 from detr.tracking.rows import METRICS
 from detr.tracking.runs import is_evaluation, trainings_below
 

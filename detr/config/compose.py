@@ -15,7 +15,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from detr.config.containers import unresolved
-from detr.errors import in_hydra
+from detr.texts import in_hydra
 
 # Hydra 1.3 behaves as older versions did unless it is told not to; 1.4 warns of being told.
 V1_3 = hydra.__version__.startswith("1.3")

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from detr.config.references import leaves
+from detr.texts import in_hydra
 
 TEXTS = ("name", "logger")  # keys whose values are no paths
 START = re.compile(r"~[\w.-]*/")
@@ -16,7 +17,6 @@ TYPED = re.compile(
     r"""(?P<quote>['"])(?P<quoted>.*?)(?P=quote)"""  # before all else: what is in quotes is one value
     r"""|(?<![^\s,:\[(])(?P<bare>~(?:[\w.-]*/[^,\[\]{}()'"\s]*|(?=[\s,\]}]|$)))"""
 )
-PLAIN = re.compile(r"[\w/.+@%:-]+", re.ASCII)  # what Hydra's grammar takes without quotes
 
 
 def typed_at_home(override: str) -> str:
@@ -50,9 +50,12 @@ def _is_text(key: str) -> bool:
 
 
 def _expanded(found: re.Match[str]) -> str:
-    before = found["quoted"] or found["bare"] or ""
-    after = expanded(before) if before == "~" or START.match(before) else before
-    if after == before or (found["bare"] and PLAIN.fullmatch(after)):
-        return found[0] if after == before else after
-    quote = found["quote"] or "'"
-    return quote + after.replace(quote, f"\\{quote}") + quote
+    quote = found["quote"]
+    before = found["quoted"] if quote else found["bare"]
+    user, slash, rest = before.partition("/")
+    home = expanded(user) if before == "~" or START.match(before) else user
+    if home == user:
+        return found[0]
+    if quote:  # the rest is in quotes as it stands
+        return quote + home.replace(quote, f"\\{quote}") + slash + rest + quote
+    return in_hydra(home + slash + rest, interpolated=True)

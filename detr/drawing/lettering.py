@@ -6,7 +6,7 @@ import functools
 
 from PIL import ImageFont
 
-from detr.errors import visible
+from detr.texts import visible
 
 # Looked for where systems keep fonts; the one that comes with Pillow has little more than ASCII.
 SYSTEM_FONTS = (

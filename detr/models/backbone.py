@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from detr.errors import UserError
 from detr.models.hub import first_line, imagenet_resnet, load, read, timm_classifier
 from detr.models.layers import frozen_parts
-from detr.patterns import check_patterns
+from detr.texts import check_patterns
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

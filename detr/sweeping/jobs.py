@@ -16,7 +16,8 @@ from detr.config.check import check
 from detr.config.compose import hydra_config, without_hydra
 from detr.config.explain import CommandLine, explain
 from detr.config.own import folders_in
-from detr.errors import UserError, in_hydra
+from detr.errors import UserError
+from detr.texts import in_hydra
 
 PRUNING = "+callbacks.pruning={_target_: detr.sweeping.pruning.StopPoorTrials}"
 RESUME = "resume=auto"  # a job that was pre-empted and queued again goes on; a new one starts afresh

@@ -29,13 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 from detr import distributed
 from detr.config.check import check
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
-from detr.errors import Interrupted, UserError, in_hydra, pasted
+from detr.errors import Interrupted, UserError
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
 from detr.sweeping.notes import Pruner, was_pruned
 from detr.sweeping.plan import Job, Plan
 from detr.sweeping.search import Direction, Search, Space, as_overrides
 from detr.sweeping.space import combinations, corners, in_order, space_of, variations
+from detr.texts import in_hydra, pasted
 from detr.tracking.status import update_status
 from detr.tracking.words import count
 

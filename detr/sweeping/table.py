@@ -19,10 +19,11 @@ from detr.comparison.metrics import moments
 from detr.comparison.naming import short
 from detr.comparison.reading import Run, read_run
 from detr.comparison.settings import Setting, group
-from detr.errors import UserError, pasted, visible
+from detr.errors import UserError
 from detr.files import write_atomically
 from detr.sweeping.notes import was_pruned
 from detr.sweeping.plan import Job, Plan
+from detr.texts import pasted, visible
 from detr.tracking.console import Terminal
 from detr.tracking.rows import best_row, metric
 from detr.tracking.run_folder import RunFolder

@@ -14,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from detr.errors import OccupiedError, pasted
+from detr.errors import OccupiedError
 from detr.evaluation.metrics import Evaluation
 from detr.evaluation.submission import Submission
 from detr.files import append_json_line, locked, write_atomically, write_json, write_json_list, write_with
+from detr.texts import pasted
 from detr.tracking.record import RUN, RunRecord
 from detr.tracking.rows import METRICS, Row, read_rows
 from detr.weights.checkpoint import Checkpoint, load_checkpoint, newest_first, save_checkpoint

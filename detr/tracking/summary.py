@@ -10,9 +10,9 @@ import torch
 
 from detr.data.dataset import ImageSet
 from detr.drawing.segments import comparison
-from detr.errors import pasted
 from detr.evaluation.validation import Outcome
 from detr.files import write_json
+from detr.texts import pasted
 from detr.tracking.console import SUMMARY, Console
 from detr.tracking.logger import Logger
 from detr.tracking.run_folder import RunFolder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from detr.errors import visible
+from detr.texts import visible
 
 
 class LineFormatter(logging.Formatter):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detr.patterns import check_patterns
+from detr.texts import check_patterns
 from detr.training.optim import Group
 
 # What says classes, boxes, offsets or weights of attention: its last linear layer is an output of the network.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detr.models.detr import DETR
-from detr.patterns import check_patterns
+from detr.texts import check_patterns
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from detr import distributed
 from detr.config.references import contains, dotted, leaves, reached
-from detr.errors import UserError, pasted
+from detr.errors import UserError
 from detr.structures import Classes
+from detr.texts import pasted
 from detr.tracking.run_folder import RunFolder
 from detr.weights.checkpoint import Checkpoint, Recipe, load_checkpoint, newest_intact
 from detr.weights.sources import load

@@ -15,9 +15,10 @@ from typing import Any
 from torch import Tensor
 
 from detr.data.coco_categories import coco_classes
-from detr.errors import UserError, pasted
+from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.structures import Classes, Classification
+from detr.texts import pasted
 from detr.weights import hugging_face, official
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.zoo import ZOO, fetch, is_address
