@@ -30,7 +30,7 @@ FOLDERS = [
     "lr=0.001,b=[1,2]",
     """it's a "run" $HOME""",
     "(x) {y} ${z} \\",
-    "ü:smile:/[b]#%",
+    "ü:smile:[/b]#%",
     "1e-3",
     "null",
     "a;b&c|d`e`",
