@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,10 +171,10 @@ def test_a_sweep_with_an_id_in_the_environment(tmp_path: Path) -> None:
     data = [f"dataset.root={tmp_path / 'data'}", "+dataset.counts={train: 8, val: 4, test: 4}", "trainer.max_steps=1"]
     tiny = [each for each in TINY if not each.startswith(("logger", "+dataset.counts"))]
     variables = {name: VARIABLES[name] for name in ("WANDB_RUN_ID", "WANDB_NAME")} | {"WANDB_MODE": "offline"}
-    done = run("train.py", "-m", *tiny, *data, "seed=1,2", "hydra.sweep.dir=S", cwd=tmp_path, variables=variables)
+    words = ["train.py", "-m", *tiny, *data, "seed=1,2", f"hydra.sweep.dir={tmp_path}/S"]
+    done = run(*words, variables=variables)
     assert done.returncode == 0, done.stderr
     ids = [read_status(tmp_path / "S" / job).wandb_id for job in "01"]
     assert len({*ids, "fixed", None}) == 4
     assert "WANDB_RUN_ID=fixed is set aside" in (tmp_path / "S" / "1" / "train.log").read_text()
     assert read_study(tmp_path / "S").groups == ["train S"]
-    assert [json.loads((tmp_path / "S" / job / "run.json").read_text())["overrides"][-1] for job in "01"]
