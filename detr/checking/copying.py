@@ -32,6 +32,7 @@ from detr.data.dataset import DataSet
 from detr.data.panoptic.dataset import CocoPanoptic
 from detr.errors import UserError
 from detr.files import write_json, write_with
+from detr.texts import in_hydra
 
 SAME_SHAPE = 0.01  # relative difference of the scales of width and height up to which boxes are scaled
 CONVERSIONS = 3  # fractions, then centres; no box is in more conventions at once
@@ -97,7 +98,7 @@ def write_copy(report: Report, data: DataSet, output: Path) -> tuple[list[str], 
     for name in report.records:
         targets = [str(copy.target) for copy in copies if copy.split == name]
         if targets:
-            value = targets[0] if len(targets) == 1 else f"[{','.join(targets)}]"
+            value = in_hydra(targets[0] if len(targets) == 1 else targets)
             overrides.append(f"dataset.{name}.annotations={value}")
     return [line for copy in copies for line in copy.lines], overrides
 
