@@ -31,7 +31,7 @@ ORDER = [
     "commands",
     "__main__",
 ]
-SHARED = {"", "structures", "boxes", "errors", "files", "distributed", "environment", "patterns"}
+SHARED = {"", "structures", "boxes", "errors", "files", "distributed", "environment", "texts"}
 
 LOOSE = 12  # files in detr/ itself
 FILE, FUNCTION = 400, 60  # lines
