@@ -1,7 +1,10 @@
 """DETR and its family: detection transformers composed by Hydra, trained in plain PyTorch, compared in W&B."""
 
+import importlib
 import os
+from typing import Any
 
+__all__ = ["Detector"]
 __version__ = "0.1.0"
 
 # OpenMP's threads wait for each other by spinning, which on a busy machine takes the time that the others need: beside
@@ -10,3 +13,10 @@ __version__ = "0.1.0"
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, in rounds; its default is millions
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # of Intel's and LLVM's, in milliseconds; its default is 200
+
+
+def __getattr__(name: str) -> Any:
+    """Return `Detector`, imported when it is first asked for: it brings torch, which takes seconds."""
+    if name == "Detector":
+        return importlib.import_module("detr.inference.detector").Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

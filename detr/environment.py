@@ -67,8 +67,12 @@ def seed_torch(*entropy: int) -> None:
     torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
     """Return the device: `auto` is the first of cuda, mps and cpu that is there; other names are used as they are.
+
+    Args:
+        name: of the device.
+        key: how the user gave it, in messages.
 
     Raises:
         UserError: the name is no device, or this machine does not have it.
@@ -80,11 +84,11 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cuda", "mps", "cpu"):
-        raise UserError(f"trainer.device={name} is not a known device; choose auto, cpu, cuda, cuda:N or mps")
+        raise UserError(f"{key}={name} is not a known device; choose auto, cpu, cuda, cuda:N or mps")
     if not _is_available(device):
         raise UserError(
-            f"trainer.device={name} is not available here (found: {', '.join(_found())}); "
-            "choose one of these, or trainer.device=auto"
+            f"{key}={name} is not available here (found: {', '.join(_found())}); "
+            f"choose one of these, or {key}=auto"
         )
     return device
 

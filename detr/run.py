@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig
 
 from detr import distributed
 from detr.assembly import assemble, assemble_evaluation, check_model
-from detr.config import Config, build, check, override
+from detr.config import Config, build, check
 from detr.config.blame import own_parts_blamed
 from detr.config.build import MissingModuleError
 from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError
 from detr.evaluation.metrics import Evaluation
+from detr.inference.recipes import config_of
 from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
@@ -32,7 +31,7 @@ from detr.training.interruption import requeueing
 from detr.training.resuming import find_checkpoint
 from detr.training.trainer import Trainer
 from detr.weights.checkpoint import identity
-from detr.weights.sources import Weights, load
+from detr.weights.sources import load
 
 log = logging.getLogger(__name__)
 
@@ -211,25 +210,3 @@ def tell_training(evaluation: Evaluation, folder: RunFolder, record: RunRecord) 
         training.note_evaluation(record.split, facts)
     except UserError as error:  # a training that may be read only
         log.warning("%s does not know of this evaluation: %s", training.path, error)
-
-
-def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str] = ()) -> DictConfig:
-    """Return the config of weights with overrides: a checkpoint's own, else that of the experiment they are of.
-
-    Args:
-        folders: of configs, beside conf/; where there are none, those of the checkpoint's training.
-
-    Raises:
-        UserError: neither the weights nor the overrides say which experiment that is.
-    """
-    if weights.checkpoint is not None:
-        recipe = weights.checkpoint.recipe
-        return override(recipe.located(), overrides, folders or recipe.folders)
-    if any(each.startswith("experiment=") for each in overrides):
-        return override({}, overrides, folders)
-    if weights.experiment is None:
-        raise UserError(
-            f"{weights.source} has no config of its own; give the experiment it belongs to, such as "
-            f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
-        )
-    return override({}, [f"experiment={weights.experiment}", *overrides], folders)

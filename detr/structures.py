@@ -241,6 +241,7 @@ class Detections:
     labels: Tensor  # [n] class index
     boxes: Tensor  # [n, 4] xyxy in pixels of the original image
     masks: Tensor | None = None  # [n, height, width] bool, of the original image's size
+    queries: Tensor | None = None  # [n] that found them; None where nobody knows
 
 
 @dataclass

@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "checking",
     "assembly",
+    "inference",
     "run",
     "comparison",
     "sweeping",
@@ -97,6 +98,7 @@ def test_hydra_stays_at_the_door() -> None:
         "training",
         "checking",
         "assembly",
+    "inference",
     )
     strangers = [
         module

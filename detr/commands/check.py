@@ -115,7 +115,7 @@ def label_errors(report: Report, values: Section, progress: Progress) -> dict[st
     from detr.checking.records import Records
     from detr.checking.sheets import label_sheet
     from detr.config import check
-    from detr.run import config_of
+    from detr.inference.recipes import config_of
     from detr.weights.sources import load
 
     weights = load(values["checkpoint"])

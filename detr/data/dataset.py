@@ -213,11 +213,17 @@ class AnnotatedImages(Dataset[Sample]):
         return target
 
     def _augment(self, image: Image.Image, target: Target, epoch: int, index: int) -> tuple[Image.Image, Target]:
-        entropy = [self.seed % 2**64, epoch, index]
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: it would also reseed CUDA, whose state fork_rng does not restore here.
-            torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-            return self.transform(image, target)
+        return transformed(self.transform, image, target, entropy=[self.seed % 2**64, epoch, index])
+
+
+def transformed(
+    transform: Transform, image: Image.Image, target: Target, *, entropy: Sequence[int]
+) -> tuple[Image.Image, Target]:
+    """Return image and target after a transform that draws from a generator seeded with `entropy`."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also reseed CUDA, whose state fork_rng does not restore here.
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        return transform(image, target)
 
 
 def check_objects(dataset: ImageSet, what: str) -> None:

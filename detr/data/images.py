@@ -52,9 +52,18 @@ def read_image(path: str, size: tuple[int, int] | None = None) -> Image.Image:
     with opened(path) as stored:
         check_memory(stored, path)
         stored.load()
-        turn = _turn(stored, size, path)
-        image = _to_rgb(stored, path)
-        return image if turn is None else image.transpose(turn)
+        return upright_rgb(stored, path, size)
+
+
+def upright_rgb(stored: Image.Image, name: str, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return an image that is open already as `read_image` gives it; `name` is for messages.
+
+    Raises:
+        UserError: samples without a defined range, or neither orientation has the size `size`.
+    """
+    turn = _turn(stored, size, name)
+    image = _to_rgb(stored, name)
+    return image if turn is None else image.transpose(turn)
 
 
 def image_size(path: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def postprocess(
     else:
         scores, labels, queries = _best_pairs(logits, max_detections)
     detections = [
-        Detections(scores=score, labels=label, boxes=box[query])
+        Detections(scores=score, labels=label, boxes=box[query], queries=query)
         for score, label, query, box in zip(scores, labels, queries, boxes, strict=True)
     ]
     if predictions.masks is not None:

@@ -69,9 +69,16 @@ class DeformableAttention(nn.Module):
         Returns:
             [B, Q, D].
         """
-        heads = (self.num_heads, -1)
-        values = self.value_proj(tokens).masked_fill(memory.padding[..., None], 0).unflatten(-1, heads)
-        points = (self.num_heads, self.num_levels, self.num_points)
+        values = self.value_proj(tokens).masked_fill(memory.padding[..., None], 0).unflatten(-1, (self.num_heads, -1))
+        samples, weights = self.sampling(queries, locations, memory)
+        return self.output_proj(deformable_attention(values, memory.shapes, samples, weights).to(tokens.dtype))
+
+    def sampling(self, queries: Tensor, locations: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Return where each query looks, [B, Q, heads, levels, points, 2] (x, y), and with which weights (no 2).
+
+        Arguments as for `forward`.
+        """
+        heads, points = (self.num_heads, -1), (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).unflatten(-1, (*points, 2))
         weights = self.attention_weights(queries).unflatten(-1, heads).softmax(-1).unflatten(-1, points[1:])
         locations = locations[:, :, None, :, None]  # for all heads and points
@@ -79,8 +86,7 @@ class DeformableAttention(nn.Module):
             steps = locations[..., 2:] / 2 / self.num_points
         else:
             steps = 1 / memory.sizes.to(locations.dtype)[:, None]
-        samples = locations[..., :2] + offsets * steps
-        return self.output_proj(deformable_attention(values, memory.shapes, samples, weights).to(tokens.dtype))
+        return locations[..., :2] + offsets * steps, weights
 
 
 def deformable_attention(values: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""From weights to answers: a detector in Python, and `detr predict`."""
