@@ -87,8 +87,7 @@ def resolve_device(name: str, key: str = "trainer.device") -> torch.device:
         raise UserError(f"{key}={name} is not a known device; choose auto, cpu, cuda, cuda:N or mps")
     if not _is_available(device):
         raise UserError(
-            f"{key}={name} is not available here (found: {', '.join(_found())}); "
-            f"choose one of these, or {key}=auto"
+            f"{key}={name} is not available here (found: {', '.join(_found())}); choose one of these, or {key}=auto"
         )
     return device
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _from_folder(folder: Path, source: str) -> Weights:
         hint = f"; give {run}" if run.is_file() else ""
         raise UserError(f"{source} is a folder, but not a Hugging Face model: it has no {hugging_face.CONFIG}{hint}")
     state, config = hugging_face.read_folder(folder)
-    return Weights(
+    weights = Weights(
         tensors=hugging_face.from_hugging_face(state, source),
         source=source,
         classes=hugging_face.classes_of(config),
@@ -144,6 +144,9 @@ def _from_folder(folder: Path, source: str) -> Weights:
         num_heads=_integer(config, "encoder_attention_heads"),
         name_in_file=lambda name: hugging_face.their_name(name, state),
     )
+    dilated = config.get("dilation")  # what names and shapes do not tell; the files of the published models say it
+    likely = [each for each in weights.likely_experiments() if ("_dc5_" in each) == dilated]
+    return replace(weights, experiment=likely[0]) if likely and isinstance(dilated, bool) else weights
 
 
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from official_layout import ARCHITECTURES, Architecture, random_weights
+from PIL import Image
 from test_official import TINY, load_into, outputs, scene, tiny_detector, zoo_detector
 from torch import Tensor, nn
 
+from detr import Detector
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.weights.sources import load
@@ -159,3 +161,18 @@ def test_unknown_missing_and_broken_weights_are_named(change, word: str, tmp_pat
     with pytest.raises(UserError) as caught:
         load_into(tiny_detector(), tmp_path)
     assert word in str(caught.value)
+
+
+def test_a_hugging_face_folder_that_says_what_it_is_is_a_detector(tmp_path: Path) -> None:
+    small = Architecture(width=32, heads=4, feed_forward=48, layers=1, queries=7)
+    theirs = hugging_face_model(small, timm=True)
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"dilation": False, "id2label": {str(i): f"kind {i}" for i in range(small.classes)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sizes = ["transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"]
+    layers = ["transformer.encoder.num_layers=1", "transformer.decoder.num_layers=1", "queries.num_queries=7"]
+    ours = Detector.load(str(tmp_path), device="cpu", overrides=[*sizes, *layers, "augmentation=none"])
+    found = ours(Image.effect_noise((96, 64), 80), threshold=0.0)
+    assert len(found) == 7
+    assert set(found.names) <= {f"kind {i}" for i in range(small.classes)}
