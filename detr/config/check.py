@@ -19,15 +19,23 @@ from detr.errors import UserError
 # What an optimizer need not take, where it takes `params`: these keys make its groups of parameters.
 GROUPING = ("optimizer.lr_by_pattern", "optimizer.weight_decay_by_pattern", "optimizer.layer_decay")
 
+FormatKind = Literal["checkpoint", "data", "predictions"]
+PREDICTIONS = Literal["coco", "csv", "yolo", "voc"]
+FORMATS: dict[FormatKind, Any] = {
+    "checkpoint": Literal["official"],
+    "data": Literal["coco", "yolo", "voc"],
+    "predictions": PREDICTIONS | list[PREDICTIONS],
+}
+
 
 @functools.cache
-def schema(*, exporting: bool = True) -> dict[str, Any]:
+def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
     """Return key → type of what the entry points read themselves.
 
     All other keys are arguments of a constructor, or referred to by one.
 
     Args:
-        exporting: whether `format` is that of a checkpoint, not of a data set.
+        kind: of what `format` is the format.
     """
     from annotated_types import Ge, Le  # takes longer than all other imports here together, and `--cfg` needs no types
 
@@ -41,9 +49,19 @@ def schema(*, exporting: bool = True) -> dict[str, Any]:
         "pixels": bool,
         "strict": bool,
         "fix": bool,
-        "format": Literal["official"] if exporting else Literal["coco", "yolo", "voc"],
+        "format": FORMATS[kind],
         "output": str | None,
         "split": Literal["train", "val", "test"],
+        "source": str,
+        "threshold": Annotated[float, Ge(0), Le(1)],
+        "classes": str | list[str] | None,
+        "top_k": Annotated[int, Ge(1)] | None,
+        "batch_size": Annotated[int, Ge(1)] | None,
+        "device": str,
+        "tiles": Annotated[int, Ge(16)] | None,
+        "overlap": Annotated[float, Ge(0), Le(0.9)],
+        "attention": bool | Literal["all"],
+        "attention_point": list[float] | None,
         "paths.output_root": str,
         "paths.data_root": str,
         "optimizer.lr": float,
@@ -70,8 +88,12 @@ def check(config: DictConfig) -> tuple[Section, dict[str, Any]]:
     """
     expand_home(config)
     values, stored = resolved(config), unresolved(config)
-    _Check(stored, schema(exporting="dataset" not in stored)).walk(values, (), owned=False)
+    _Check(stored, schema(_kind(stored))).walk(values, (), owned=False)
     return values, stored
+
+
+def _kind(stored: dict[str, Any]) -> FormatKind:
+    return "data" if "dataset" in stored else "predictions" if "source" in stored else "checkpoint"
 
 
 class _Check:

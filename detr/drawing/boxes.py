@@ -45,7 +45,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
     draw = ImageDraw.Draw(canvas)
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
-        _draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
+        draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
     for index in order:  # all labels after all boxes, so that no edge runs through a word
         text, font = lettered(_text(boxes, index, names), label_size(unit))
         _draw_label(draw, corners[index], text, class_color(boxes.labels[index]), font)
@@ -118,8 +118,8 @@ def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, width
     canvas.paste(color, mask=ImageChops.subtract(inside, core))
 
 
-def _draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:
-    """With a hair of black or white around it, to be seen on a ground of its own colour too."""
+def draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:
+    """Draw a box with a hair of black or white around it, to be seen on a ground of its own colour too."""
     left, top, right, bottom = corners
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=readable_on(color), width=width + 2)
     draw.rectangle(corners, outline=color, width=width)

@@ -35,6 +35,19 @@ class Looks:
     maps: NDArray[np.float32] | None = None  # [L, n, h, w] over the image; each sums up to 1
     points: NDArray[np.float32] | None = None  # [L, n, k, 3] (x, y) in pixels of the image, and the weight
 
+    @property
+    def layers(self) -> int:
+        """Return L."""
+        arrays = self.maps if self.points is None else self.points
+        return 0 if arrays is None else len(arrays)
+
+    def of(self, layer: int, row: int) -> dict[str, Any]:
+        """Return `map` and `points` of one of them in one layer."""
+        return {
+            "map": None if self.maps is None else self.maps[layer, row],
+            "points": None if self.points is None else self.points[layer, row],
+        }
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -43,6 +56,11 @@ class Attention:
     queries: Looks  # n as in `Found`
     point: Point | None = None
     encoder: Looks | None = None  # from `point`, n = 1
+
+    @property
+    def layers(self) -> int:
+        """Return of how many layers of the decoder."""
+        return self.queries.layers
 
     @classmethod
     def of(

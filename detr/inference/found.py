@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detr.data.segmentations import encode
-from detr.drawing.boxes import draw_boxes
+from detr.drawing.attention import Look, attention_sheet
+from detr.drawing.boxes import class_color, draw_boxes
 from detr.drawing.segments import draw_segments
 from detr.errors import UserError
 from detr.evaluation.examples import Boxes, Segments
@@ -18,6 +19,8 @@ from detr.structures import Classes, Detections, PanopticSegments
 
 if TYPE_CHECKING:
     from detr.inference.attention import Attention
+
+COLUMNS = 4  # of a sheet with one layer
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,42 @@ class Found:
         boxes = Boxes(corners, self.labels.tolist(), self.scores.tolist(), self.masks)
         return draw_boxes(self.image, boxes, self.classes.names)
 
+    def draw_attention(self) -> Image.Image:
+        """Return a sheet that shows where the query of each object looked, a row an object where there are layers, and
+        last where the encoder looked from a point. Raises UserError where the detector was not asked for attention.
+        """
+        if self.attention is None:
+            raise UserError('there is no attention to draw; call the detector with attention="last" or "all"')
+        layers = self.attention.layers
+        rows = [
+            [
+                Look(
+                    caption=f"{name} {score:.2f}{_layer(layer, layers)}",
+                    color=class_color(label),
+                    corners=(left, top, right, bottom),
+                    **self.attention.queries.of(layer, row),
+                )
+                for layer in range(layers)
+            ]
+            for row, (name, score, label, (left, top, right, bottom)) in enumerate(
+                zip(self.names, self.scores.tolist(), self.labels.tolist(), self.boxes.tolist(), strict=True)
+            )
+        ]
+        looks = [look for row in rows for look in row]
+        if self.attention.encoder is not None:
+            x, y = self.attention.point or (0.0, 0.0)
+            count = self.attention.encoder.layers
+            looks += [
+                Look(
+                    caption=f"encoder, from {x:g},{y:g}{_layer(layer, count)}",
+                    color=(0, 0, 0),
+                    origin=(x, y),
+                    **self.attention.encoder.of(layer, 0),
+                )
+                for layer in range(count)
+            ]
+        return attention_sheet(self.image, looks, COLUMNS if layers == 1 else layers) if looks else self.draw()
+
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return the objects in COCO's results format, with the category ids of the training data."""
         rows = zip(self.category_ids, self.xywh().tolist(), self.scores.tolist(), strict=True)
@@ -100,3 +139,8 @@ class Found:
             class_id=self.labels,
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
+
+
+def _layer(layer: int, layers: int) -> str:
+    """What a caption says of the layer, where there are several."""
+    return "" if layers == 1 else f", layer {layer + 1}"

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +41,14 @@ class Terminal(rich.console.Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+
+class SpeedColumn(ProgressColumn):
+    """Shows how many images a second are done."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s")
 
 
 class Bar:
@@ -69,13 +85,20 @@ class Console:
             yield bar
 
     @contextmanager
-    def _bar(self, title: str, total: int) -> Iterator[Bar]:
+    def prediction(self, images: int | None) -> Iterator[Bar]:
+        """Show a bar over images, and how many a second; `images`: how many there are, None where nobody knows."""
+        with self._bar("predicting", images, SpeedColumn()) as bar:
+            yield bar
+
+    @contextmanager
+    def _bar(self, title: str, total: int | None, *more: ProgressColumn) -> Iterator[Bar]:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
+            *more,
         )
         with RichProgress(
             *columns, console=self.rich, transient=True, disable=self.rich.quiet or not self.rich.is_terminal
