@@ -31,9 +31,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from detr.config import Config
-from detr.entry import entry_point
+from detr.entry import entry_point, user_errors
+from detr.errors import UserError
 
 FAILED = 1  # exit status
 PLACES = ("source", "output")  # may hold whatever a file may be called
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Predict what the command line says; the exit status says whether every image could be read."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     multirun = {"-m", "--multirun"} & {*given}
+    with user_errors():
+        _check_output(given)
 
     @entry_point("predict", deferred=True)
     def predict(config: Config) -> None:
@@ -53,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(FAILED)
 
     predict(given if multirun else [_quoted(word) for word in given])
+
+
+def _check_output(given: Sequence[str]) -> None:
+    """Raise UserError about a folder with something in it, before Hydra opens a log there."""
+    for key, _, value in (word.partition("=") for word in given):
+        folder = Path(value.strip("\"'"))
+        if (
+            key in ("output", "hydra.run.dir")
+            and value
+            and folder.exists()
+            and (not folder.is_dir() or any(folder.iterdir()))
+        ):
+            raise UserError(f"{folder}: not empty; choose another output, or remove it")
 
 
 def _quoted(word: str) -> str:

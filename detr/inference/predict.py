@@ -13,13 +13,13 @@ from PIL import Image
 from detr.config import Config
 from detr.data.converting.folder import distinct_names
 from detr.environment import hardware, revision
-from detr.errors import OccupiedError, UserError
+from detr.errors import UserError
 from detr.files import write_with
 from detr.inference.detector import Detector
 from detr.inference.found import Found
 from detr.inference.sources import Stream, found_in, read_ahead
 from detr.inference.video import opened
-from detr.inference.writing import Format, Output, is_empty
+from detr.inference.writing import Format, Output
 from detr.tracking.console import Bar, Console
 from detr.tracking.record import RunRecord
 from detr.tracking.run_folder import RunFolder
@@ -38,8 +38,6 @@ def predict(config: Config) -> bool:
     """
     values = config.values
     folder = RunFolder(config.directory)
-    if not is_empty(folder.path):
-        raise OccupiedError(f"{folder.path}: not empty; choose another output, or remove it")
     given = values["format"]
     formats: Sequence[Format] = given if isinstance(given, list) else [given]
     source = found_in(values["source"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -154,8 +153,3 @@ class Output:
             categories=self._categories(),
             extras=extras,
         )
-
-
-def is_empty(folder: Path) -> bool:
-    """Return whether nothing but logs lies in a folder, which may be missing."""
-    return not folder.exists() or all(name.endswith(".log") for name in os.listdir(folder))
