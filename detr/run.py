@@ -18,7 +18,10 @@ from detr.config.build import MissingModuleError
 from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError
 from detr.evaluation.metrics import Evaluation
+from detr.inference.detector import Detector
 from detr.inference.recipes import config_of
+from detr.inference.tiled_evaluation import TiledEvaluator
+from detr.inference.tiles import Tiling
 from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
@@ -154,6 +157,10 @@ def evaluate(config: Config) -> None:
     with own_parts_blamed(values):
         model, validation = assemble_evaluation(values, weights, split)
         dataset = validation.loader.dataset
+        if config.values["tiles"] is not None:
+            tiling = Tiling(config.values["tiles"], config.values["overlap"])
+            detector = Detector(model, dataset.classes, values)
+            validation.evaluator = TiledEvaluator(validation.evaluator, detector, tiling)
         started = time.monotonic()
         with console.evaluation(len(dataset)) as bar:
             outcome = validation(model, bar.advance)

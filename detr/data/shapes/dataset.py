@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -36,6 +37,7 @@ class Shapes(CocoSplits):
 
     Args:
         counts: images of each split, by default 2,000, 200 and 200. Smaller ones are prefixes of larger ones.
+        mosaic: each image is so many scenes in each direction, side by side: large, with small objects.
         root, categories, train, val, test, masks, holdout, holdout_seed: as for `CocoSplits`.
 
     Raises:
@@ -54,6 +56,7 @@ class Shapes(CocoSplits):
         holdout: Holdout = None,
         holdout_seed: int = 0,
         counts: Mapping[str, int] | None = None,
+        mosaic: int = 1,
     ) -> None:
         super().__init__(
             root=root,
@@ -65,12 +68,14 @@ class Shapes(CocoSplits):
             holdout=holdout,
             holdout_seed=holdout_seed,
         )
-        generate(Path(root), COUNTS if counts is None else counts)
+        if mosaic < 1:
+            raise UserError(f"dataset.mosaic: expected at least 1, got {mosaic}")
+        generate(Path(root), COUNTS if counts is None else counts, mosaic)
 
 
-def generate(root: Path, counts: Mapping[str, int]) -> None:
+def generate(root: Path, counts: Mapping[str, int], mosaic: int = 1) -> None:
     """Write the data set to `root` unless it is there: images/SPLIT/*.jpg, annotations/SPLIT.json, shapes.json."""
-    recipe = {"version": VERSION, "counts": dict(counts)}
+    recipe: dict[str, Any] = {"version": VERSION, "counts": dict(counts)} | ({"mosaic": mosaic} if mosaic > 1 else {})
     if _is_finished(root, recipe):
         return
     logger.info("generating %d images of shapes in %s, once", sum(counts.values()), root)
@@ -78,7 +83,7 @@ def generate(root: Path, counts: Mapping[str, int]) -> None:
     temporary = root.absolute().parent / f".{root.absolute().name}.{uuid.uuid4().hex}"
     try:
         for number, (split, count) in enumerate(counts.items()):
-            _write_split(temporary, split, number, count)
+            _write_split(temporary, split, number, count, mosaic)
         (temporary / RECIPE).write_text(json.dumps(recipe) + "\n")
         _publish(temporary, root, recipe)
     except OSError as error:
@@ -117,17 +122,21 @@ def _publish(temporary: Path, root: Path, recipe: Mapping[str, Any]) -> None:
             raise
 
 
-def _write_split(folder: Path, split: str, number: int, count: int) -> None:
+def _write_split(folder: Path, split: str, number: int, count: int, mosaic: int) -> None:
     images = folder / "images" / split
     images.mkdir(parents=True)
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        scene = compose(number, index)
-        name = f"{index:06d}.jpg"
-        Image.fromarray(render(scene, number, index)).save(images / name, **JPEG)
-        entries.append({"id": index + 1, "file_name": name, "width": SIDE, "height": SIDE})
-        annotations += annotate(scene, image_id=index + 1, first_id=len(annotations) + 1)
+        name, side = f"{index:06d}.jpg", mosaic * SIDE
+        picture = Image.new("RGB", (side, side))
+        for part, (row, column) in enumerate(itertools.product(range(mosaic), repeat=2)):
+            key = index * mosaic * mosaic + part
+            scene, place = compose(number, key), (row * SIDE, column * SIDE)
+            picture.paste(Image.fromarray(render(scene, number, key)), place[::-1])
+            annotations += annotate(scene, image_id=index + 1, first_id=len(annotations) + 1, place=place, side=side)
+        picture.save(images / name, **JPEG)
+        entries.append({"id": index + 1, "file_name": name, "width": side, "height": side})
     categories = [{"id": class_index + 1, "name": name} for class_index, name in enumerate(CLASSES)]
     content = {"info": {}, "images": entries, "annotations": annotations, "categories": categories}
     path = folder / "annotations" / f"{split}.json"
@@ -135,11 +144,22 @@ def _write_split(folder: Path, split: str, number: int, count: int) -> None:
     path.write_text(json.dumps(content))
 
 
-def annotate(scene: Scene, *, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """Return COCO annotations of a scene: box, area and run lengths of what is visible of each object."""
+def annotate(
+    scene: Scene, *, image_id: int, first_id: int, place: tuple[int, int] = (0, 0), side: int = SIDE
+) -> list[dict[str, Any]]:
+    """Return COCO annotations of a scene: box, area and run lengths of what is visible of each object.
+
+    Args:
+        scene: with objects.
+        image_id: of the image that it is in.
+        first_id: of the annotations.
+        place: (top, left) of the scene in the image.
+        side: of the image in pixels.
+    """
     result = []
     for number, class_index in enumerate(scene.classes):
-        mask = scene.mask(number)
+        mask = np.zeros((side, side), dtype=np.bool_)
+        mask[place[0] : place[0] + SIDE, place[1] : place[1] + SIDE] = scene.mask(number)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         top, left = int(rows[0]), int(columns[0])
         result.append(
@@ -149,7 +169,7 @@ def annotate(scene: Scene, *, image_id: int, first_id: int) -> list[dict[str, An
                 "category_id": class_index + 1,
                 "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                 "area": int(mask.sum()),
-                "segmentation": {"size": [SIDE, SIDE], "counts": run_lengths(mask)},
+                "segmentation": {"size": [side, side], "counts": run_lengths(mask)},
                 "iscrowd": 0,
             }
         )
