@@ -98,7 +98,7 @@ def test_hydra_stays_at_the_door() -> None:
         "training",
         "checking",
         "assembly",
-    "inference",
+        "inference",
     )
     strangers = [
         module
