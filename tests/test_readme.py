@@ -73,7 +73,8 @@ def test_a_report_is_understood(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict)", each)]
+    "command",
+    [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict)", each)],
 )
 def test_an_evaluation_or_export_composes(command: str) -> None:
     words = shlex.split(command)

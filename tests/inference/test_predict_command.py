@@ -106,6 +106,7 @@ def test_every_format_and_names_that_are_not_overwritten(checkpoint: Path, tmp_p
         assert 0 < len(data.boxes) <= 15
 
 
+@pytest.mark.slow
 def test_attention_is_drawn_beside(checkpoint: Path, tmp_path: Path) -> None:
     noise(tmp_path / "x.png")
     options = ["threshold=0", "top_k=3", "attention=all", "attention_point=20,30"]

@@ -173,7 +173,7 @@ def test_tiles_in_an_evaluation(tmp_path: Path) -> None:
         return ap, json.loads((folder / "predictions.json").read_text())
 
     assert evaluated("small", "tiles=128") == evaluated("plain")
-    scenes = [f"dataset.root={tmp_path}/scenes", "+dataset.mosaic=6", "+dataset.counts={train: 1, val: 20, test: 1}"]
+    scenes = [f"dataset.root={tmp_path}/scenes", "+dataset.mosaic=4", "+dataset.counts={train: 1, val: 10, test: 1}"]
     shrunken, _ = evaluated("shrunken", *scenes, "augmentation.max_size=256")
     tiled, _ = evaluated("tiled", *scenes, "augmentation.max_size=256", "tiles=128", "overlap=0.5")
     assert tiled > 2 * shrunken

@@ -163,6 +163,7 @@ def test_unknown_missing_and_broken_weights_are_named(change, word: str, tmp_pat
     assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_that_says_what_it_is_is_a_detector(tmp_path: Path) -> None:
     small = Architecture(width=32, heads=4, feed_forward=48, layers=1, queries=7)
     theirs = hugging_face_model(small, timm=True)
