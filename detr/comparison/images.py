@@ -12,7 +12,7 @@ import numpy as np
 
 from detr.comparison.data import SplitData, Truth
 from detr.comparison.reading import Run
-from detr.comparison.resampling import THRESHOLDS, Matched, average_precision, draw, match
+from detr.evaluation.resampling import THRESHOLDS, Matched, average_precision, draw, match
 from detr.comparison.statistics import Interval, percentiles
 from detr.errors import UserError
 

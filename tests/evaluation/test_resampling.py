@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detr.comparison.resampling import average_precision, draw, match
+from detr.evaluation.resampling import average_precision, draw, match
 from detr.data.annotations import Annotations
 from detr.data.coco_reader import read_annotations
 
@@ -99,7 +99,7 @@ def test_chunks_do_not_change_anything(tmp_path: Path, monkeypatch: pytest.Monke
     annotations, results = scene(tmp_path, 0)
     matched, weights = match(annotations.to_coco(), results), draw(IMAGES, 7)
     whole = average_precision(matched, weights)
-    monkeypatch.setattr("detr.comparison.resampling.MAX_WEIGHTS", 1)
+    monkeypatch.setattr("detr.evaluation.resampling.MAX_WEIGHTS", 1)
     for name, values in average_precision(matched, weights).items():
         assert values == pytest.approx(whole[name], rel=1e-12)  # sums of another order
 

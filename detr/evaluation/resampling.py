@@ -104,15 +104,15 @@ def _category(found: Matched, weights: NDArray[np.int64]) -> NDArray[np.float64]
         counted = seen[:, right]
         if ignored.any():
             counted = counted - (drawn * ignored).cumsum(axis=1)[:, right]
-        precision[threshold] = _interpolated(true, counted, objects)
+        precision[threshold] = interpolated(true, counted, objects)
     precision[:, objects == 0] = np.nan
     return precision
 
 
-def _interpolated(
+def interpolated(
     true: NDArray[np.integer], counted: NDArray[np.integer], objects: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """[R] the mean over `RECALLS` of the best precision at that recall or beyond.
+    """Return [R] the mean over `RECALLS` of the best precision at that recall or beyond.
 
     Only true positives [R, n] matter: at them recall rises, and precision has its maxima. `counted` [R, n] are the
     detections up to each of them, itself included.

@@ -1,0 +1,182 @@
+"""Everything that an error report says of a detector on a split, from its boxes and the ground truth alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detr.evaluation.analysis.calibration import Calibration, calibrate
+from detr.evaluation.analysis.matching import MatchedImage, match_images
+from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of, rows_of
+from detr.evaluation.analysis.thresholds import Sweep, Threshold, sweep
+from detr.evaluation.analysis.tide import KINDS, Cost, ImageErrors, costs, find_errors
+from detr.evaluation.metrics import unique_names
+from detr.evaluation.mistakes import find_mistakes
+from detr.evaluation.results import Results
+
+PAGE, NUMBERS = "analysis.html", "analysis.json"  # in the folder of the predictions
+NO_THRESHOLD = 0.5  # score to look at errors from where no box is right at any
+
+
+@dataclass(frozen=True)
+class ClassAnalysis:
+    """Holds one class."""
+
+    name: str
+    category: int  # id of the data set
+    objects: int
+    ap: dict[str, float | None]  # all, small, medium, large → AP; None where there are no such objects
+    ap50: float | None
+    precision: NDArray[np.float64]  # [101] COCO's at IoU 0.5, at a recall of 0, 0.01 … 1; -1 without objects
+    best: Threshold | None  # None: no box of the class is right
+    kept: Threshold  # the class at the threshold of all classes
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Holds what is known of a detector on a split. K classes."""
+
+    images: int
+    objects: int
+    boxes: int
+    ap: dict[str, float | None]  # all, small, medium, large → AP
+    ap50: float | None  # COCO's, which errors cost parts of
+    classes: list[ClassAnalysis]  # in the order of their ids
+    best: Threshold | None  # over boxes and objects of all classes
+    confusion: NDArray[np.int64]  # [K + 1, K + 1] true class × class of the box from `score` on; last: background
+    costs: dict[str, Cost]  # kind of error → what it comes to, of all boxes
+    calibration: Calibration
+    groups: list[Group]  # images by how many objects they have
+    errors: list[ImageErrors]  # of every image, of the boxes from `score` on
+
+    @property
+    def score(self) -> float:
+        """Return from which score on boxes are looked at: the threshold of the best F1."""
+        return NO_THRESHOLD if self.best is None else self.best.score
+
+    @property
+    def names(self) -> list[str]:
+        return [each.name for each in self.classes]
+
+    def count(self, kind: str) -> int:
+        """Return how many errors of a kind there are among the boxes from `score` on."""
+        return sum(len(each.boxes_of(kind)) for each in self.errors)
+
+    def worst(self, kind: str, most: int) -> list[ImageErrors]:
+        """Return the images with most errors of a kind from `score` on, the surest first among equals."""
+
+        def badness(each: ImageErrors) -> tuple[int, float]:
+            boxes = each.boxes_of(kind)
+            return len(boxes), 0.0 if kind == KINDS[-1] else float(each.image.scores[boxes].max(initial=0))
+
+        found = sorted(self.errors, key=badness, reverse=True)[:most]
+        return [each for each in found if len(each.boxes_of(kind))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return analysis.json; numbers are from 0 to 1, None where nothing is to be measured."""
+        return {
+            "images": self.images,
+            "objects": self.objects,
+            "boxes": self.boxes,
+            "AP": self.ap["all"],
+            "AP50": self.ap50,
+            "AP_by_size": self.ap,
+            "threshold": None if self.best is None else asdict(self.best),
+            "classes": [
+                {
+                    "name": each.name,
+                    "category_id": each.category,
+                    "objects": each.objects,
+                    "AP": each.ap["all"],
+                    "AP50": each.ap50,
+                    "AP_by_size": each.ap,
+                    "threshold": None if each.best is None else asdict(each.best),
+                    "at_threshold_of_all": asdict(each.kept),
+                    "precision_at_recall": each.precision.tolist() if each.objects else None,
+                }
+                for each in self.classes
+            ],
+            "errors": {
+                kind: {"AP50_cost": cost.ap50, "count": cost.count, "count_above_threshold": self.count(kind)}
+                for kind, cost in self.costs.items()
+            },
+            "confusion": {"score": self.score, "names": [*self.names, "background"], "counts": self.confusion.tolist()},
+            "calibration": asdict(self.calibration),
+            "by_number_of_objects": [asdict(each) for each in self.groups],
+            "images_with_errors": {
+                kind: {str(each.image.image_id): len(boxes) for each in self.errors if len(boxes := each.boxes_of(kind))}
+                for kind in KINDS
+            },
+        }
+
+
+def analyse(truth: Mapping[str, Any], results: Results) -> Analysis:
+    """Return everything that can be said of boxes on a split.
+
+    Args:
+        truth: COCO dictionary of the split, all of whose images were looked at.
+        results: what was found; images that are not in it have no boxes.
+    """
+    images = match_images(truth, results)
+    rows = rows_of(results, truth)
+    curves = curves_of(truth, rows)
+    everything = _sweep(images)
+    score = NO_THRESHOLD if everything.best is None else everything.best.score
+    names = unique_names(truth["categories"])
+    classes = []
+    for place, (category, name) in enumerate(names.items()):
+        own = _sweep(images, category)
+        classes.append(
+            ClassAnalysis(
+                name=name,
+                category=category,
+                objects=sum(int((each.object_categories == category).sum()) for each in images),
+                ap=by_size(curves, place),
+                ap50=by_size(curves, place, iou=0)["all"],
+                precision=curves.precision[0, :, place, 0, -1],
+                best=own.best,
+                kept=own.at(score),
+            )
+        )
+    base, kinds = costs([find_errors(each) for each in images])
+    counted = [~each.ignored for each in images]
+    return Analysis(
+        images=len(images),
+        objects=sum(each.objects for each in classes),
+        boxes=len(rows),
+        ap=by_size(curves),
+        ap50=base,
+        classes=classes,
+        best=everything.best,
+        confusion=find_mistakes(_of(images), truth, score).confusion,
+        costs=kinds,
+        calibration=calibrate(
+            np.concatenate([each.scores[kept] for each, kept in zip(images, counted, strict=True)]),
+            np.concatenate([each.right[kept] for each, kept in zip(images, counted, strict=True)]),
+        ),
+        groups=by_crowdedness(truth, rows),
+        errors=[find_errors(each) for each in match_images(truth, results, score)],
+    )
+
+
+def _sweep(images: list[MatchedImage], category: int | None = None) -> Sweep:
+    """Over the scores of a class, or of all together."""
+    chosen = [~each.ignored & ((each.categories == category) | (category is None)) for each in images]
+    objects = [(each.object_categories == category) | (category is None) for each in images]
+    return sweep(
+        np.concatenate([each.scores[kept] for each, kept in zip(images, chosen, strict=True)]),
+        np.concatenate([each.right[kept] for each, kept in zip(images, chosen, strict=True)]),
+        sum(int(np.sum(each)) for each in objects),
+    )
+
+
+def _of(images: list[MatchedImage]) -> Results:
+    """The boxes that count; images in which nothing was found have missed objects, too."""
+    results = Results()
+    for each in images:
+        results.add(each.image_id, each.categories, each.boxes, each.scores)
+    return results
