@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from detr import distributed
+from detr.analysing.report import show, write_report
 from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check
 from detr.config.blame import own_parts_blamed
@@ -161,6 +162,8 @@ def evaluate(config: Config) -> None:
             tiling = Tiling(config.values["tiles"], config.values["overlap"])
             detector = Detector(model, dataset.classes, values)
             validation.evaluator = TiledEvaluator(validation.evaluator, detector, tiling)
+        if config.values["report"] and not dataset.annotated:
+            raise UserError(f"report=true, but the {split} split has no annotations to compare with; leave it out")
         started = time.monotonic()
         with console.evaluation(len(dataset)) as bar:
             outcome = validation(model, bar.advance)
@@ -183,6 +186,13 @@ def evaluate(config: Config) -> None:
     folder.describe(record)
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
+    if config.values["report"]:
+        truth = dataset.ground_truth()
+        show(
+            write_report(truth, outcome.results, dataset.files, folder.path, title=checkpoint, split=split),
+            shown,
+            folder.path,
+        )
     if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:

@@ -23,6 +23,7 @@ ORDER = [
     "tracking",
     "training",
     "checking",
+    "analysing",
     "assembly",
     "inference",
     "run",

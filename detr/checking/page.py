@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from PIL import Image
@@ -19,6 +16,7 @@ from detr.checking.classes import counts_of
 from detr.checking.finding import Finding
 from detr.checking.records import Records
 from detr.checking.sheets import finding_sheet, heat_map
+from detr.drawing.page import encoded, fill, section, uri
 from detr.files import write_atomically
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -50,15 +48,16 @@ def write_report(
     images = sum(map(len, report.records.values()))
     objects = sum(int(each.usable.sum()) for each in report.records.values())
     counts = ", ".join(f"{count} × {severity}" for severity, count in report.counts.items() if count)
-    content = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    content = fill(
+        TEMPLATE,
         title=escape(f"Check of {root}"),
         subtitle=escape(f"{counts or 'nothing found'}; {images:,} images, {objects:,} objects"),
         findings="".join(_finding(each, sheets.get(number)) for number, each in enumerate(report.findings))
         + "".join(f'<p class="soft">{escape(note)}</p>' for note in report.notes),
-        labels=_section("Likely label errors", "".join(label_sheets)),
+        labels=section("Likely label errors", "".join(label_sheets)),
         augmented=""
         if augmented is None
-        else _section(
+        else section(
             "As the model receives them, after augmentation",
             _image(_keep(augmented, folder / "augmented.jpg"), "training images with boxes, augmented"),
         ),
@@ -83,7 +82,7 @@ def _classes(splits: Mapping[str, Records]) -> str:
     ordered = sorted(names, key=lambda number: -sum(each.get(number, 0) for each in counts.values()))
     rows = [(names[number], [each.get(number, 0) for each in counts.values()]) for number in ordered[:MOST_CLASSES]]
     more = f'<p class="soft">and {len(ordered) - MOST_CLASSES} more</p>' if len(ordered) > MOST_CLASSES else ""
-    return _section("Objects of each class", _bars("class", list(counts), rows) + more)
+    return section("Objects of each class", _bars("class", list(counts), rows) + more)
 
 
 def _sizes(splits: Mapping[str, Records]) -> str:
@@ -96,7 +95,7 @@ def _sizes(splits: Mapping[str, Records]) -> str:
     ]
     rows = [(name, [table[number] for table in tables]) for number, name in enumerate(names)]
     rows = [(name, values) for name, values in rows if any(values)]
-    return _section("Sizes of boxes in the files, pixels (√ of width × height)", _bars("size", list(splits), rows))
+    return section("Sizes of boxes in the files, pixels (√ of width × height)", _bars("size", list(splits), rows))
 
 
 def _bars(first: str, splits: Sequence[str], rows: Sequence[tuple[str, list[int]]]) -> str:
@@ -106,7 +105,7 @@ def _bars(first: str, splits: Sequence[str], rows: Sequence[tuple[str, list[int]
     body = ""
     for name, values in rows:
         cells = "".join(
-            f'<td class="number">{value:,}</td><td><div class="track"><div class="fill s{index}" '
+            f'<td class="number">{value:,}</td><td><div class="track"><div class="fill c{index}" '
             f'style="width:{100 * value / most[index]:.1f}%"></div></div></td>'
             for index, value in enumerate(values)
         )
@@ -119,24 +118,19 @@ def _centres(splits: Mapping[str, Records], folder: Path) -> str:
     for split, records in splits.items():
         heat = heat_map(records)
         if heat is not None:
-            uri = _keep(heat, folder / f"centres_{split}.png")
-            picture = f'<img class="heat" src="{uri}" alt="centres of the boxes of {escape(split)}">'
+            source = _keep(heat, folder / f"centres_{split}.png")
+            picture = f'<img class="heat" src="{source}" alt="centres of the boxes of {escape(split)}">'
             figures += f"<figure><figcaption>{escape(split)}</figcaption>{picture}</figure>"
-    return _section("Where the centres of boxes lie", f'<div class="plots">{figures}</div>' if figures else "")
+    return section("Where the centres of boxes lie", f'<div class="plots">{figures}</div>' if figures else "")
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
-
-
-def _image(uri: str, words: str) -> str:
-    return f'<img src="{uri}" alt="{escape(words)}">'
+def _image(source: str, words: str) -> str:
+    return f'<img src="{source}" alt="{escape(words)}">'
 
 
 def _keep(picture: Image.Image, path: Path) -> str:
     """Write a picture; the same comes back for the page."""
-    stream = io.BytesIO()
     kind = "PNG" if path.suffix == ".png" else "JPEG"
-    picture.save(stream, kind, **({} if kind == "PNG" else {"quality": 82}))
-    write_atomically(path, stream.getvalue())
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    content = encoded(picture, kind, quality=82)
+    write_atomically(path, content)
+    return uri(content, kind)

@@ -13,11 +13,12 @@ from detr.checking.finding import Finding, Place
 from detr.checking.records import Records
 from detr.data.dataset import ImageSet
 from detr.data.images import read_image
-from detr.drawing.boxes import PAPER, draw_boxes, join_captioned
+from detr.drawing.boxes import PAPER, draw_boxes, fitted, join_captioned
 from detr.errors import UserError
 from detr.evaluation.examples import Boxes
 
 TILE = (320, 260)  # (width, height) in pixels
+LARGEST = 640  # pixels of a side before boxes are drawn
 COLUMNS = 4
 PER_FINDING = 8
 AUGMENTED = 12
@@ -72,10 +73,7 @@ def _picture(place: Place, records: Records | None) -> Image.Image:
     corners = [(left, top, right, bottom) for left, top, right, bottom in records.corners[rows].tolist()]
     names = [records.categories[number] for number in numbers]
     labels = [numbers[number] for number in records.category_ids[rows].tolist()]
-    scale = min(1.0, max(image.size) and 640 / max(image.size))
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    scaled = [(left * scale, top * scale, right * scale, bottom * scale) for left, top, right, bottom in corners]
-    return draw_boxes(small, Boxes(scaled, labels), names)
+    return draw_boxes(*fitted(image, Boxes(corners, labels), LARGEST), names)
 
 
 def _open(file: str) -> Image.Image:

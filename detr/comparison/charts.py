@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from html import escape
 
 from detr.comparison.conclusions import Conclusion
 from detr.comparison.curves import Line, Plot, Point
 from detr.comparison.metrics import number
+from detr.drawing.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, color, grid
 
-WIDTH, HEIGHT = 380, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 22, 10, 38  # margins
-COLORS = 8  # that the page's style knows
 DASHES = ("none", "7 4", "2 3", "9 3 2 3")  # so that lines differ in grey, too
 ROW = 34  # of an interval
-
-
-class Scale:
-    """Maps values of an axis → pixels, with ticks at round numbers."""
-
-    def __init__(self, low: float, high: float, start: float, end: float, count: int = 5) -> None:
-        if high <= low:
-            low, high = low - 0.5, high + 0.5
-        self.low, self.high, self.start, self.end = low, high, start, end
-        self.step = nice_step((high - low) / count)
-
-    def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
-
-    @property
-    def ticks(self) -> list[float]:
-        first, last = math.ceil(self.low / self.step - 1e-9), math.floor(self.high / self.step + 1e-9)
-        return [index * self.step for index in range(first, last + 1)]
-
-    def label(self, tick: float) -> str:
-        digits = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        return f"{tick:,.{digits}f}" if abs(tick) > self.step / 2 else "0"
-
-
-def nice_step(rough: float) -> float:
-    """Return 1, 2 or 5 times a power of ten, at least `rough`."""
-    power = 10 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-
-
-def color(index: int) -> str:
-    """Return the style class of a setting's colour."""
-    return f"c{index % COLORS}"
 
 
 def curves(plot: Plot) -> str:
@@ -61,7 +25,7 @@ def curves(plot: Plot) -> str:
     floor = max(0.0, low - margin) if low >= 0 else low - margin
     up = Scale(floor, max(p.high for p in points) + margin, HEIGHT - BOTTOM, TOP)
     parts = [
-        _grid(across, up, plot.axis),
+        grid(across, up, plot.axis),
         *(_band(line, across, up) for line in plot.lines if line.seeds > 1),
         *(_line(line, across, up) for line in plot.lines),
         *_letters(plot.lines, across, up),
@@ -113,20 +77,6 @@ def _interval(index: int, each: Conclusion, y: float, across: Scale) -> str:
         f'<circle class="mean" cx="{middle}" cy="{y}" r="5"/>'
         f'<text x="{middle}" y="{y - 9}" text-anchor="middle">{words}</text></g>'
     )
-
-
-def _grid(across: Scale, up: Scale, axis: str) -> str:
-    horizontal = "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t)}" y2="{up(t)}"/>'
-        f'<text x="{LEFT - 7}" y="{up(t) + 4}" text-anchor="end">{up.label(t)}</text>'
-        for t in up.ticks
-    )
-    vertical = "".join(
-        f'<text x="{across(t)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{across.label(t)}</text>'
-        for t in across.ticks
-    )
-    name = f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{axis}</text>'
-    return horizontal + vertical + name
 
 
 def _band(line: Line, across: Scale, up: Scale) -> str:

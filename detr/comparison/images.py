@@ -12,9 +12,9 @@ import numpy as np
 
 from detr.comparison.data import SplitData, Truth
 from detr.comparison.reading import Run
-from detr.evaluation.resampling import THRESHOLDS, Matched, average_precision, draw, match
 from detr.comparison.statistics import Interval, percentiles
 from detr.errors import UserError
+from detr.evaluation.resampling import THRESHOLDS, Matched, average_precision, draw, match
 
 RESAMPLES = 1000
 AGREES = 1e-4  # of AP as recomputed from predictions.json with AP in metrics.jsonl, which has been rounded nowhere
@@ -32,7 +32,7 @@ class PerImage:
 @functools.lru_cache(maxsize=16)
 def _per_image(predictions: Path, data: SplitData) -> PerImage:
     truth = _truth(data)
-    results = _predictions(predictions)
+    results = read_predictions(predictions)
     images, categories = {image["id"] for image in truth.images}, set(truth.categories)
     if not all(row["image_id"] in images for row in results):
         raise UserError(f"{predictions} has images that {data} does not have")
@@ -85,7 +85,8 @@ def _truth(data: SplitData) -> Truth:
     return data.read()
 
 
-def _predictions(path: Path) -> list[dict[str, Any]]:
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Return the boxes of a predictions.json, without masks. Raises UserError if it is missing or none."""
     try:
         results = json.loads(path.read_bytes())
         return [

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from detr import __version__
-from detr.comparison.charts import color, curves, intervals
+from detr.comparison.charts import curves, intervals
 from detr.comparison.comparison import Comparison
 from detr.comparison.conclusions import Conclusion
 from detr.comparison.curves import AXES, plots
@@ -18,6 +17,8 @@ from detr.comparison.evaluations import VALIDATION, split_name
 from detr.comparison.metrics import moments, number, values
 from detr.comparison.pictures import Panel, pictures
 from detr.comparison.settings import Setting
+from detr.drawing.axes import color
+from detr.drawing.page import fill, section
 from detr.tracking.words import count
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -33,7 +34,8 @@ def page(comparison: Comparison) -> str:
     """Return the whole page."""
     settings = comparison.settings
     epoch = f", each run's {'last' if comparison.last else 'best'} epoch" if comparison.split == VALIDATION else ""
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    return fill(
+        TEMPLATE,
         title=escape(comparison.title),
         subtitle=f"On the {split_name(comparison.split)} split{epoch}; AP in points (× 100)",
         verdicts=_verdicts(comparison),
@@ -86,7 +88,7 @@ def _differences(comparison: Comparison) -> str:
             f'<td class="mono{" changed" if value != found[0] else ""}">{escape(value)}</td>' for value in found
         )
         rows.append(f'<tr><th scope="row" class="mono">{escape(key)}</th>{cells}</tr>')
-    return _section("What differs", _table("config key", comparison.settings, [("", rows)], number=False))
+    return section("What differs", _table("config key", comparison.settings, [("", rows)], number=False))
 
 
 def _metrics(comparison: Comparison) -> str:
@@ -98,7 +100,7 @@ def _metrics(comparison: Comparison) -> str:
         for name, cells in comparison.lengths.items()
     ]
     table = _table("", comparison.settings, [*groups, ("training", lengths)])
-    return _section("Metrics", f'<p class="soft">{escape(comparison.legend)}.</p>{table}')
+    return section("Metrics", f'<p class="soft">{escape(comparison.legend)}.</p>{table}')
 
 
 def _metric(comparison: Comparison, name: str, last: bool) -> str:
@@ -122,7 +124,7 @@ def _classes(comparison: Comparison) -> str:
     for name in comparison.class_names:
         cells = "".join(_bar(comparison, index, each, name, longest) for index, each in enumerate(comparison.settings))
         rows.append(f'<tr><th scope="row">{escape(name.removeprefix("AP/"))}</th>{cells}</tr>')
-    return _section(
+    return section(
         f"AP by class, {next(iter(comparison.epochs))}",
         _table("class", comparison.settings, [("", rows)], number=False),
     )
@@ -149,14 +151,14 @@ def _curves(comparison: Comparison) -> str:
         f"{_chip(index, each)} {escape(each.description)}" for index, each in enumerate(comparison.settings)
     )
     blocks = "".join(f'<div class="plots by-{axis}">{figures}</div>' for axis, figures in drawn.items())
-    return _section("Curves", f'{switch}<p class="soft">{legend}.{band}</p>{blocks}')
+    return section("Curves", f'{switch}<p class="soft">{legend}.{band}</p>{blocks}')
 
 
 def _pictures(comparison: Comparison) -> str:
     found = pictures(comparison.settings, comparison.metric)
     if not found.rows:
-        return _section("The same images", f'<p class="soft">{escape(found.note)}</p>')
-    return _section("The same images", f'<p class="soft">{escape(found.note)}</p>{"".join(map(_row, found.rows))}')
+        return section("The same images", f'<p class="soft">{escape(found.note)}</p>')
+    return section("The same images", f'<p class="soft">{escape(found.note)}</p>{"".join(map(_row, found.rows))}')
 
 
 def _row(panels: Sequence[Panel]) -> str:
@@ -180,10 +182,6 @@ def _table(
         )
         body += f"<tbody>{head}{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table><thead><tr><th scope="col">{first}</th>{heads}</tr></thead>{body}</table></div>'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
 
 
 def _chip(index: int, setting: Setting) -> str:

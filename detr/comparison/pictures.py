@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ from detr.comparison.metrics import values
 from detr.comparison.reading import Run
 from detr.comparison.settings import Setting
 from detr.data.images import read_image
-from detr.drawing.boxes import DRAWN_SCORE, draw_boxes
+from detr.drawing.boxes import DRAWN_SCORE, draw_boxes, fitted
+from detr.drawing.page import encoded, uri
 from detr.errors import UserError
 from detr.evaluation.examples import Boxes, Corners
 
@@ -205,14 +204,8 @@ def _row(sight: Sight, index: int, names: Sequence[str]) -> list[Panel]:
 
 
 def _panel(image: Image.Image, boxes: Boxes, names: Sequence[str], caption: str) -> Panel:
-    scale = min(1.0, MAX_SIDE / max(image.size))
-    small = image.resize((round(image.width * scale), round(image.height * scale)))
-    corners = [(left * scale, top * scale, right * scale, bottom * scale) for left, top, right, bottom in boxes.corners]
-    scaled = Boxes(corners, boxes.labels, boxes.scores)
-    stream = io.BytesIO()
-    draw_boxes(small, scaled, names).save(stream, format="JPEG", quality=80)
     listed = ", ".join(names[each] for each in boxes.labels) or "no boxes"
-    return Panel(caption, f"{caption}; {listed}", _uri(stream.getvalue()))
+    return Panel(caption, f"{caption}; {listed}", uri(encoded(draw_boxes(*fitted(image, boxes, MAX_SIDE), names))))
 
 
 def _kept(chosen: Mapping[str, Run]) -> list[list[Panel]]:
@@ -221,13 +214,9 @@ def _kept(chosen: Mapping[str, Run]) -> list[list[Panel]]:
     files = sorted({file.name for folder in folders.values() for file in folder.glob("*.jpg")})[:MAX_IMAGES]
     return [
         [
-            Panel(f"{letter}: ground truth and predictions", f"{name} of {letter}", _uri((folder / name).read_bytes()))
+            Panel(f"{letter}: ground truth and predictions", f"{name} of {letter}", uri((folder / name).read_bytes()))
             for letter, folder in folders.items()
             if (folder / name).exists()
         ]
         for name in files
     ]
-
-
-def _uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -52,6 +52,14 @@ def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.
     return canvas
 
 
+def fitted(image: Image.Image, boxes: Boxes, side: int) -> tuple[Image.Image, Boxes]:
+    """Return an image whose longer side is at most `side` pixels, and its boxes there, without masks."""
+    scale = min(1.0, side / max(1, *image.size))
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    corners = [(left * scale, top * scale, right * scale, bottom * scale) for left, top, right, bottom in boxes.corners]
+    return small, Boxes(corners, boxes.labels, boxes.scores)
+
+
 def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.Image:
     """Draw ground truth on the left, predictions of at least `min_score` on the right, a caption above each.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,22 @@ class Results:
         self.scores: dict[int, NDArray[np.float64]] = {}
         self.categories: dict[int, NDArray[np.int64]] = {}
         self._masks: MaskFile | None = None
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
+        """Return what a predictions.json holds, without masks. Raises ValueError or TypeError for what are no boxes."""
+        images: dict[int, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            images.setdefault(row["image_id"], []).append(row)
+        results = cls()
+        for image_id, own in images.items():
+            results.add(
+                image_id,
+                np.array([row["category_id"] for row in own], dtype=np.int64),
+                np.array([row["bbox"] for row in own], dtype=np.float64).reshape(len(own), 4),
+                np.array([row["score"] for row in own], dtype=np.float64),
+            )
+        return results
 
     def add(
         self,

@@ -14,12 +14,12 @@ from command import ROOT
 from PIL import Image
 from run_folders import HIGHER, expected_ap, make_run, write_data
 
-from detr.comparison.charts import Scale, nice_step
 from detr.comparison.comparison import Comparison, compare
 from detr.comparison.curves import lines
 from detr.comparison.finding import find_runs
 from detr.comparison.page import page
 from detr.comparison.pictures import count_found, pictures
+from detr.drawing.axes import Scale, nice_step
 from detr.drawing.boxes import Boxes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

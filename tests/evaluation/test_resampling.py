@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detr.evaluation.resampling import average_precision, draw, match
 from detr.data.annotations import Annotations
 from detr.data.coco_reader import read_annotations
+from detr.evaluation.resampling import average_precision, draw, match
 
 IMAGES, CATEGORIES = 25, (3, 7, 20)  # ids with gaps; the last category is rare
 

@@ -13,7 +13,7 @@ from detr.evaluation.analysis.calibration import Calibration, calibrate
 from detr.evaluation.analysis.matching import MatchedImage, match_images
 from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of, rows_of
 from detr.evaluation.analysis.thresholds import Sweep, Threshold, sweep
-from detr.evaluation.analysis.tide import KINDS, Cost, ImageErrors, costs, find_errors
+from detr.evaluation.analysis.tide import KINDS, MISSED, Cost, ImageErrors, costs, find_errors
 from detr.evaluation.metrics import unique_names
 from detr.evaluation.mistakes import find_mistakes
 from detr.evaluation.results import Results
@@ -66,15 +66,14 @@ class Analysis:
         """Return how many errors of a kind there are among the boxes from `score` on."""
         return sum(len(each.boxes_of(kind)) for each in self.errors)
 
-    def worst(self, kind: str, most: int) -> list[ImageErrors]:
-        """Return the images with most errors of a kind from `score` on, the surest first among equals."""
+    def worst(self, kind: str) -> list[ImageErrors]:
+        """Return the images with errors of a kind from `score` on, most errors first, among equals the surest."""
 
         def badness(each: ImageErrors) -> tuple[int, float]:
             boxes = each.boxes_of(kind)
-            return len(boxes), 0.0 if kind == KINDS[-1] else float(each.image.scores[boxes].max(initial=0))
+            return len(boxes), 0.0 if kind == MISSED else float(each.image.scores[boxes].max(initial=0))
 
-        found = sorted(self.errors, key=badness, reverse=True)[:most]
-        return [each for each in found if len(each.boxes_of(kind))]
+        return sorted((each for each in self.errors if len(each.boxes_of(kind))), key=badness, reverse=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return analysis.json; numbers are from 0 to 1, None where nothing is to be measured."""
@@ -108,7 +107,9 @@ class Analysis:
             "calibration": asdict(self.calibration),
             "by_number_of_objects": [asdict(each) for each in self.groups],
             "images_with_errors": {
-                kind: {str(each.image.image_id): len(boxes) for each in self.errors if len(boxes := each.boxes_of(kind))}
+                kind: {
+                    str(each.image.image_id): len(boxes) for each in self.errors if len(boxes := each.boxes_of(kind))
+                }
                 for kind in KINDS
             },
         }

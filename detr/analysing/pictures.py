@@ -1,0 +1,80 @@
+"""The worst images of each kind of error, what is there beside what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detr.data.images import read_image
+from detr.drawing.boxes import draw_boxes, fitted, join_captioned
+from detr.drawing.page import encoded, uri
+from detr.evaluation.analysis.analysis import Analysis
+from detr.evaluation.analysis.tide import KINDS, MISSED, ImageErrors
+from detr.evaluation.examples import Boxes
+from detr.tracking.words import count
+
+PER_KIND = 4
+MAX_SIDE = 560  # pixels of either of two panels; larger images are shrunk
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Holds one picture for the page."""
+
+    caption: str
+    uri: str
+
+
+def worst_pictures(analysis: Analysis, truth: Mapping[str, Any], files: Sequence[str]) -> dict[str, list[Picture]]:
+    """Return kind → pictures of the images with most such errors; of kinds that occur.
+
+    Args:
+        analysis: of the split.
+        truth: its COCO dictionary.
+        files: [I] in the order of the dictionary's images.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    places = {image["id"]: (file, image) for file, image in zip(files, truth["images"], strict=True)}
+    labels = {each.category: index for index, each in enumerate(analysis.classes)}
+    found = {}
+    for kind in KINDS:
+        worst = analysis.worst(kind)[:PER_KIND]
+        if worst:
+            found[kind] = [_picture(kind, each, *places[each.image.image_id], labels, analysis.names) for each in worst]
+    return found
+
+
+def _picture(
+    kind: str, errors: ImageErrors, file: str, size: Mapping[str, Any], labels: Mapping[int, int], names: Sequence[str]
+) -> Picture:
+    """Missed objects beside all boxes, or all objects beside the boxes that are wrong."""
+    image, wrong = errors.image, errors.boxes_of(kind)
+    objects = wrong if kind == MISSED else np.arange(len(image.objects))
+    boxes = np.arange(len(image.boxes)) if kind == MISSED else wrong
+    true = _boxes(image.objects[objects], image.object_categories[objects], labels)
+    drawn = _boxes(image.boxes[boxes], image.categories[boxes], labels, image.scores[boxes])
+    there, here = count(len(image.objects), "object"), count(len(boxes), "box").replace("boxs", "boxes")
+    captions = (f"missed: {len(wrong)} of {there}", here) if kind == MISSED else (there, f"{kind}: {here}")
+    picture = read_image(file, size=(size["height"], size["width"]))
+    panels = [
+        (draw_boxes(*fitted(picture, each, MAX_SIDE), names), caption)
+        for each, caption in zip((true, drawn), captions, strict=True)
+    ]
+    return Picture(f"{Path(file).name}: {captions[0]}, {captions[1]}", uri(encoded(join_captioned(panels), quality=76)))
+
+
+def _boxes(
+    boxes: NDArray[np.float64],
+    categories: NDArray[np.int64],
+    labels: Mapping[int, int],
+    scores: NDArray[np.float64] | None = None,
+) -> Boxes:
+    indices = [labels[category] for category in categories.tolist()]
+    return Boxes.from_xywh(boxes.tolist(), indices, None if scores is None else scores.tolist())
