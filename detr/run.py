@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from detr import distributed
-from detr.analysing.report import show, write_report
+from detr.analysing.report import report
 from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check
 from detr.config.blame import own_parts_blamed
@@ -187,11 +187,8 @@ def evaluate(config: Config) -> None:
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
     if config.values["report"]:
-        truth = dataset.ground_truth()
-        show(
-            write_report(truth, outcome.results, dataset.files, folder.path, title=checkpoint, split=split),
-            shown,
-            folder.path,
+        report(
+            dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, title=checkpoint, split=split
         )
     if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)

@@ -18,7 +18,7 @@ from detr.evaluation.analysis.tide import KINDS, MISSED, ImageErrors
 from detr.evaluation.examples import Boxes
 from detr.tracking.words import count
 
-PER_KIND = 4
+PER_KIND = 3
 MAX_SIDE = 560  # pixels of either of two panels; larger images are shrunk
 
 

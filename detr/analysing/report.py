@@ -9,25 +9,33 @@ from typing import Any
 from rich.table import Table
 
 from detr.analysing.page import page
-from detr.analysing.pictures import worst_pictures
+from detr.analysing.pictures import Picture, worst_pictures
 from detr.analysing.summary import points, summary
 from detr.errors import UserError
-from detr.evaluation.analysis.analysis import NUMBERS, PAGE, Analysis, analyse
+from detr.evaluation.analysis.analysis import NUMBERS, PAGE, analyse
 from detr.evaluation.results import Results
 from detr.files import write_atomically, write_json
 from detr.tracking.console import Console
 
 
-def write_report(
-    truth: Mapping[str, Any], results: Results, files: Sequence[str], folder: Path, *, title: str, split: str
-) -> Analysis:
-    """Analyse boxes, and write analysis.html and analysis.json into a folder.
+def report(
+    truth: Mapping[str, Any],
+    results: Results,
+    files: Sequence[str],
+    folder: Path,
+    console: Console,
+    *,
+    title: str,
+    split: str,
+) -> None:
+    """Analyse boxes, write analysis.html and analysis.json into a folder, and print what they come to.
 
     Args:
         truth: COCO dictionary of the split, all of whose images were looked at.
         results: what was found.
         files: [I] of the images, in the order of the dictionary's.
         folder: to write to.
+        console: to print to.
         title: what the boxes are of.
         split: the name of the split.
 
@@ -35,20 +43,14 @@ def write_report(
         UserError: the folder cannot be written.
     """
     analysis = analyse(truth, results)
+    pictures: dict[str, list[Picture]] = {}
+    note = f"Ground truth on the left, boxes with a score of at least {analysis.score:.3f} on the right."
     try:
         pictures = worst_pictures(analysis, truth, files)
-        note = f"Ground truth on the left, boxes with a score of at least {analysis.score:.3f} on the right." * bool(
-            pictures
-        )
     except UserError as error:
-        pictures, note = {}, f"No pictures: {error}."
+        note = f"No pictures: {error}."
     write_json(folder / NUMBERS, {"of": title, "split": split} | analysis.to_dict(), indent=1)
     write_atomically(folder / PAGE, page(analysis, pictures, title=title, split=split, note=note))
-    return analysis
-
-
-def show(analysis: Analysis, console: Console, folder: Path) -> None:
-    """Print what an analysis comes to, and where it lies."""
     table = Table("kind", "costs AP50", "errors", title="What goes wrong, in points", title_justify="left")
     for kind, cost in analysis.costs.items():
         table.add_row(kind, points(cost.ap50), f"{analysis.count(kind):,}")

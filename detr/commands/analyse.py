@@ -82,7 +82,7 @@ def analyse(folder: Path, *, split: str | None = None, output: str | None = None
         UserError: there is no run, it has no predictions, or its data are not what they were.
     """
     # Here, so that `detr --help` need not wait for numpy.
-    from detr.analysing.report import show, write_report
+    from detr.analysing.report import report
     from detr.comparison.images import read_predictions
     from detr.data.dataset import Split
     from detr.evaluation.results import Results
@@ -103,8 +103,7 @@ def analyse(folder: Path, *, split: str | None = None, output: str | None = None
     if not results.boxes.keys() <= {image["id"] for image in truth.images}:
         raise UserError(f"{predictions} has images that {data} does not have")
     target = place if output is None else Path(output).expanduser()
-    analysis = write_report(truth.coco, results, truth.files, target, title=str(folder), split=data.split)
-    show(analysis, Console(), target)
+    report(truth.coco, results, truth.files, target, Console(), title=str(folder), split=data.split)
 
 
 def found_in(folder: Path, split: str | None) -> tuple[Path, SplitData]:
