@@ -16,7 +16,7 @@ from detr.drawing.axes import color
 from detr.drawing.page import fill, section
 from detr.evaluation.analysis.analysis import Analysis, ClassAnalysis
 from detr.evaluation.analysis.calibration import LEAST
-from detr.evaluation.analysis.tide import KINDS
+from detr.evaluation.analysis.names import KINDS
 from detr.evaluation.metrics import AREAS
 from detr.tracking.words import count
 

@@ -14,7 +14,8 @@ from detr.data.images import read_image
 from detr.drawing.boxes import draw_boxes, fitted, join_captioned
 from detr.drawing.page import encoded, uri
 from detr.evaluation.analysis.analysis import Analysis
-from detr.evaluation.analysis.tide import KINDS, MISSED, ImageErrors
+from detr.evaluation.analysis.names import KINDS, MISSED
+from detr.evaluation.analysis.tide import ImageErrors
 from detr.evaluation.examples import Boxes
 from detr.tracking.words import count
 

@@ -12,7 +12,8 @@ from detr.analysing.page import page
 from detr.analysing.pictures import Picture, worst_pictures
 from detr.analysing.summary import points, summary
 from detr.errors import UserError
-from detr.evaluation.analysis.analysis import NUMBERS, PAGE, analyse
+from detr.evaluation.analysis.analysis import analyse
+from detr.evaluation.analysis.names import NUMBERS, PAGE
 from detr.evaluation.results import Results
 from detr.files import write_atomically, write_json
 from detr.tracking.console import Console

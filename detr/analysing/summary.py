@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detr.evaluation.analysis.analysis import Analysis
-from detr.evaluation.analysis.tide import MISSED
+from detr.evaluation.analysis.names import MISSED
 
 TELLING = 0.05  # mean difference of score and share of right boxes that is worth a word
 

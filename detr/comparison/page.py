@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from detr import __version__
+from detr.comparison.analyses import mean_costs, reports
 from detr.comparison.charts import curves, intervals
 from detr.comparison.comparison import Comparison
 from detr.comparison.conclusions import Conclusion
 from detr.comparison.curves import AXES, plots
 from detr.comparison.evaluations import VALIDATION, split_name
-from detr.comparison.metrics import moments, number, values
+from detr.comparison.metrics import NOTHING, moments, number, values
 from detr.comparison.pictures import Panel, pictures
 from detr.comparison.settings import Setting
 from detr.drawing.axes import color
@@ -46,6 +47,7 @@ def page(comparison: Comparison) -> str:
         metrics=_metrics(comparison),
         curves=_curves(comparison),
         classes=_classes(comparison),
+        errors=_errors(comparison),
         pictures=_pictures(comparison),
         footer=f"Written by detr {escape(__version__)} compare from the folders of the runs.",
     )
@@ -137,6 +139,32 @@ def _bar(comparison: Comparison, index: int, setting: Setting, name: str, longes
         f'<div class="track"><div class="fill" style="width:{width:.1f}%"></div></div>'
         f'<span class="number">{_cell(comparison, setting, name, False)}</span></div></td>'
     )
+
+
+def _errors(comparison: Comparison) -> str:
+    """Links to error reports, and what each kind of error costs, where the baseline and another setting have one."""
+    found = [reports(setting) for setting in comparison.settings]
+    if not any(found):
+        return ""
+    links = "".join(
+        f'<li>{_chip(index, setting)}<a href="{escape(each.page.as_uri())}">seed {escape(str(each.run.seed))}</a></li>'
+        for index, (setting, own) in enumerate(zip(comparison.settings, found, strict=True))
+        for each in own
+    )
+    content = f'<p class="soft">Error reports by detr analyse:</p><ul class="settings">{links}</ul>'
+    costs = [mean_costs(own) for own in found]
+    if not costs[0] or not any(costs[1:]):
+        return section("Errors by kind", content)
+    rows = []
+    for kind, base in costs[0].items():
+        cells = [f"{base:.1f}"]
+        for own in costs[1:]:
+            difference = f' <span class="delta">{own[kind] - base:+.1f}</span>' if own else ""
+            cells.append(f"{own[kind]:.1f}{difference}" if own else NOTHING)
+        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        rows.append(f'<tr><th scope="row">{kind}</th>{numbers}</tr>')
+    table = _table("points of AP50 that a kind costs", comparison.settings, [("", rows)])
+    return section("Errors by kind", table + content)
 
 
 def _curves(comparison: Comparison) -> str:

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr.evaluation.analysis.matching import match_images
-from detr.evaluation.analysis.tide import KINDS, costs, find_errors
+from detr.evaluation.analysis.names import KINDS
+from detr.evaluation.analysis.tide import costs, find_errors
 
 Item = dict[str, Any]
 CAT, DOG = 3, 7

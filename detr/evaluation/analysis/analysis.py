@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from detr.evaluation.analysis.calibration import Calibration, calibrate
 from detr.evaluation.analysis.matching import MatchedImage, match_images
+from detr.evaluation.analysis.names import KINDS, MISSED
 from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of, rows_of
 from detr.evaluation.analysis.thresholds import Sweep, Threshold, sweep
-from detr.evaluation.analysis.tide import KINDS, MISSED, Cost, ImageErrors, costs, find_errors
+from detr.evaluation.analysis.tide import Cost, ImageErrors, costs, find_errors
 from detr.evaluation.metrics import unique_names
 from detr.evaluation.mistakes import find_mistakes
 from detr.evaluation.results import Results
 
-PAGE, NUMBERS = "analysis.html", "analysis.json"  # in the folder of the predictions
 NO_THRESHOLD = 0.5  # score to look at errors from where no box is right at any
 
 

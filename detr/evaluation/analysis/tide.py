@@ -13,18 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detr.evaluation.analysis.matching import FOREGROUND, NONE, MatchedImage
+from detr.evaluation.analysis.names import BACKGROUND, BOTH, CLASSIFICATION, DUPLICATE, KINDS, LOCALISATION, MISSED
 from detr.evaluation.resampling import interpolated
 
-BACKGROUND = 0.1  # IoU up to which a box is on nothing
-
-CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, NOTHING, MISSED = KINDS = (
-    "classification",
-    "localisation",
-    "both",
-    "duplicate",
-    "background",
-    "missed",
-)
+ON_NOTHING = 0.1  # IoU up to which a box is on nothing
 
 
 @dataclass(frozen=True)
@@ -67,10 +59,10 @@ def find_errors(image: MatchedImage) -> ImageErrors:
     nearest, nearest_other = (each.max(axis=1, initial=0.0) for each in (same, other))
     nearest_taken = (same * taken).max(axis=1, initial=0.0)
     kinds[wrong] = BOTH
-    kinds[wrong & (np.maximum(nearest, nearest_other) <= BACKGROUND)] = NOTHING
+    kinds[wrong & (np.maximum(nearest, nearest_other) <= ON_NOTHING)] = BACKGROUND
     kinds[wrong & (nearest_taken >= FOREGROUND)] = DUPLICATE
     kinds[wrong & (nearest_other >= FOREGROUND)] = CLASSIFICATION
-    kinds[wrong & (nearest >= BACKGROUND) & (nearest <= FOREGROUND)] = LOCALISATION
+    kinds[wrong & (nearest >= ON_NOTHING) & (nearest <= FOREGROUND)] = LOCALISATION
     covered = taken.copy()
     for kind, ious in ((LOCALISATION, same), (CLASSIFICATION, other)):
         of_kind = kinds == kind

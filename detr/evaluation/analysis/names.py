@@ -1,0 +1,12 @@
+"""How files and kinds of errors of an analysis are called; nothing heavy is imported here."""
+
+PAGE, NUMBERS = "analysis.html", "analysis.json"  # in the folder of the predictions
+
+CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = KINDS = (
+    "classification",
+    "localisation",
+    "both",
+    "duplicate",
+    "background",
+    "missed",
+)
