@@ -133,5 +133,32 @@ def _row(epoch: int, ap: float, metrics: Mapping[str, float]) -> dict[str, float
     }
 
 
+def write_evaluation(run: Path, ap: float, *, data: Path | None = None, right: int = 0, **changed: Any) -> Path:
+    """What evaluate.py leaves of an evaluation on the test split: in a folder of its own, and in the run's."""
+    folder = run.parent / f"{run.name}_evaluated"
+    (folder / ".hydra").mkdir(parents=True)
+    if data is not None:
+        dataset = {
+            "_target_": "detr.data.coco.CocoSplits",
+            "root": str(data),
+            "categories": "contiguous",
+            "train": {"images": f"{data}/images", "annotations": f"{data}/val.json"},
+            "val": {"images": f"{data}/images", "annotations": f"{data}/gone.json"},
+            "test": {"images": f"{data}/images", "annotations": f"{data}/val.json"},
+        }
+        (folder / ".hydra" / "evaluated.yaml").write_text(yaml.safe_dump({"dataset": dataset}))
+        (folder / "predictions.json").write_text(json.dumps(predictions(data, right)))
+    facts = {
+        "folder": str(folder),
+        "checkpoint": {"path": str(run / "checkpoints" / "best.pt")},
+        "overrides": [],
+        "data": None,
+        "metrics": {"AP": ap, "AP50": ap, "AP/cat": ap / 2},
+    } | changed
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "test.json").write_text(json.dumps(facts))
+    return run
+
+
 def make_run(folder: Path, aps: Sequence[float], **options: Any) -> Run:
     return read_run(write_run(folder, aps, **options))

@@ -62,6 +62,7 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "overlap": Annotated[float, Ge(0), Le(0.9)],
         "attention": bool | Literal["all"],
         "attention_point": list[float] | None,
+        "report": bool,
         "paths.output_root": str,
         "paths.data_root": str,
         "optimizer.lr": float,

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from run_folders import HIGHER, expected_ap, predictions, write_data, write_run
+from run_folders import HIGHER, expected_ap, write_data, write_run
+from run_folders import write_evaluation as evaluate
 
 from detr.comparison.comparison import Comparison, compare
 from detr.comparison.finding import find_runs
 from detr.comparison.numbers import numbers
 from detr.comparison.page import page
 from detr.errors import UserError
-
-
-def evaluate(run: Path, ap: float, *, data: Path | None = None, right: int = 0, **changed: Any) -> Path:
-    """What evaluate.py leaves of an evaluation on the test split: in a folder of its own, and in the run's."""
-    folder = run.parent / f"{run.name}_evaluated"
-    (folder / ".hydra").mkdir(parents=True)
-    if data is not None:
-        dataset = {
-            "_target_": "detr.data.coco.CocoSplits",
-            "root": str(data),
-            "categories": "contiguous",
-            "train": {"images": f"{data}/images", "annotations": f"{data}/val.json"},
-            "val": {"images": f"{data}/images", "annotations": f"{data}/gone.json"},
-            "test": {"images": f"{data}/images", "annotations": f"{data}/val.json"},
-        }
-        (folder / ".hydra" / "evaluated.yaml").write_text(yaml.safe_dump({"dataset": dataset}))
-        (folder / "predictions.json").write_text(json.dumps(predictions(data, right)))
-    facts = {
-        "folder": str(folder),
-        "checkpoint": {"path": str(run / "checkpoints" / "best.pt")},
-        "overrides": [],
-        "data": None,
-        "metrics": {"AP": ap, "AP50": ap, "AP/cat": ap / 2},
-    } | changed
-    (run / "evaluations").mkdir()
-    (run / "evaluations" / "test.json").write_text(json.dumps(facts))
-    return run
 
 
 def on_test(*folders: Path) -> Comparison:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import TINY, run
+from command import TINY, only_error, run
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -60,8 +60,9 @@ def test_a_run_leaves_everything_in_its_folder(trained: Path) -> None:
 def test_evaluation_of_a_checkpoint_equals_pycocotools(trained: Path, shapes: list[str], tmp_path: Path) -> None:
     checkpoint = f"checkpoint={trained}/checkpoints/best.pt"
     fewer = "evaluator.detections_per_image=30"
-    done = run("evaluate.py", checkpoint, "split=test", fewer, f"hydra.run.dir={tmp_path}/test")
+    done = run("evaluate.py", checkpoint, "split=test", fewer, "report=true", f"hydra.run.dir={tmp_path}/test")
     assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/test/analysis.html" in done.stdout
     assert len(json.loads((tmp_path / "test" / "predictions.json").read_text())) == 12 * 30
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
     assert metrics.keys() == {*METRICS, "per_class"} - {"APl", "ARl"}  # no shape is large
@@ -74,6 +75,22 @@ def test_evaluation_of_a_checkpoint_equals_pycocotools(trained: Path, shapes: li
         reference.summarize()
     for name, value in zip(METRICS, reference.stats, strict=True):
         assert metrics.get(name, -1) == pytest.approx(value, abs=1e-6), name
+    report = json.loads((tmp_path / "test" / "analysis.json").read_text())
+    assert (report["AP"], report["AP50"]) == pytest.approx((metrics["AP"], metrics["AP50"]))
+    assert (tmp_path / "test" / "analysis.html").exists()
+
+
+def test_a_report_needs_annotations(trained: Path, shapes: list[str], tmp_path: Path) -> None:
+    data = Path(shapes[-1].partition("=")[2])
+    truth = json.loads((data / "annotations" / "test.json").read_text())
+    del truth["annotations"]
+    (tmp_path / "images.json").write_text(json.dumps(truth))
+    images = f"dataset.test.annotations={tmp_path}/images.json"
+    checkpoint = f"checkpoint={trained}/checkpoints/best.pt"
+    folder = tmp_path / "run"
+    done = run("-m", "detr", "analyse", checkpoint, "split=test", images, f"hydra.run.dir={folder}")
+    assert "the test split has no annotations to compare with" in only_error(done)
+    assert not folder.exists()
 
 
 def test_evaluation_of_the_best_checkpoint_repeats_the_run(trained: Path, tmp_path: Path) -> None:
