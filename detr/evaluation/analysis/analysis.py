@@ -13,7 +13,7 @@ from detr.evaluation.analysis.calibration import Calibration, calibrate
 from detr.evaluation.analysis.matching import MatchedImage, match_images
 from detr.evaluation.analysis.names import KINDS, MISSED
 from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of, rows_of
-from detr.evaluation.analysis.thresholds import Sweep, Threshold, sweep
+from detr.evaluation.analysis.thresholds import Threshold, sweep
 from detr.evaluation.analysis.tide import Cost, ImageErrors, costs, find_errors
 from detr.evaluation.metrics import unique_names
 from detr.evaluation.mistakes import find_mistakes
@@ -125,29 +125,34 @@ def analyse(truth: Mapping[str, Any], results: Results) -> Analysis:
     images = match_images(truth, results)
     rows = rows_of(results, truth)
     curves = curves_of(truth, rows)
-    everything = _sweep(images)
+    counted = [~each.ignored for each in images]
+    scores, categories, right = (
+        np.concatenate([values[kept] for values, kept in zip(column, counted, strict=True)])
+        for column in zip(*((each.scores, each.categories, each.right) for each in images), strict=True)
+    )
+    objects = np.concatenate([each.object_categories for each in images])
+    everything = sweep(scores, right, len(objects))
     score = NO_THRESHOLD if everything.best is None else everything.best.score
-    names = unique_names(truth["categories"])
     classes = []
-    for place, (category, name) in enumerate(names.items()):
-        own = _sweep(images, category)
+    for place, (category, name) in enumerate(unique_names(truth["categories"]).items()):
+        own, number = categories == category, int((objects == category).sum())
+        swept = sweep(scores[own], right[own], number)
         classes.append(
             ClassAnalysis(
                 name=name,
                 category=category,
-                objects=sum(int((each.object_categories == category).sum()) for each in images),
+                objects=number,
                 ap=by_size(curves, place),
                 ap50=by_size(curves, place, iou=0)["all"],
                 precision=curves.precision[0, :, place, 0, -1],
-                best=own.best,
-                kept=own.at(score),
+                best=swept.best,
+                kept=swept.at(score),
             )
         )
     base, kinds = costs([find_errors(each) for each in images])
-    counted = [~each.ignored for each in images]
     return Analysis(
         images=len(images),
-        objects=sum(each.objects for each in classes),
+        objects=len(objects),
         boxes=len(rows),
         ap=by_size(curves),
         ap50=base,
@@ -155,23 +160,9 @@ def analyse(truth: Mapping[str, Any], results: Results) -> Analysis:
         best=everything.best,
         confusion=find_mistakes(_of(images), truth, score).confusion,
         costs=kinds,
-        calibration=calibrate(
-            np.concatenate([each.scores[kept] for each, kept in zip(images, counted, strict=True)]),
-            np.concatenate([each.right[kept] for each, kept in zip(images, counted, strict=True)]),
-        ),
+        calibration=calibrate(scores, right),
         groups=by_crowdedness(truth, rows),
         errors=[find_errors(each) for each in match_images(truth, results, score)],
-    )
-
-
-def _sweep(images: list[MatchedImage], category: int | None = None) -> Sweep:
-    """Over the scores of a class, or of all together."""
-    chosen = [~each.ignored & ((each.categories == category) | (category is None)) for each in images]
-    objects = [(each.object_categories == category) | (category is None) for each in images]
-    return sweep(
-        np.concatenate([each.scores[kept] for each, kept in zip(images, chosen, strict=True)]),
-        np.concatenate([each.right[kept] for each, kept in zip(images, chosen, strict=True)]),
-        sum(int(np.sum(each)) for each in objects),
     )
 
 
