@@ -141,7 +141,7 @@ def _confusion(analysis: Analysis) -> str:
     table = _table(f"<th>true \\ found</th>{head}", rows, "matrix")
     explained = (
         f'<p class="soft">Objects by row, as which they are found by column, with boxes {score}. The last column has '
-        "missed objects, the last row boxes where nothing is; colours are shares of a row.</p>"
+        "missed objects, the last row boxes that find none of their own; colours are shares of a row.</p>"
     )
     return section("Confusion matrix", table + explained)
 

@@ -52,7 +52,13 @@ def report(
         note = f"No pictures: {error}."
     write_json(folder / NUMBERS, {"of": title, "split": split} | analysis.to_dict(), indent=1)
     write_atomically(folder / PAGE, page(analysis, pictures, title=title, split=split, note=note))
-    table = Table("kind", "costs AP50", "errors", title="What goes wrong, in points", title_justify="left")
+    table = Table(
+        "kind",
+        "costs AP50",
+        f"errors from {analysis.score:.3f}",
+        title="What goes wrong, in points",
+        title_justify="left",
+    )
     for kind, cost in analysis.costs.items():
         table.add_row(kind, points(cost.ap50), f"{analysis.count(kind):,}")
     console.rich.print(table)
