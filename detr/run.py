@@ -187,9 +187,7 @@ def evaluate(config: Config) -> None:
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
     if config.values["report"]:
-        report(
-            dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, title=checkpoint, split=split
-        )
+        report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
     if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:

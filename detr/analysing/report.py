@@ -25,7 +25,6 @@ def report(
     files: Sequence[str],
     folder: Path,
     console: Console,
-    *,
     title: str,
     split: str,
 ) -> None:
