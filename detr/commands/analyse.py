@@ -123,7 +123,7 @@ def found_in(folder: Path, split: str | None) -> tuple[Path, SplitData]:
     if (folder / ".hydra" / "evaluated.yaml").exists():
         return folder, evaluation_data(folder, split)
     if not (folder / CONFIG).exists():
-        raise UserError(f"{folder}: not a run: there is no {CONFIG} in it")
+        raise UserError(f"{folder}: not a run: there is no {CONFIG} in it; give a run's own folder, outputs/train/DATE")
     evaluation = newest_evaluation(folder) if split is None else read_evaluation(folder, split)
     best = next((path for name in ("best", "last") if (path := folder / "checkpoints" / f"{name}.pt").exists()), None)
     make = f"; make them with detr analyse checkpoint={best} split={split or VALIDATION}" if best else ""
