@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from dataclasses import asdict, replace
@@ -16,9 +17,11 @@ from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check
 from detr.config.blame import own_parts_blamed
 from detr.config.build import MissingModuleError
+from detr.data.dataset import ImageSet
 from detr.environment import hardware, revision
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, UserError, in_words
 from detr.evaluation.metrics import Evaluation
+from detr.evaluation.resampling import intervals
 from detr.inference.detector import Detector
 from detr.inference.recipes import config_of
 from detr.inference.tiled_evaluation import TiledEvaluator
@@ -27,6 +30,7 @@ from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
 from detr.tracking.failure import failed_run_on_error
+from detr.tracking.model_card import write_card
 from detr.tracking.record import RunRecord
 from detr.tracking.run_folder import RUN, RunFolder
 from detr.tracking.status import State, update_status
@@ -70,6 +74,7 @@ def train(config: Config) -> None:
             parameters=count_parameters(parts.model),
             processes=distributed.world_size(),
             data={"train": parts.recipe.data} | ({} if val_set is None else {"val": val_set.fingerprint()}),
+            classes=list(parts.recipe.classes.names),
             steps=trainer.steps,
             init_from=parts.recipe.origin.get("init_from"),
         )
@@ -115,7 +120,7 @@ def fit(trainer: Trainer, record: RunRecord) -> None:
         keep_end(trainer, record, status="failed", error=f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
     log.info(trainer.ended)
-    keep_end(trainer, replace(record, ended=trainer.ended), status="finished")
+    keep_end(trainer, replace(record, ended=trainer.ended, intervals=over_images(trainer)), status="finished")
 
 
 def keep_end(trainer: Trainer, record: RunRecord, *, status: State, error: str | None = None) -> None:
@@ -126,7 +131,25 @@ def keep_end(trainer: Trainer, record: RunRecord, *, status: State, error: str |
     best_step = None if progress.best is None else int(progress.best["step"])
     folder.describe(replace(record, minutes=progress.seconds / 60, best_step=best_step))
     update_status(folder.path, status=status, error=error, ended=record.ended)
+    write_card(folder.path)
     trainer.logger.log_summary({"minutes": progress.seconds / 60, "ended": record.ended or status})
+
+
+def over_images(trainer: Trainer) -> dict[str, tuple[float, float]] | None:
+    """Return the intervals of the best epoch's metrics over images, for the first process to keep."""
+    if trainer.validation is None or trainer.progress.best is None or not distributed.is_main():
+        return None
+    return resampled(trainer.validation.loader.dataset, trainer.folder)
+
+
+def resampled(images: ImageSet, folder: RunFolder) -> dict[str, tuple[float, float]] | None:
+    """Return the intervals over images of what predictions.json of a run holds; None, and a warning, where it fails."""
+    try:
+        predictions = json.loads((folder.path / "predictions.json").read_bytes())
+        return intervals(images.ground_truth(), predictions)
+    except Exception as error:  # a data set of the user's may have a ground truth of its own kind
+        log.warning("there are no intervals over images: %s", in_words(error))
+        return None
 
 
 def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
@@ -177,6 +200,7 @@ def evaluate(config: Config) -> None:
         code=code.to_dict(),
         hardware=hardware(),
         data={split: dataset.fingerprint()},
+        classes=list(dataset.classes.names),
         images=len(dataset),
         checkpoint=identity(checkpoint, weights.checkpoint),
         split=split,
@@ -188,6 +212,9 @@ def evaluate(config: Config) -> None:
     write_evaluation(outcome, folder, shown, checkpoint, split)
     if config.values["report"]:
         report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
+    if outcome.evaluation is not None:
+        folder.describe(replace(record, intervals=resampled(dataset, folder)))
+    write_card(folder.path)
     if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:

@@ -11,6 +11,8 @@ from typing import Any
 
 # Control characters, lone surrogates (bytes of file names that are no UTF-8), ends of lines, changes of direction.
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What Markdown would take for mark-up, in the middle of a line. Names have underscores inside.
+MARKUP = re.compile(r"[\\*`<\[&|~$]|(?<![^\W_])_|_(?![^\W_])")
 # Paths and names that mean themselves in Hydra's grammar and in every shell.
 PLAIN = re.compile(
     r"[\w.:@%+-]*/[\w./:@%+-]*|(?!(?:null|true|false|inf|nan)\Z)[a-z_][\w-]*", flags=re.ASCII | re.IGNORECASE
@@ -20,6 +22,11 @@ PLAIN = re.compile(
 def visible(text: object) -> str:
     """Return a text in one line, in which what has no shape is an escape (`\\x1b`): nothing moves the cursor."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def in_markdown(text: object) -> str:
+    """Return a text in one line that Markdown shows as it is, also in the cell of a table."""
+    return MARKUP.sub(r"\\\g<0>", visible(text))
 
 
 def pasted(*words: str | Path, **values: Any) -> str:

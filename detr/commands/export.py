@@ -16,6 +16,9 @@ from detr.entry import entry_point
 
 @entry_point("export")
 def main(config: Config) -> None:
-    from detr.weights.export import export  # torch takes seconds, which a typo need not wait for
+    # Here: torch takes seconds, which a typo need not wait for.
+    from detr.tracking.model_card import carry_card
+    from detr.weights.export import export
 
-    export(config.values["checkpoint"], config.values["format"], config.values["output"])
+    values = config.values
+    carry_card(values["checkpoint"], export(values["checkpoint"], values["format"], values["output"]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # Where a run lies and who is told of it: no part of a setting.
-IGNORED = {"seed", "paths", "name", "logger", "hydra", "resume", "resume_changed"}
+IGNORED = {"seed", "paths", "name", "license", "logger", "hydra", "resume", "resume_changed"}
 
 MAX_KEYS = 3  # more differing keys than these make no name
 MAX_NAME = 80  # characters; longer names have the last part of each key only

@@ -41,6 +41,7 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
 
     return {
         "name": str | None,
+        "license": str | None,
         "seed": Annotated[int, Ge(0), Le(2**63 - 1)],
         "resume": str | None,
         "resume_changed": bool,

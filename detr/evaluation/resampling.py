@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detr.evaluation.backends import GroundTruth
 
+RESAMPLES = 400  # for an interval of one run's metrics
 MAX_WEIGHTS = 20_000_000  # of resamples × detections in memory at a time
 RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read off, as COCOeval has them
 NUM_THRESHOLDS = 10
@@ -62,6 +63,23 @@ def average_precision(matched: Sequence[Matched], weights: NDArray[np.int64]) ->
 def draw(images: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
     """Return [R, I] how often each image is drawn when as many are drawn with replacement as there are."""
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+
+
+def intervals(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return where AP, AP50 and AP75 lie in 95 % of resamples of the images: metric → (low, high).
+
+    Arguments as for `match`. Without an object there is nothing to measure, and nothing comes back.
+    """
+    categories, images = ({each["id"] for each in truth[name]} for name in ("categories", "images"))
+    known = [row for row in results if row["category_id"] in categories and row["image_id"] in images]
+    resampled = average_precision(match(truth, known), draw(len(images), RESAMPLES)) if categories and images else {}
+    found = {}
+    for name, values in resampled.items():
+        drawn = values[~np.isnan(values)]
+        if len(drawn):
+            low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+            found[name] = (low, high)
+    return found
 
 
 def _sorted(found: Sequence[dict[str, Any]], images: int) -> Matched:

@@ -23,7 +23,7 @@ from detr.errors import UserError
 from detr.files import write_atomically
 from detr.sweeping.notes import was_pruned
 from detr.sweeping.plan import Job, Plan
-from detr.texts import pasted, visible
+from detr.texts import in_markdown, pasted
 from detr.tracking.console import Terminal
 from detr.tracking.rows import best_row, metric
 from detr.tracking.run_folder import RunFolder
@@ -117,12 +117,12 @@ def write(plan: Plan, table: Sequence[JobResult]) -> None:
 
 def markdown(plan: Plan, table: Sequence[JobResult]) -> str:
     """Return the tables and, where jobs failed, a list of them."""
-    parts = [f"# {_as_it_is(plan.name)}", "", *_lines(by_job(table))]
+    parts = [f"# {in_markdown(plan.name)}", "", *_lines(by_job(table))]
     settings = by_setting(table)
     if settings:
         parts += ["", f"{SETTINGS}:", "", *_lines(settings)]
     if failed(table):
-        parts += ["", "Failed:", "", *(f"- {_as_it_is(reason)}" for reason in reasons(plan, table))]
+        parts += ["", "Failed:", "", *(f"- {in_markdown(reason)}" for reason in reasons(plan, table))]
     return "\n".join(parts) + "\n"
 
 
@@ -212,14 +212,5 @@ def shown(name: str, value: Value) -> str:
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """As Markdown, the header first."""
-    first, *others = ([_cell(cell) for cell in row] for row in rows)
+    first, *others = ([in_markdown(cell) for cell in row] for row in rows)
     return [f"| {' | '.join(cells)} |" for cells in (first, ["---"] * len(first), *others)]
-
-
-def _cell(text: str) -> str:
-    return _as_it_is(text).replace("|", "\\|")
-
-
-def _as_it_is(text: str) -> str:
-    """Without mark-up, in one line."""
-    return re.sub(r"([\\*`<])", r"\\\1", visible(text))

@@ -12,7 +12,10 @@ NAME_LENGTH = 120  # characters of a run's name; W&B takes 128
 TAG_LENGTH = 64  # W&B takes 1 to 64
 
 # What says nothing about the experiment: where a run lies, who is told of it, what it runs on.
-OUTWARD = ("name", "resume", "resume_changed", "paths", "logger", "hydra", "trainer.device", "dataloader.num_workers")
+OUTWARD = (
+    *("name", "license", "resume", "resume_changed", "paths", "logger", "hydra"),
+    *("trainer.device", "dataloader.num_workers"),
+)
 
 UNCONFIGURED = ("logger", "paths")  # of the config, W&B does not show what only says where it goes
 

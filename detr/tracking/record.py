@@ -26,11 +26,13 @@ class RunRecord:
     parameters: dict[str, int] | None = None  # `total` and `trainable`
     processes: int | None = None
     data: dict[str, Fingerprint] | None = None  # split → what tells its images from others
+    classes: list[str] | None = None  # by class index
     steps: int | None = None  # optimizer steps of the whole run
     init_from: dict[str, Any] | None = None  # what became of the weights that it started from
     ended: str | None = None  # which limit or signal ended the training, and in which step
     minutes: float | None = None  # of training
     best_step: int | None = None  # optimizer steps before the best evaluation
+    intervals: dict[str, tuple[float, float]] | None = None  # metric → 95 % interval over images, at the best epoch
     checkpoint: dict[str, Any] | None = None  # that was evaluated: see `detr.weights.checkpoint.identity`
     split: str | None = None  # on which it was
     images: int | None = None  # of the split

@@ -13,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from run_folders import expected_ap, predictions, write_data
 
 from detr.data.annotations import Annotations
 from detr.data.coco_reader import read_annotations
-from detr.evaluation.resampling import average_precision, draw, match
+from detr.evaluation.resampling import average_precision, draw, intervals, match
 
 IMAGES, CATEGORIES = 25, (3, 7, 20)  # ids with gaps; the last category is rare
 
@@ -124,3 +125,15 @@ def test_as_many_images_are_drawn_as_there_are() -> None:
     assert (weights.sum(axis=1) == 30).all()
     assert np.array_equal(weights, draw(30, 200))
     assert (weights == 0).mean() == pytest.approx((1 - 1 / 30) ** 30, abs=0.02)  # an image is left out of a third
+
+
+def test_an_interval_holds_the_metric_and_is_a_point_where_nothing_varies(tmp_path: Path) -> None:
+    truth = json.loads((write_data(tmp_path / "data") / "val.json").read_text())
+    perfect, half = (intervals(truth, predictions(tmp_path / "data", right)) for right in (12, 6))
+    assert perfect["AP"] == pytest.approx((1, 1))
+    low, high = half["AP"]
+    assert 0.1 < low < expected_ap(6) < high < 0.9
+    assert intervals(truth, [])["AP"] == (0, 0)
+    stranger = predictions(tmp_path / "data", 12)[0] | {"category_id": 1}
+    assert intervals(truth, [*predictions(tmp_path / "data", 12), stranger]) == perfect
+    assert intervals(truth | {"annotations": []}, []) == {}

@@ -71,7 +71,7 @@ def test_the_same_in_csv_and_markdown(plan: Plan, capsys: pytest.CaptureFixture[
     assert (second["error"], third["AP"], third["b.seed"]) == ("a | b", "", "")
     document = (plan.path / "sweep.md").read_text()
     assert "| 0 | 1 | 0 | 3 | finished | 0.300 | 0.700 | 2 | 0.200 | 5 | 5.0 min |" in document
-    assert f"- #1 lr=1 a.seed=1 b.seed=3: a | b; log: {plan.path}/1/train.log" in document
+    assert f"- #1 lr=1 a.seed=1 b.seed=3: a \\| b; log: {plan.path}/1/train.log" in document
     shown = capsys.readouterr().out
     assert "│ finished" in shown
     assert f"log: {plan.path}/1/train.log" in shown

@@ -16,6 +16,9 @@ from detr.tracking.rows import read_rows
 WORDS = [*TINY, "trainer.max_steps=4", "optimizer.lr_by_pattern={backbone: 1e-5}", "dataset.root=data"]
 
 
+METRICS = "run/metrics.jsonl"
+
+
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
@@ -47,6 +50,18 @@ def test_a_training_says_why_it_ended_and_what_its_steps_took(home: Path) -> Non
     assert 4 * spent == pytest.approx(row["train/seconds"])
 
 
+def test_a_training_has_a_model_card(home: Path) -> None:
+    card, record, (row,) = (home / "run/README.md").read_text(), read(home / "run/run.json"), read_rows(home / METRICS)
+    data = record["data"]["val"]
+    assert f"| val | {data['images']} | {data['objects']} | {data['digest']} |" in card
+    low, high = record["intervals"]["AP"]
+    assert low <= row["val/AP"] <= high
+    assert f"| AP | {row['val/AP']:.3f} | {low:.3f} to {high:.3f} |" in card
+    for words in ("ended by trainer.max_steps=4", "circle, square", "| transformer | rt_detr_small |", "not said"):
+        assert words in card
+    assert "detr evaluate checkpoint=checkpoints/best.pt" in card
+
+
 def test_metrics_that_do_not_exist_have_no_number(home: Path) -> None:
     """No shape of 128 pixels is large."""
     (row,) = read_rows(home / "run/metrics.jsonl")
@@ -74,6 +89,9 @@ def test_an_evaluation_elsewhere_leaves_a_whole_record(home: Path, tmp_path: Pat
         *("config.yaml", "hydra.yaml", "overrides.yaml", "evaluated.yaml")
     }
     assert len(list((tmp_path / "val/predictions").glob("*.jpg"))) == 8
+    card = (tmp_path / "val/README.md").read_text()
+    assert f"| AP | {metrics['AP']:.3f} |" in card
+    assert "on the val split" in card
     told = read(home / "run/evaluations/val.json")
     assert told["folder"] == str(tmp_path / "val")
     assert told["overrides"] == []
