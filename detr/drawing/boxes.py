@@ -29,26 +29,36 @@ def class_color(label: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw_boxes(image: Image.Image, boxes: Boxes, names: Sequence[str]) -> Image.Image:
+def draw_boxes(
+    image: Image.Image, boxes: Boxes, names: Sequence[str], colors: Sequence[Color] | None = None
+) -> Image.Image:
     """Return a copy of the image with masks, boxes and labels; small images are scaled up to `MIN_SIDE` first.
 
     Masks are half transparent with an outline, and lie below all boxes. The best-scored of either are drawn last, on
     top of the others.
+
+    Args:
+        image: any.
+        boxes: in it.
+        names: of all classes; index = label. One that is empty is not written.
+        colors: of all classes; None: as `class_color` has them.
     """
+    color = class_color if colors is None else colors.__getitem__
     scale = max(1.0, MIN_SIDE / max(image.size))
     canvas = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
     unit = max(canvas.size)
     order = range(len(boxes.labels)) if boxes.scores is None else _ascending(boxes.scores)
     if boxes.masks is not None:
         for index in order:
-            _draw_mask(canvas, boxes.masks[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
+            _draw_mask(canvas, boxes.masks[index], color(boxes.labels[index]), width=max(2, unit // 320))
     draw = ImageDraw.Draw(canvas)
     corners = [_drawable(box, scale, canvas.size) for box in boxes.corners]
     for index in order:
-        draw_frame(draw, corners[index], class_color(boxes.labels[index]), width=max(2, unit // 320))
-    for index in order:  # all labels after all boxes, so that no edge runs through a word
+        draw_frame(draw, corners[index], color(boxes.labels[index]), width=max(2, unit // 320))
+    named = [index for index in order if names[boxes.labels[index]]]
+    for index in named:  # all labels after all boxes, so that no edge runs through a word
         text, font = lettered(_text(boxes, index, names), label_size(unit))
-        _draw_label(draw, corners[index], text, class_color(boxes.labels[index]), font)
+        _draw_label(draw, corners[index], text, color(boxes.labels[index]), font)
     return canvas
 
 

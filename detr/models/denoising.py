@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,17 @@ from detr.models.box_coder import BoxCoder
 from detr.models.groups import append, blocks
 from detr.models.structures import QuerySet
 from detr.structures import Group, Matches, Targets
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Holds noisy objects, the queries of all groups; with negatives, the second half of each group is no object."""
+
+    labels: Tensor  # [B, groups · size] class index; num_classes: no object
+    boxes: Tensor  # [B, groups · size, 4] cxcywh in [0, 1]
+    matches: Matches  # which query is to become which object
+    groups: int
+    size: int  # of a group
 
 
 class Denoising(nn.Module):
@@ -74,9 +86,22 @@ class Denoising(nn.Module):
         Args:
             position_of: positions of anchors [B, n, 4], where queries have such of their own.
         """
+        noised = self.noised(targets)
+        reference = self.box_coder.encode(noised.boxes)
+        more = QuerySet(
+            content=self.content(noised.labels),
+            position=position_of(reference),
+            reference=reference,
+            attention_mask=blocks(noised.groups, noised.size, reference.device),
+        )
+        group = Group(matches=noised.matches, parts=noised.groups, weight=self.weight)
+        return append(queries, "denoising", more, group, sees_queries=True)
+
+    def noised(self, targets: Targets) -> Noised:
+        """Draw the noise: return labels and boxes of all groups, and what they are to become."""
         images, largest = len(targets.counts), max(1, *targets.counts)
         groups = self.number_of_groups(largest)
-        size = largest * (2 if self.negatives else 1)  # of a group
+        size = largest * (2 if self.negatives else 1)
         matches = self.matches(targets, groups, size)
         labels = targets.labels.new_full((images, groups * size), self.num_classes)
         boxes = targets.boxes.new_full((images, groups * size, 4), 0.5)
@@ -85,15 +110,7 @@ class Denoising(nn.Module):
             where = (matches.image, matches.query + offset)
             labels[where] = self.noisy_labels(targets.labels[matches.target])
             boxes[where] = self.noisy_boxes(targets.boxes[matches.target], negative=offset > 0)
-        reference = self.box_coder.encode(boxes)
-        more = QuerySet(
-            content=self.content(labels),
-            position=position_of(reference),
-            reference=reference,
-            attention_mask=blocks(groups, size, labels.device),
-        )
-        group = Group(matches=matches, parts=groups, weight=self.weight)
-        return append(queries, "denoising", more, group, sees_queries=True)
+        return Noised(labels, boxes, matches, groups, size)
 
     def number_of_groups(self, largest: int) -> int:
         """Return the number of groups for a batch whose fullest image has `largest` objects."""
