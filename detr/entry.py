@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from detr import distributed
 from detr.config import Config, check
 from detr.config.build import MissingModuleError
-from detr.config.compose import CONF, groups, offered
+from detr.config.compose import CONF, as_choice, groups, offered
 from detr.config.explain import CommandLine, explain
 from detr.config.home import typed_at_home
 from detr.config.hydra_internals import parse_arguments, run
@@ -126,7 +126,7 @@ def _run(task: Task, config_name: str, arguments: Sequence[str], *, deferred: bo
         distributed.follow(task)
         return
     args = parse_arguments(arguments)
-    args.overrides = [typed_at_home(each) for each in args.overrides]
+    args.overrides = [as_choice(typed_at_home(each)) for each in args.overrides]
     args.config_dir = config_dir(args.config_dir)
     _check_flags(args, config_name)
     primary = args.config_name or config_name

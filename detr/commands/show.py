@@ -2,7 +2,7 @@
 
 detr show                                                # of the quickstart; any experiment, any override of train.py
 detr show experiment=small_data dataset.root=DATA        # boxes, masks or segments, and where the padding is
-detr show experiment=small_data dataset.root=DATA split=val output=val.png  # as an evaluation has it, without augmentation
+detr show dataset=custom dataset.root=DATA split=val output=val.png  # as an evaluation has it, without augmentation
 detr show experiment=dino_r50 dataset.root=DATA          # with denoising queries: what they are told and should say
 
 A line is printed for each image: its file, its stored size, its size here, the padded one, its objects.

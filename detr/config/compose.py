@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ def folder(name: str) -> Path:
 
 CONF = folder("conf")
 
+NUMBERS = re.compile(r"(?<![^\s,(])(?:nan|inf)(?![^\s,)])", re.IGNORECASE)  # that could be names of options
+
 LOOKED_UP = {"mask_head": "_none_", "_features": "none"}  # by other options, and what says that nothing is chosen
 
 
@@ -60,6 +63,7 @@ def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Pa
     if config_name is None:
         config_name = _alone([each[1:] for each in overrides if each.startswith("+")])
         overrides = [each for each in overrides if not each.startswith("+")]
+    overrides = [as_choice(each) for each in overrides]
     places = [CONF, *(Path(each).absolute() for each in folders)]
     primary = f"{(config_name or '').removesuffix('.yaml')}.yaml"
     places.sort(key=lambda place: not (place / primary).is_file())  # it is looked for in the first one only
@@ -67,6 +71,17 @@ def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Pa
     further = [f"hydra.searchpath={searched}"] if folders else []
     with _hydra(str(places[0])):
         return hydra.compose(config_name, [*overrides, *further], return_hydra_config=True)
+
+
+def as_choice(override: str) -> str:
+    """Return an override as typed, with an option in quotes that Hydra would take for a number: `debug=nan`."""
+    key, equals, value = override.partition("=")
+    group = CONF / key.lstrip("+").partition("@")[0]
+
+    def quoted(found: re.Match[str]) -> str:
+        return f"'{found[0]}'" if (group / f"{found[0]}.yaml").is_file() else found[0]
+
+    return f"{key}={NUMBERS.sub(quoted, value)}" if equals and group.is_dir() else override
 
 
 def without_hydra(loaded: DictConfig) -> DictConfig:

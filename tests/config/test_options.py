@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from test_combinations import DECODERS, ENCODERS, GROUPS
 from detr.assembly import build_model, build_optimizer, check_model
 from detr.config import build, check, compose, resolved
 from detr.structures import Classes, Normalizer
+from detr.training.debugging import finite_or_raise
+from detr.training.options import Progress
 
 UNTRAINED = "backbone.weights=null"
 QUICKSTART = ["experiment=quickstart", UNTRAINED]
@@ -87,6 +90,7 @@ SWEEPS = {
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],
     "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=faster_coco_eval,pycocotools"],
+    "debugging": [*QUICKSTART, "debug=none,overfit,profile,nan"],
     "surroundings": [*QUICKSTART, "logger=wandb", "paths=default", "dataloader=default", "trainer=default"],
 }
 ELSEWHERE = {
@@ -145,6 +149,8 @@ def test_every_option_takes_a_step(words: list[str]) -> None:
     torch.manual_seed(0)
     model = build_model(values, Classes.contiguous({index: str(index) for index in range(CLASSES)}), pretrained=False)
     optimizer, criterion = build_optimizer(values["optimizer"], model), build(values["loss"])
+    for name, module in model.named_modules():  # none of them gives what debug=nan would stop at
+        module.register_forward_hook(finite_or_raise(name, SimpleNamespace(progress=Progress())))  # type: ignore[arg-type]
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     sizes = [(64, 96), (96, 64)]
     targets = random_targets([2, 1], masks=(96, 96) if model.mask_head is not None else None)
@@ -180,4 +186,4 @@ def test_every_surrounding_trains(name: str, tmp_path: Path, tmp_path_factory: p
         assert row["train/loss"] > 0
         assert row["val/loss"] > 0
         predictions = json.loads((job / "predictions.json").read_text())
-        assert {found["image_id"] for found in predictions} == {1, 2}
+        assert {found["image_id"] for found in predictions} >= {1, 2}  # debug=overfit evaluates those that it learns
