@@ -29,6 +29,7 @@ ORDER = [
     "run",
     "comparison",
     "sweeping",
+    "monitoring",
     "entry",
     "commands",
     "__main__",
