@@ -89,9 +89,9 @@ class Browser:
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser of its own. It reads from file descriptor 3 and writes to 4."""
     (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    redirected = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = subprocess.Popen(
-        ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "browser", str(CHROMIUM), *FLAGS]
-        + [f"--user-data-dir={profile}"],
+        ["bash", "-c", redirected, "browser", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(theirs_in, theirs_out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

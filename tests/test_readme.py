@@ -2,13 +2,14 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from command import ROOT, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.__main__ import verbs
-from detr.commands import compare, wandb_report
+from detr.commands import compare, monitor, wandb_report
 from detr.config import check, compose
 from detr.sweeping.search import as_overrides
 from detr.sweeping.space import corners, space_of
@@ -72,9 +73,18 @@ def test_a_report_is_understood(command: str) -> None:
     assert wandb_report.parser().parse_args(shlex.split(command)[2:]).sweep
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("detr monitor")])
+def test_a_monitor_is_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/sweep/DATE").mkdir(parents=True)
+    folder, port, _ = monitor.parse(shlex.split(command)[2:])
+    assert folder.is_dir()
+    assert port > 1024
+
+
 @pytest.mark.parametrize(
     "command",
-    [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict)", each)],
+    [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict|show)", each)],
 )
 def test_an_evaluation_or_export_composes(command: str) -> None:
     words = shlex.split(command)

@@ -11,7 +11,7 @@ from detr.config.recorded import CONFIG, HYDRA
 EVALUATED = f"{HYDRA}/evaluated.yaml"  # of an evaluation: the whole config; a training has none
 
 # What a run keeps in its folder, with no runs in it.
-KEPT = {HYDRA, "checkpoints", "predictions", "panoptic", "evaluations", "wandb", "code"}
+KEPT = {HYDRA, "checkpoints", "predictions", "panoptic", "evaluations", "profile", "wandb", "code"}
 
 
 def trainings_below(folder: Path) -> list[Path]:
