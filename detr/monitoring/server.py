@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from detr.errors import UserError, in_words
 from detr.monitoring.monitor import Monitor
-from detr.tracking.model_card import CARD
+from detr.tracking.runs import CARD
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from detr.config.recorded import CONFIG, noted
 from detr.errors import UserError
 from detr.files import is_held
+from detr.tracking.identity import OUTWARD
 from detr.tracking.rows import METRICS, Row, best_row
 from detr.tracking.status import STATUS, RunStatus, read_status
 
@@ -84,7 +86,7 @@ class Watched:
         return {
             "run": self.number,
             "place": self.place,
-            "given": " ".join(map(str, sweep.get("differs") or self.facts.get("overrides") or [])),
+            "given": " ".join(_telling(map(str, sweep.get("differs") or self.facts.get("overrides") or []))),
             "experiment": (self.facts.get("choices") or {}).get("experiment"),
             "state": self.state,
             "said": self.status.error or self.status.ended or self.facts.get("ended"),
@@ -135,6 +137,11 @@ class Watched:
             row = _row(line)
             if row is not None:
                 self.rows.append(row)
+
+
+def _telling(overrides: Iterable[str]) -> list[str]:
+    """Those that say something about the experiment."""
+    return [each for each in overrides if not each.lstrip("+~").startswith((*OUTWARD, "dataset.root"))]
 
 
 def _row(line: bytes) -> Row | None:

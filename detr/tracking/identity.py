@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from detr.tracking.record import RunRecord
+if TYPE_CHECKING:
+    from detr.tracking.record import RunRecord
 
 NAME_LENGTH = 120  # characters of a run's name; W&B takes 128
 TAG_LENGTH = 64  # W&B takes 1 to 64

@@ -17,13 +17,12 @@ from detr.structures import Classes
 from detr.texts import in_markdown
 from detr.tracking.record import RUN, RunRecord
 from detr.tracking.rows import METRICS, Row, best_row, read_rows
-from detr.tracking.runs import EVALUATED
+from detr.tracking.runs import CARD, EVALUATED
 from detr.tracking.status import RunStatus, read_status
 from detr.tracking.words import count, duration
 
 log = logging.getLogger(__name__)
 
-CARD = "README.md"
 MARKER = "<!-- Written by detr, and written again while the run goes on: remove this line to keep what you change. -->"
 CLASSES = 100  # names; of more there is the number
 FIRST = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "PQ", "SQ", "RQ")  # of the metrics

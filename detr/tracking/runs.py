@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detr.config.recorded import CONFIG, HYDRA
 
+CARD = "README.md"  # the model card
 EVALUATED = f"{HYDRA}/evaluated.yaml"  # of an evaluation: the whole config; a training has none
 
 # What a run keeps in its folder, with no runs in it.

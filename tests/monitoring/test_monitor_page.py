@@ -67,22 +67,20 @@ def test_the_picture_in_the_docs(tmp_path: Path) -> None:
     """Of a sweep that is over but for its last job, which is under way."""
     runs = tmp_path / "outputs"
     data = tmp_path / "data"
-    sweep = ["-m", "optimizer.lr=1e-3,3e-4,1e-4", "trainer.max_epochs=6", f"hydra.sweep.dir={runs}/sweep/lr"]
+    sweep = ["-m", "optimizer.lr=1e-3,3e-4,1e-4", "trainer.max_epochs=4", f"hydra.sweep.dir={runs}/sweep/lr"]
     done = run(*words(data, *sweep), timeout=900)
     assert done.returncode == 0, done.stderr
     with served(runs) as server, browser(tmp_path / "profile") as page:
-        under_way = ["trainer.max_epochs=12", "optimizer.lr=2e-3", f"hydra.run.dir={runs}/train/higher"]
+        under_way = ["trainer.max_epochs=8", "optimizer.lr=2e-3", f"hydra.run.dir={runs}/train/higher"]
         training = Started(*words(data, *under_way))
         try:
             page.call("Page.navigate", url=server.server.address)
-            page.wait_for("/epoch [4-9]/.test(document.querySelector('tr.running')?.innerText)", 300)
+            page.wait_for("/epoch [2-9]/.test(document.querySelector('tr.running')?.innerText)", 300)
             page.evaluate("document.querySelectorAll('#runs input:not(:checked)').forEach(each => each.click())")
             page.wait_for("document.querySelectorAll('.plot')[0]?.querySelectorAll('polyline').length === 4")
             page.evaluate("document.getElementById('folder').textContent = 'outputs'")
             page.call("Emulation.setDeviceMetricsOverride", width=1280, height=1500, deviceScaleFactor=1, mobile=False)
-            page.wait_for(
-                "document.images.length > 8 && [...document.images].slice(0, 6).every(each => each.naturalWidth > 0)"
-            )
+            page.wait_for("document.images.length >= 4 && [...document.images].every(each => each.naturalWidth > 0)")
             page.screenshot(tmp_path / "shot.png", 1280, 1180)
         finally:
             training.kill()

@@ -34,6 +34,8 @@ STEPS = {"steps": 100, "choices": {"experiment": "quickstart"}, "overrides": ["s
 
 HOLDING = """
 import pathlib, sys
+import detr.monitoring.server
+assert "torch" not in sys.modules  # which takes seconds
 from detr.files import locked
 with locked(pathlib.Path(sys.argv[1]), "training"):
     print("held", flush=True)

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from run_folders import write_run
 
-from detr.tracking.model_card import CARD, MARKER, carry_card, write_card
+from detr.tracking.model_card import MARKER, carry_card, write_card
+from detr.tracking.runs import CARD
 from detr.tracking.status import update_status
 
 DATA = {"images": 12, "objects": 18, "digest": "abc"}
