@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from detr.evaluation.backends import GroundTruth
 
-RESAMPLES = 400  # for an interval of one run's metrics
+RESAMPLES, FEWEST = 400, 100  # for an interval of one run's metrics; of a large split, which varies less, fewer
+LARGE = 1000  # images
 MAX_WEIGHTS = 20_000_000  # of resamples × detections in memory at a time
 RECALLS = np.linspace(0.0, 1.0, 101)  # where precision is read off, as COCOeval has them
 NUM_THRESHOLDS = 10
@@ -72,7 +73,10 @@ def intervals(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[
     """
     categories, images = ({each["id"] for each in truth[name]} for name in ("categories", "images"))
     known = [row for row in results if row["category_id"] in categories and row["image_id"] in images]
-    resampled = average_precision(match(truth, known), draw(len(images), RESAMPLES)) if categories and images else {}
+    if not categories or not images:
+        return {}
+    resamples = max(FEWEST, RESAMPLES * LARGE // max(LARGE, len(images)))
+    resampled = average_precision(match(truth, known), draw(len(images), resamples))
     found = {}
     for name, values in resampled.items():
         drawn = values[~np.isnan(values)]
