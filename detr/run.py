@@ -30,7 +30,6 @@ from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
 from detr.tracking.failure import failed_run_on_error
-from detr.tracking.model_card import write_card
 from detr.tracking.record import RunRecord
 from detr.tracking.run_folder import RUN, RunFolder
 from detr.tracking.status import State, update_status
@@ -129,9 +128,8 @@ def keep_end(trainer: Trainer, record: RunRecord, *, status: State, error: str |
         return
     progress, folder = trainer.progress, trainer.folder
     best_step = None if progress.best is None else int(progress.best["step"])
-    folder.describe(replace(record, minutes=progress.seconds / 60, best_step=best_step))
     update_status(folder.path, status=status, error=error, ended=record.ended)
-    write_card(folder.path)
+    folder.describe(replace(record, minutes=progress.seconds / 60, best_step=best_step))
     trainer.logger.log_summary({"minutes": progress.seconds / 60, "ended": record.ended or status})
 
 
@@ -214,17 +212,9 @@ def evaluate(config: Config) -> None:
         report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
     if outcome.evaluation is not None:
         folder.describe(replace(record, intervals=resampled(dataset, folder)))
-    write_card(folder.path)
-    if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:
-            logger.start(
-                directory=folder.path,
-                config=stored,
-                run_name=values["name"],
-                record=record,
-                job_type="eval",
-            )
+            logger.start(directory=folder.path, config=stored, run_name=values["name"], record=record, job_type="eval")
             logger.log_outcome(outcome, (record.checkpoint or {}).get("epoch", 0), best=True)
             logger.log_evaluation(outcome.evaluation.named(), split)
         if logger.place is not None:

@@ -122,6 +122,8 @@ def _training_metrics(rows: Sequence[Row], monitor: str, record: RunRecord) -> l
 def _metrics(named: Mapping[str, float | None], intervals: Mapping[str, Sequence[float]]) -> list[str]:
     """A table, with intervals where there are any; AP by class after it."""
     rows = {name: value for name, value in named.items() if value is not None and not name.startswith("AP/")}
+    if not rows:
+        return ["None: there are no annotations."]
     order = [name for name in FIRST if name in rows] + [name for name in rows if name not in FIRST and "/" not in name]
     cells = [[name, f"{rows[name]:.3f}", _between(intervals.get(name))] for name in order]
     lines = _table(["metric", "value", "95 % over images"] if intervals else ["metric", "value"], cells)

@@ -19,6 +19,7 @@ from detr.evaluation.metrics import Evaluation
 from detr.evaluation.submission import Submission
 from detr.files import append_json_line, locked, write_atomically, write_json, write_json_list, write_with
 from detr.texts import pasted
+from detr.tracking.model_card import write_card
 from detr.tracking.record import RUN, RunRecord
 from detr.tracking.rows import METRICS, Row, read_rows
 from detr.weights.checkpoint import Checkpoint, load_checkpoint, newest_first, save_checkpoint
@@ -68,8 +69,9 @@ class RunFolder:
             )
 
     def describe(self, record: RunRecord) -> None:
-        """Write run.json: the code's revision, the hardware and the like, for whoever compares or repeats runs."""
+        """Write run.json, the code's revision, the hardware and the like, and the model card, which has it in words."""
         write_json(self.path / RUN, record.to_dict(), indent=2)
+        write_card(self.path)
 
     def keep_config(self, files: Mapping[str, str]) -> None:
         """Write the config into `.hydra/`, file name → content. Hydra would do so before anything is checked."""
