@@ -46,6 +46,26 @@ def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
         raise _cannot_write(path, error) from error
 
 
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a place of the same name to write to, in a folder of its own beside `path`.
+
+    What was written there, with whatever other files, takes its place beside `path` at the end; nothing of it is left
+    where an exception ends the block.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder, path.name)
+            for written in sorted(Path(folder).iterdir(), key=lambda each: each.name == path.name):  # `path` is last
+                os.replace(written, path.with_name(written.name))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def write_atomically(path: Path | str, data: bytes | str) -> None:
     """Write data at hand as `write_with` does; text is written as UTF-8.
 

@@ -27,6 +27,8 @@ ORDER = [
     "assembly",
     "inference",
     "run",
+    "exporting",
+    "benchmarking",
     "comparison",
     "sweeping",
     "monitoring",

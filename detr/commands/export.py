@@ -1,24 +1,46 @@
-"""Write a checkpoint's weights in another layout.
+"""Write a detector as a file that runs without this project, and check that it answers as the detector does.
 
-detr export checkpoint=outputs/train/DATE/checkpoints/best.pt format=official    # best_official.pth beside it
-detr export checkpoint=PATH format=official output=FILE
+detr export checkpoint=outputs/train/DATE/checkpoints/best.pt format=onnx       # best.onnx beside it
+detr export checkpoint=PATH format=onnx outputs=detections                      # with post-processing inside
+detr export checkpoint=PATH format=openvino precision=fp16 output=FILE.xml
+detr export checkpoint=PATH format=official                                     # best_official.pth beside it
+detr export experiment=rt_detr_r50 format=torch_export                          # random weights, to measure with
 
 Arguments are KEY=VALUE:
 
   checkpoint=PATH     a checkpoint, an https address, or the name of published weights
-  format=official     the layout of the official DETR: the paper's detectors only
+  experiment=NAME     instead of a checkpoint: that experiment's detector with random weights
+  format=onnx         onnx | openvino | torch_export (PyTorch alone reads it) | official (the layout of the official
+                      DETR: the paper's detectors only)
+  outputs=logits      logits: of the last decoder layer, and boxes in [0, 1]; detections: boxes in pixels of the original
+                      image, scores and labels, as an evaluation has them
+  precision=fp32      fp16: half the size
   output=FILE         the file to write; by default beside the checkpoint
+  any key of the training, as for evaluate.py
 """
 
 from detr.config import Config
 from detr.entry import entry_point
+from detr.errors import UserError
 
 
-@entry_point("export")
+@entry_point("export", deferred=True)
 def main(config: Config) -> None:
     # Here: torch takes seconds, which a typo need not wait for.
+    from detr.exporting.export import export
+    from detr.exporting.program import Wish
+    from detr.exporting.source import find
     from detr.tracking.model_card import carry_card
-    from detr.weights.export import export
+    from detr.weights.export import export as export_weights
 
     values = config.values
-    carry_card(values["checkpoint"], export(values["checkpoint"], values["format"], values["output"]))
+    checkpoint, layout = values["checkpoint"], values["format"]
+    if layout != "official":
+        source = find(checkpoint, config.aside, config.folders)
+        written, _ = export(source, layout, Wish(values["outputs"], values["precision"]), values["output"])
+    elif checkpoint is None:
+        raise UserError("format=official writes the weights of a checkpoint: give checkpoint=PATH")
+    else:
+        written = export_weights(checkpoint, layout, values["output"])
+    if checkpoint is not None:
+        carry_card(checkpoint, written)

@@ -22,7 +22,7 @@ GROUPING = ("optimizer.lr_by_pattern", "optimizer.weight_decay_by_pattern", "opt
 FormatKind = Literal["checkpoint", "data", "predictions"]
 PREDICTIONS = Literal["coco", "csv", "yolo", "voc"]
 FORMATS: dict[FormatKind, Any] = {
-    "checkpoint": Literal["official"],
+    "checkpoint": Literal["official", "onnx", "openvino", "torch_export"],
     "data": Literal["coco", "yolo", "voc"],
     "predictions": PREDICTIONS | list[PREDICTIONS],
 }
@@ -51,6 +51,8 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "strict": bool,
         "fix": bool,
         "format": FORMATS[kind],
+        "outputs": Literal["logits", "detections"],
+        "precision": Literal["fp32", "fp16"],
         "output": str | None,
         "split": Literal["train", "val", "test"],
         "source": str,

@@ -45,12 +45,8 @@ def postprocess(
     Raises:
         ValueError: there are masks, but no `sizes` or `padded_size`.
     """
-    logits = predictions.logits[-1].float()
-    boxes = _to_pixels(predictions.boxes[-1].float(), original_sizes)
-    if classification == "softmax":
-        scores, labels, queries = _best_class_of_each_query(logits)
-    else:
-        scores, labels, queries = _best_pairs(logits, max_detections)
+    scores, labels, queries = ranked(predictions.logits[-1].float(), classification, max_detections)
+    boxes = to_pixels(predictions.boxes[-1].float(), original_sizes)
     detections = [
         Detections(scores=score, labels=label, boxes=box[query], queries=query)
         for score, label, query, box in zip(scores, labels, queries, boxes, strict=True)
@@ -92,8 +88,15 @@ def masks_of_queries(
     return result
 
 
-def _to_pixels(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """[B, Q, 4] cxcywh in [0, 1] → xyxy in pixels."""
+def ranked(logits: Tensor, classification: Classification, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores, labels and queries of the detections in logits [B, Q, K], each [B, n], as `postprocess` has them."""
+    if classification == "softmax":
+        return _best_class_of_each_query(logits)
+    return _best_pairs(logits, max_detections)
+
+
+def to_pixels(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Convert [B, Q, 4] cxcywh in [0, 1] → xyxy in pixels of images of `sizes` [B, 2] (height, width)."""
     height, width = sizes.to(boxes).unbind(1)
     scale = torch.stack([width, height, width, height], dim=1)
     return box_convert(boxes, "cxcywh", "xyxy") * scale[:, None]

@@ -96,7 +96,7 @@ class LearnedQueries(Queries):
             self.reference = "point"
 
     def forward(self, memory: Memory) -> QuerySet:
-        position = self.embedding.weight[: self.count].expand(len(memory.tokens), -1, -1)
+        position = self.embedding.weight[: self.count].expand(memory.tokens.shape[0], -1, -1)
         content = self.content
         return QuerySet(
             content=torch.zeros_like(position) if content is None else content.weight[: self.count].expand_as(position),
@@ -148,7 +148,7 @@ class AnchorQueries(Queries):
         self.position = BoxPosition(d_model)
 
     def forward(self, memory: Memory) -> QuerySet:
-        images, free = len(memory.tokens), self.anchors.weight[: self.count]
+        images, free = memory.tokens.shape[0], self.anchors.weight[: self.count]
         content = free.new_zeros(self.count, self.d_model) if self.content is None else self.content.weight
         return QuerySet(
             content=content[: self.count].expand(images, -1, -1),

@@ -105,7 +105,7 @@ class QuerySet:
     def matching(self) -> int:
         """Return how many queries come before those of groups: they count."""
         starts = [group.queries.start for group in self.groups.values() if group.queries is not None]
-        return min(starts, default=len(self))
+        return min(starts, default=self.content.shape[1])
 
     def positions_at(self, boxes: Tensor) -> Tensor:
         """Return [B, Q, D] positions in a layer whose references are at `boxes` [B, Q, 2 or 4] in [0, 1]."""

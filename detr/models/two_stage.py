@@ -114,7 +114,7 @@ class TwoStageQueries(Queries):
         if content is None and self.content is None:
             content = rows(tokens, best)
         elif self.content is not None:
-            content = self.content.weight[: best.shape[1]].expand(len(tokens), -1, -1)
+            content = self.content.weight[: best.shape[1]].expand(tokens.shape[0], -1, -1)
         assert content is not None
         proposed = located.masked_fill(last[..., None], 1.0)
         if self.supervised == "chosen":
@@ -149,10 +149,10 @@ class TwoStageQueries(Queries):
 
     def repeats(self, scores: Tensor, boxes: Tensor, distinct: float) -> Tensor:
         """Return [B, T] which boxes (cxcywh in [0, 1]) of the surest tokens repeat one that is surer."""
-        count = min(CANDIDATES * self.num_queries, scores.shape[1])
+        count = torch.sym_min(CANDIDATES * self.num_queries, scores.shape[1])
         surest = scores.topk(count, dim=1)
         corners = cxcywh_to_xyxy(boxes.gather(1, surest.indices[..., None].expand(-1, -1, 4))).flatten(0, 1)
-        image = torch.arange(len(scores), device=scores.device).repeat_interleave(count)
+        image = torch.arange(scores.shape[0], device=scores.device)[:, None].expand_as(surest.values).flatten()
         repeated = torch.ones_like(image, dtype=torch.bool)
         repeated[batched_nms(corners, surest.values.flatten(), image, distinct)] = False
         return torch.zeros_like(scores, dtype=torch.bool).scatter(1, surest.indices, repeated.view_as(surest.indices))
@@ -166,9 +166,9 @@ class TwoStageQueries(Queries):
 
     def best(self, scores: Tensor) -> Tensor:
         """Return [B, Q] the tokens of the highest scores [B, T]; further queries take the next, in turns if needed."""
-        count = min(self.num_queries, scores.shape[1])
+        count = torch.sym_min(self.num_queries, scores.shape[1])
         total = count + self.count - self.num_queries
-        found = scores.topk(min(total, scores.shape[1]), dim=1)
+        found = scores.topk(torch.sym_min(total, scores.shape[1]), dim=1)
         if total <= scores.shape[1]:
             return found.indices
         return found.indices[:, torch.arange(total, device=scores.device) % scores.shape[1]]
@@ -191,7 +191,7 @@ class TwoStageQueries(Queries):
                 for (h, w), stride in zip(memory.shapes, memory.strides, strict=True)
             ]
         )
-        squares = sides[None, :, None].expand(len(memory.centres), -1, 2)
+        squares = sides[None, :, None].expand(memory.centres.shape[0], -1, 2)
         return self.box_coder.encode(torch.cat([memory.centres, squares], -1))
 
     def objectness(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,111 @@
+"""A detector written in each format."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from detr.errors import UserError
+from detr.exporting.program import CHOSEN, Traced, trace
+from detr.exporting.running import METADATA, library
+
+Format = Literal["onnx", "openvino", "torch_export"]
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
+LIBRARIES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch_export": (),
+}
+OPSET = 20  # the first whose GridSample is defined as PyTorch's
+
+
+def write(traced: Traced, metadata: Mapping[str, Any], layout: Format, path: Path) -> None:
+    """Write a detector to `path`, and to further files of the same stem where a format has them.
+
+    Raises:
+        UserError: a library is missing, or the detector has something that the format has not.
+    """
+    for name in LIBRARIES[layout]:
+        library(name)
+    if layout == "torch_export":
+        program = trace(traced)
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+    elif layout == "onnx":
+        path.write_bytes(_onnx(traced, metadata).SerializeToString())
+    else:
+        _write_openvino(traced, metadata, path)
+
+
+def _onnx(traced: Traced, metadata: Mapping[str, Any]) -> Any:
+    """An ONNX model, with the tokens that became queries as a value inside that is called `CHOSEN`."""
+    from detr.exporting.onnx_operators import OPERATORS
+
+    program = trace(traced)
+    outputs = [*traced.output_names, *([CHOSEN] if traced.chosen else [])]
+    with _quiet():
+        try:
+            written: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=OPERATORS,
+                input_names=traced.input_names,
+                output_names=outputs,
+                verbose=False,
+            )
+        except Exception as error:  # torch's reasons have no common kind
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise UserError(f"this detector cannot be written as ONNX: {reason}") from error
+    model = written.model_proto
+    if traced.chosen:
+        del model.graph.output[-1]
+    del model.graph.value_info[:]  # sizes in terms of names that are replaced below
+    for values, described in ((model.graph.input, "inputs"), (model.graph.output, "outputs")):
+        for value in values:
+            sizes = metadata[described][value.name]["shape"]
+            for dimension, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
+                if not dimension.HasField("dim_value"):
+                    dimension.dim_param = str(size)
+    model.producer_name, model.producer_version = "detr-lab", str(metadata["producer"]).partition(" ")[2]
+    for key, content in metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(content))
+    return model
+
+
+def _write_openvino(traced: Traced, metadata: Mapping[str, Any], path: Path) -> None:
+    """OpenVINO's .xml and .bin, made of an ONNX file."""
+    openvino: Any = library("openvino")
+    between = path.with_suffix(".onnx")
+    between.write_bytes(_onnx(traced, metadata).SerializeToString())
+    try:
+        model = openvino.convert_model(between)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"this detector cannot be written for OpenVINO: {reason}") from error
+    finally:
+        between.unlink()
+    for key, content in metadata.items():
+        model.set_rt_info(json.dumps(content), ["detr", key])
+    openvino.save_model(model, path, compress_to_fp16=traced.wish.precision == "fp16")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about its steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
