@@ -12,8 +12,8 @@ Arguments are KEY=VALUE:
   experiment=NAME     instead of a checkpoint: that experiment's detector with random weights
   format=onnx         onnx | openvino | torch_export (PyTorch alone reads it) | official (the layout of the official
                       DETR: the paper's detectors only)
-  outputs=logits      logits: of the last decoder layer, and boxes in [0, 1]; detections: boxes in pixels of the original
-                      image, scores and labels, as an evaluation has them
+  outputs=logits      logits: of the last decoder layer, and boxes in [0, 1]; detections: scores, labels and boxes in
+                      pixels of the original image, as an evaluation has them
   precision=fp32      fp16: half the size
   output=FILE         the file to write; by default beside the checkpoint
   any key of the training, as for evaluate.py

@@ -89,7 +89,7 @@ def masks_of_queries(
 
 
 def ranked(logits: Tensor, classification: Classification, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores, labels and queries of the detections in logits [B, Q, K], each [B, n], as `postprocess` has them."""
+    """Return scores, labels and queries of the detections in logits [B, Q, K], each [B, n]; see `postprocess`."""
     if classification == "softmax":
         return _best_class_of_each_query(logits)
     return _best_pairs(logits, max_detections)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from detr.errors import UserError
-from detr.exporting.program import CHOSEN, Traced, trace
+from detr.exporting.program import CHOSEN, Traced, quiet, trace
 from detr.exporting.running import METADATA, library
 
 Format = Literal["onnx", "openvino", "torch_export"]
@@ -51,7 +47,7 @@ def _onnx(traced: Traced, metadata: Mapping[str, Any]) -> Any:
 
     program = trace(traced)
     outputs = [*traced.output_names, *([CHOSEN] if traced.chosen else [])]
-    with _quiet():
+    with quiet():
         try:
             written: Any = torch.onnx.export(
                 program,
@@ -96,16 +92,3 @@ def _write_openvino(traced: Traced, metadata: Mapping[str, Any], path: Path) -> 
     for key, content in metadata.items():
         model.set_rt_info(json.dumps(content), ["detr", key])
     openvino.save_model(model, path, compress_to_fp16=traced.wish.precision == "fp16")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says about its steps."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

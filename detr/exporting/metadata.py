@@ -28,6 +28,7 @@ DETECTIONS: dict[str, dict[str, Any]] = {
     "boxes": {"dtype": "float32", "shape": ["batch", "detections", 4], "is": "xyxy in pixels of original_sizes"},
     "masks": OUTPUTS["masks"] | {"shape": ["batch", "detections", "mask_height", "mask_width"]},
 }
+MASKS = {"resize": "bilinear to (height, width) of images", "threshold": 0.0, "then": "crop, nearest to original_sizes"}
 
 
 def metadata_of(source: Source, traced: Traced) -> dict[str, Any]:
@@ -52,7 +53,11 @@ def _preprocessing(source: Source) -> dict[str, Any]:
         "colour": "RGB, 0 to 255, upright: EXIF's orientation applied",
         "resize": _resizing(source.transform),
         "pad": {"where": "bottom and right", "value": 0, "size_divisor": backbone.size_divisor},
-        "normalize": {"by": "the file", "mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()},
+        "normalize": {
+            "by": "the file",
+            "mean": backbone.mean.flatten().tolist(),
+            "std": backbone.std.flatten().tolist(),
+        },
         "batch_size": eval_batch_size(source.values["dataloader"], source.model),
     }
 
@@ -76,7 +81,5 @@ def _postprocessing(source: Source) -> dict[str, Any]:
         "max_detections": None if softmax else source.max_detections,
         "threshold": None,
         "suppression": None,
-        "masks": {"resize": "bilinear to (height, width) of images", "threshold": 0.0, "then": "crop, nearest to original"}
-        if source.model.mask_head is not None
-        else None,
+        "masks": None if source.model.mask_head is None else MASKS,
     }

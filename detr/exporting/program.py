@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -119,11 +121,27 @@ def trace(traced: Traced) -> ExportedProgram:
         inputs.append(torch.full((count, 2), 100))
         shapes.append({0: any_size})
     try:
-        with warnings.catch_warnings(), symbolic_sizes():
-            warnings.simplefilter("ignore")
+        with quiet(), symbolic_sizes():
             return torch.export.export(traced, tuple(inputs), dynamic_shapes=tuple(shapes), strict=False)
     except UserError:
         raise
     except Exception as error:  # torch's reasons have no common kind
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"this detector cannot be exported: torch.export cannot trace it ({reason})") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what PyTorch says about its steps from the terminal and from logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -46,7 +46,9 @@ def library(name: str) -> ModuleType:
         raise UserError(f"{missing} is not installed; pip install 'detr-lab[{EXTRA}]'") from None
 
 
-def open_file(path: Path | str, *, inside: str | None = None, threads: int | None = None, device: str = "cpu") -> Runner:
+def open_file(
+    path: Path | str, *, inside: str | None = None, threads: int | None = None, device: str = "cpu"
+) -> Runner:
     """Open a file by its suffix: .onnx, .xml or .pt2.
 
     Args:
@@ -79,7 +81,7 @@ class OnnxRunner:
             options.intra_op_num_threads = threads
         if device.startswith("cuda") and "CUDAExecutionProvider" not in runtime.get_available_providers():
             raise UserError(
-                f"device={device}: this onnxruntime computes on the CPU only; install onnxruntime-gpu, or give device=cpu"
+                f"device={device}: this onnxruntime has the CPU only; install onnxruntime-gpu, or give device=cpu"
             )
         number = int(device.partition(":")[2] or 0)
         cuda = [("CUDAExecutionProvider", {"device_id": number})] if device.startswith("cuda") else []
@@ -115,7 +117,7 @@ class OpenVinoRunner:
             raise _unreadable(path, error) from error
         self.input_names = [each.any_name for each in self.compiled.inputs]
         information = model.get_rt_info(["detr"]).value if model.has_rt_info(["detr"]) else {}
-        self.metadata = _parsed({key: value.value for key, value in information.items()})
+        self.metadata = _parsed(information)
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         found = self.compiled({name: inputs[name] for name in self.input_names})

@@ -25,8 +25,8 @@ from detr.structures import Predictions
 Size = tuple[int, int]  # (height, width)
 
 PHOTO: Size = (480, 640)  # whose size after preprocessing is the largest that is tried
-SCALES = (1.0, 0.6, 0.35)  # of that size; the second is upright
-SMALLEST = 64  # side in pixels
+SCALES = (0.6, 0.35)  # of that size, for the others; the first of them is upright
+SMALLEST = 48  # side in pixels
 TIE = 1e-3  # logits of tokens that differ by less may be chosen in any order
 
 
@@ -87,10 +87,10 @@ def verify(source: Source, wish: Wish, runner: Runner) -> Differences:
 def _cases(source: Source) -> list[list[Size]]:
     """Sizes of the images of each batch: three shapes, one image and two."""
     height, width = output_size(source.transform, PHOTO) or PHOTO
-    large, upright, small = [
+    (width_upright, height_upright), small = (
         (max(SMALLEST, int(height * scale)) | 1, max(SMALLEST, int(width * scale)) | 1) for scale in SCALES
-    ]
-    upright = upright[::-1]
+    )
+    upright = (height_upright, width_upright)
     return [
         [(height, width)],
         [upright],
@@ -134,8 +134,8 @@ def _check_choice(source: Source, scores: Tensor, chosen: Tensor, shown: str) ->
     distinct = isinstance(source.model.queries, TwoStageQueries) and source.model.queries.distinct is not None
     if wrong > (chosen.numel() // 100 if distinct else 0):
         raise UserError(
-            f"the file does not answer as the model: {wrong} of {chosen.numel()} tokens are chosen otherwise, for images "
-            f"of {shown} pixels"
+            f"the file does not answer as the model: {wrong} of {chosen.numel()} tokens are chosen otherwise, "
+            f"for images of {shown} pixels"
         )
 
 
