@@ -37,7 +37,11 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
     Args:
         kind: of what `format` is the format.
     """
-    from annotated_types import Ge, Le  # takes longer than all other imports here together, and `--cfg` needs no types
+    from annotated_types import (
+        Ge,
+        Le,
+        Len,
+    )  # takes longer than all other imports here together, and `--cfg` needs no types
 
     return {
         "name": str | None,
@@ -53,6 +57,14 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "format": FORMATS[kind],
         "outputs": Literal["logits", "detections"],
         "precision": Literal["fp32", "fp16"],
+        "file": str | list[str],
+        "size": Annotated[list[Annotated[int, Ge(1)]], Len(2, 2)] | None,
+        "batch_sizes": Annotated[list[Annotated[int, Ge(1)]], Len(1)],
+        "device": str,
+        "repeats": Annotated[int, Ge(1)],
+        "warmup": Annotated[int, Ge(0)],
+        "threads": Annotated[int, Ge(1)] | None,
+        "json": str | None,
         "output": str | None,
         "split": Literal["train", "val", "test"],
         "source": str,
