@@ -139,16 +139,23 @@ def _steps(
 def _size(source: Source, size: tuple[int, int], device: torch.device) -> dict[str, Any]:
     """Parameters, and operations for one image."""
     every = list(source.model.parameters())
+    trainable = [each for each in every if each.requires_grad]
+    source.model.requires_grad_(False)  # else the counter asks views of parameters for gradients that they cannot have
     with FlopCounterMode(display=False) as counter:
         source.model(*_images(1, *size, device))
+    for each in trainable:
+        each.requires_grad_()
     counts = counter.get_flop_counts()
     inside: dict[str, int] = {}
     for attribute, part in PARTS.items():
-        inside[part] = inside.get(part, 0) + sum(counts.get(f"{type(source.model).__name__}.{attribute}", {}).values())
+        found = sum(counts.get(f"{type(source.model).__name__}.{attribute}", {}).values())
+        inside[part] = inside.get(part, 0) + found
+        if attribute == "box_head":  # which the decoder calls
+            inside["decoder"] -= found
     return {
         "parameters": {
             "all": sum(each.numel() for each in every),
-            "trainable": sum(each.numel() for each in every if each.requires_grad),
+            "trainable": sum(each.numel() for each in trainable),
         },
         "flops": {"total": counter.get_total_flops(), "convention": CONVENTION, "parts": inside},
     }

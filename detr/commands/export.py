@@ -14,7 +14,7 @@ Arguments are KEY=VALUE:
                       DETR: the paper's detectors only)
   outputs=logits      logits: of the last decoder layer, and boxes in [0, 1]; detections: scores, labels and boxes in
                       pixels of the original image, as an evaluation has them
-  precision=fp32      fp16: half the size
+  precision=fp32      fp16: weights in half precision, which is half the size; for onnx and openvino
   output=FILE         the file to write; by default beside the checkpoint
   any key of the training, as for evaluate.py
 """

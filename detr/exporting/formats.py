@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from detr.errors import UserError
@@ -30,13 +31,18 @@ def write(traced: Traced, metadata: Mapping[str, Any], layout: Format, path: Pat
     Raises:
         UserError: a library is missing, or the detector has something that the format has not.
     """
+    if layout == "torch_export" and traced.wish.precision == "fp16":
+        raise UserError("precision=fp16: format=torch_export has weights in fp32 only; use format=onnx or openvino")
     for name in LIBRARIES[layout]:
         library(name)
     if layout == "torch_export":
         program = trace(traced)
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
     elif layout == "onnx":
-        path.write_bytes(_onnx(traced, metadata).SerializeToString())
+        model = _onnx(traced, metadata)
+        if traced.wish.precision == "fp16":
+            _halve(model)
+        path.write_bytes(model.SerializeToString())
     else:
         _write_openvino(traced, metadata, path)
 
@@ -75,6 +81,22 @@ def _onnx(traced: Traced, metadata: Mapping[str, Any]) -> Any:
     for key, content in metadata.items():
         model.metadata_props.add(key=key, value=json.dumps(content))
     return model
+
+
+def _halve(model: Any) -> None:
+    """Keep matrices and filters of an ONNX model in fp16; runtimes make fp32 of them once, when they load it."""
+    onnx: Any = library("onnx")
+    casts = []
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.ndim < 2 or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            continue
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
+        casts.append(onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _write_openvino(traced: Traced, metadata: Mapping[str, Any], path: Path) -> None:

@@ -30,7 +30,7 @@ EXAMPLE = (2, 384, 352)  # images, height and width that it is traced with; thos
 
 @dataclass(frozen=True)
 class Wish:
-    """Holds what the file is to give, and how it computes."""
+    """Holds what the file is to give, and in which precision it has its weights."""
 
     outputs: Outputs = "logits"
     precision: Precision = "fp32"
@@ -41,7 +41,7 @@ class Traced(nn.Module):
 
     Args:
         source: the detector.
-        wish: which outputs; with fp16, the detector runs in the mixed precision of an evaluation in fp16.
+        wish: which outputs.
         chosen: give one output more, the tokens that became queries, where queries are proposals.
     """
 

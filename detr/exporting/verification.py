@@ -27,7 +27,7 @@ Size = tuple[int, int]  # (height, width)
 PHOTO: Size = (480, 640)  # whose size after preprocessing is the largest that is tried
 SCALES = (0.6, 0.35)  # of that size, for the others; the first of them is upright
 SMALLEST = 48  # side in pixels
-TIE = 1e-3  # logits of tokens that differ by less may be chosen in any order
+TIE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05}  # logits of tokens closer than that may come in any order
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def verify(source: Source, wish: Wish, runner: Runner) -> Differences:
             predictions = source.model(inputs["images"], inputs["padding"])
         shown = " and ".join(f"{height} × {width}" for height, width in sizes)
         for own in scores:
-            _check_choice(source, own, torch.from_numpy(found[CHOSEN]), shown)
+            _check_choice(source, own, torch.from_numpy(found[CHOSEN]), TIE[wish.precision], shown)
         differences = _compare(source, wish, predictions, inputs["original_sizes"], found)
         if not differences.within(limits):
             raise UserError(f"the file does not answer as the model: {differences}, for images of {shown} pixels")
@@ -122,14 +122,14 @@ def _forced(best: Any, own: Tensor, found: Arrays, notes: list[Tensor]) -> Tenso
     return torch.from_numpy(found[CHOSEN])
 
 
-def _check_choice(source: Source, scores: Tensor, chosen: Tensor, shown: str) -> None:
+def _check_choice(source: Source, scores: Tensor, chosen: Tensor, tie: float, shown: str) -> None:
     """Raise UserError unless the tokens chosen [B, Q] are the best by scores [B, T], in order, but for ties.
 
     Of boxes that repeat one another it hangs on the last digit which ones do.
     """
     count = chosen.shape[1]
     found, best = scores.gather(1, chosen), scores.topk(count, dim=1).values
-    wrong = (found < best[:, -1:] - TIE).sum() + (found[:, 1:] > found[:, :-1] + TIE).sum()
+    wrong = (found < best[:, -1:] - tie).sum() + (found[:, 1:] > found[:, :-1] + tie).sum()
     wrong += sum(count - len(each.unique()) for each in chosen)
     distinct = isinstance(source.model.queries, TwoStageQueries) and source.model.queries.distinct is not None
     if wrong > (chosen.numel() // 100 if distinct else 0):

@@ -14,6 +14,7 @@ from builders import CLASSES
 from command import only_error, run
 from timm.layers.padding import pad_same as timms
 
+from detr.benchmarking.benchmark import Setting, benchmark
 from detr.config.containers import Section
 from detr.errors import UserError
 from detr.exporting import export as exporting
@@ -157,6 +158,20 @@ def test_three_shapes_and_two_batch_sizes_are_tried() -> None:
     assert {len(sizes) for sizes in cases} == {1, 2}
     assert len({tuple(max(side) for side in zip(*sizes, strict=True)) for sizes in cases}) >= 3
     assert (96, 128) in [size for sizes in cases for size in sizes], "the size of a photo after preprocessing"
+
+
+def test_files_are_measured_beside_the_model(onnx_file: Path) -> None:
+    report = benchmark(
+        tiny_source(proposals=True),
+        [str(onnx_file)],
+        torch.device("cpu"),
+        Setting((64, 80), [1, 2], repeats=2, warmup=1),
+    )
+    rows = [(row["backend"], row["batch_size"]) for row in report["latency"]]
+    assert rows == [("PyTorch", 1), ("tiny.onnx", 1), ("PyTorch", 2), ("tiny.onnx", 2)]
+    alone = benchmark(None, [str(onnx_file)], torch.device("cpu"), Setting(repeats=1, warmup=0))
+    assert alone["image"] == [480, 640]
+    assert "parts" not in alone
 
 
 def test_openvino_answers_as_the_model(tmp_path: Path) -> None:
