@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+_interpolate = F.interpolate
+
 
 @contextlib.contextmanager
 def symbolic_sizes() -> Iterator[None]:
@@ -26,6 +28,7 @@ def symbolic_sizes() -> Iterator[None]:
             if f"timm.layers.{module}" in sys.modules:
                 stack.enter_context(mock.patch(f"timm.layers.{module}.pad_same", pad_same))
         stack.enter_context(mock.patch("detr.models.two_stage.batched_nms", batched_nms))
+        stack.enter_context(mock.patch("torch.nn.functional.interpolate", interpolate))
         yield
 
 
@@ -43,6 +46,22 @@ def pad_same(
         padded = F.pad(x, margin, value=value)
         start = reach - 1 - torch.sym_max(length - side, 0) // 2
         x = padded.index_select(axis, torch.arange(length, device=x.device) + start)
+    return x
+
+
+def interpolate(x: Tensor, size: Sequence[int], mode: str, **options: Any) -> Tensor:
+    """Resize [B, C, h, w] by the nearest pixel, with the rounding of PyTorch's CPU kernels; other modes as they are.
+
+    Other libraries divide where PyTorch multiplies. Where a pixel is exactly between two that are padding and not, the
+    last digit decides.
+    """
+    if mode != "nearest":
+        return _interpolate(x, size=size, mode=mode, **options)
+    for axis, target in enumerate(size, start=2):
+        side: Any = x.shape[axis]
+        given, wanted = (torch.ones((), device=x.device) * each for each in (side, target))
+        places = (torch.arange(target, device=x.device, dtype=torch.float32) * (given / wanted)).long()
+        x = x.index_select(axis, places.clamp(max=side - 1))
     return x
 
 

@@ -27,6 +27,7 @@ Size = tuple[int, int]  # (height, width)
 PHOTO: Size = (480, 640)  # whose size after preprocessing is the largest that is tried
 SCALES = (0.6, 0.35)  # of that size, for the others; the first of them is upright
 SMALLEST = 48  # side in pixels
+CORNERS: list[Size] = [(120, 180), (180, 120)]  # padding begins where pixels of levels do: rounding decides
 TIE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05}  # logits of tokens closer than that may come in any order
 
 
@@ -97,6 +98,7 @@ def _cases(source: Source) -> list[list[Size]]:
         [upright, (upright[0] * 4 // 5, upright[1] * 2 // 3)],
         [small],
         [(small[0] * 3 // 4, small[1]), small],
+        CORNERS,
     ]
 
 

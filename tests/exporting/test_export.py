@@ -23,7 +23,7 @@ from detr.exporting.formats import SUFFIXES
 from detr.exporting.program import CHOSEN, Wish
 from detr.exporting.running import open_file
 from detr.exporting.source import Source
-from detr.exporting.symbolic import pad_same
+from detr.exporting.symbolic import interpolate, pad_same
 from detr.exporting.verification import Differences, _cases, _matched, verify
 from detr.models.anchor import AnchorDecoder
 from detr.models.backbone import ResNet
@@ -198,6 +198,17 @@ def test_same_padding_is_timms(side: int, kernel: int, stride: int) -> None:
         for pad in (pad_same, timms)
     )
     assert torch.equal(ours, theirs)
+
+
+def test_the_nearest_pixel_is_pytorchs() -> None:
+    """Also where the exact place is an integer, which division and multiplication round differently."""
+    for side in range(6, 200, 7):
+        x = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
+        for target in range(3, 60):
+            wanted = torch.nn.functional.interpolate(x, size=(target, side), mode="nearest")
+            assert torch.equal(interpolate(x, size=(target, side), mode="nearest"), wanted)
+            wanted = torch.nn.functional.interpolate(x, size=(side, target), mode="nearest")
+            assert torch.equal(interpolate(x, size=(side, target), mode="nearest"), wanted)
 
 
 @pytest.mark.parametrize(("layout", "library"), [("onnx", "onnxscript"), ("openvino", "openvino")])
