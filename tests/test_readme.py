@@ -84,7 +84,11 @@ def test_a_monitor_is_understood(command: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "command",
-    [each for each in COMMANDS if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict|show)", each)],
+    [
+        each
+        for each in COMMANDS
+        if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict|show|benchmark)", each)
+    ],
 )
 def test_an_evaluation_or_export_composes(command: str) -> None:
     words = shlex.split(command)

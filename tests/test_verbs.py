@@ -26,7 +26,7 @@ def test_help_lists_every_verb(arguments: list[str], tmp_path: Path) -> None:
     [
         (["exprt"], ["exprt", "did you mean export?"]),
         (["fly"], ["fly", "export"]),
-        (["export"], ["checkpoint"]),
+        (["export"], ["format"]),
         (["export", "chekpoint=best.pt", "format=official"], ["did you mean checkpoint?"]),
         (["export", "checkpoint=best.pt", "format=oficial"], ["official", "oficial"]),
         (["export", "checkpoint=best.pt", "format=official"], ["no checkpoint at best.pt"]),

@@ -59,7 +59,7 @@ def clocked(model: DETR, clock: Clock) -> Iterator[None]:
     """Have a clock follow the parts of a detector."""
     hooks = []
     for module, part in _modules(model):
-        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: clock.enter(part)))  # type: ignore[misc]
+        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: clock.enter(part)))
         hooks.append(module.register_forward_hook(lambda *_: clock.leave()))
     try:
         yield

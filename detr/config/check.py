@@ -60,7 +60,6 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "file": str | list[str],
         "size": Annotated[list[Annotated[int, Ge(1)]], Len(2, 2)] | None,
         "batch_sizes": Annotated[list[Annotated[int, Ge(1)]], Len(1)],
-        "device": str,
         "repeats": Annotated[int, Ge(1)],
         "warmup": Annotated[int, Ge(0)],
         "threads": Annotated[int, Ge(1)] | None,

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnxscript import INT64
-from onnxscript import opset20 as op
+from onnxscript import INT64, opset20
+
+op: Any = opset20  # whose types are for graphs as they are run, not as they are written
 
 
 def sort_stable(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:

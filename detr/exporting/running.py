@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -146,7 +146,7 @@ class TorchRunner:
         return {name: value.numpy() for name, value in zip(self.output_names, found, strict=True)}
 
 
-RUNNERS = {".onnx": OnnxRunner, ".xml": OpenVinoRunner, ".pt2": TorchRunner}
+RUNNERS: dict[str, Callable[..., Runner]] = {".onnx": OnnxRunner, ".xml": OpenVinoRunner, ".pt2": TorchRunner}
 
 
 def _with_output(path: Path, name: str) -> bytes:

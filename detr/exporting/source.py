@@ -19,8 +19,9 @@ from detr.config.containers import Section
 from detr.data.coco_categories import PANOPTIC_CLASSES, THINGS, coco_classes
 from detr.environment import seed_torch
 from detr.errors import UserError
+from detr.inference.detector import classes_of
+from detr.inference.recipes import config_of
 from detr.models.detr import DETR
-from detr.run import config_of
 from detr.structures import Classes
 from detr.weights.sources import Weights, load, load_strictly
 
@@ -63,7 +64,7 @@ def find(checkpoint: str | None, overrides: Sequence[str], folders: Sequence[str
         values, _ = check(config_of(weights, overrides, folders))
     except MissingModuleError as error:
         raise error.lay_in({} if weights.checkpoint is None else weights.checkpoint.recipe.modules) from error
-    classes = weights.classes or _numbered(weights, values)
+    classes = classes_of(weights)
     with own_parts_blamed(values):
         model = build_model(values, classes, pretrained=False)
     load_strictly(model, weights)
@@ -93,9 +94,3 @@ def _fill(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not parameter.any():
             parameter.normal_(std=SPREAD)
-
-
-def _numbered(weights: Weights, values: Section) -> Classes:
-    """Classes without names, for weights that do not tell what their logits mean."""
-    count = weights.num_logits - (values["loss"]["classification"] == "softmax")
-    return Classes.contiguous({index: f"class {index}" for index in range(count)})

@@ -165,8 +165,8 @@ def _compare(
             difference = difference.largest(each)
     if predictions.masks is None:
         return difference
-    for index, row in enumerate(rows):
-        mine = predictions.masks(torch.full_like(row, index), row).sigmoid()
+    for index, queries in enumerate(rows):
+        mine = predictions.masks(torch.full_like(queries, index), queries).sigmoid()
         masks = _largest(torch.from_numpy(found["masks"][index]).sigmoid() - mine)
         difference = difference.largest(Differences(0.0, 0.0, masks))
     return difference
