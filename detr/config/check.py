@@ -37,11 +37,8 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
     Args:
         kind: of what `format` is the format.
     """
-    from annotated_types import (
-        Ge,
-        Le,
-        Len,
-    )  # takes longer than all other imports here together, and `--cfg` needs no types
+    # Takes longer than all other imports here together, and `--cfg` needs no types.
+    from annotated_types import Ge, Le, Len
 
     return {
         "name": str | None,
