@@ -21,16 +21,16 @@ class Timing:
 
     median: float  # seconds
     p90: float  # seconds: nine of ten calls are faster
-    memory: int | None  # bytes at most during a call, beyond what lay there before; None: this machine does not tell
+    memory: int | None  # bytes at most in the first call, beyond what lay there before; None: the machine does not tell
 
 
 def in_turns(calls: Mapping[str, Call], device: torch.device, *, repeats: int, warmup: int) -> dict[str, Timing]:
-    """Call each `warmup` times for nothing, then `repeats` times one after the other in turns."""
+    """Call each once and `warmup` times for nothing, then `repeats` times one after the other in turns."""
     memory: dict[str, int | None] = {}
     for name, call in calls.items():
+        memory[name] = _peak(call, device)  # of the first: runtimes keep for the next ones what they have taken
         for _ in range(warmup):
             call()
-        memory[name] = _peak(call, device)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
