@@ -37,6 +37,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sweep"
 
 
+@pytest.mark.slow
 def test_a_real_sweep_is_compared(sweep: Path, tmp_path: Path) -> None:
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     done = compare(str(sweep), "--html", str(page), "--json", str(numbers))
@@ -57,12 +58,14 @@ def test_a_real_sweep_is_compared(sweep: Path, tmp_path: Path) -> None:
     assert page.read_text().count("data:image/jpeg") == 8 * 3
 
 
+@pytest.mark.slow
 def test_single_runs_are_compared_on_their_images(sweep: Path) -> None:
     done = compare(str(sweep / "0"), str(sweep / "1"))
     assert done.returncode == 0, done.stderr
     assert "on these validation images; this says nothing about other seeds" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_records_its_code(sweep: Path) -> None:
     facts = json.loads((sweep / "0" / "run.json").read_text())
     assert {"git", "hardware", "overrides", "choices"} <= facts.keys()

@@ -174,6 +174,7 @@ def test_files_are_measured_beside_the_model(onnx_file: Path) -> None:
     assert "parts" not in alone
 
 
+@pytest.mark.slow
 def test_openvino_answers_as_the_model(tmp_path: Path) -> None:
     path, differences = export(tiny_source(), "openvino", Wish("logits"), str(tmp_path / "tiny.xml"))
     assert differences.within(Differences(0.01, 1e-5))
@@ -183,6 +184,7 @@ def test_openvino_answers_as_the_model(tmp_path: Path) -> None:
     assert list(runner.metadata["outputs"]) == ["logits", "boxes"]
 
 
+@pytest.mark.slow
 def test_torch_export_answers_as_the_model(tmp_path: Path) -> None:
     path, differences = export(tiny_source(), "torch_export", Wish("detections"), str(tmp_path / "tiny.pt2"))
     assert differences.within(Differences(0.01, 1e-5))

@@ -87,6 +87,7 @@ def test_a_folder_with_another_run_is_refused(trace: str, tmp_path: Path) -> Non
         plan.add(Job(1, "b", ("seed=2",)), mend="")
 
 
+@pytest.mark.slow
 def test_a_restart_through_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(SCRIPT)
     command = [str(tmp_path / "own.py"), "-m", "hydra.sweep.dir=S", "hydra.sweep.subdir=lr_${optimizer.lr}"]

@@ -115,6 +115,7 @@ def only_run(job: Path) -> RecordedRun:
     return read_run(directory)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_several_checkpoints_is_a_sweep_with_runs_of_its_own(
     swept: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ def test_what_changes_over_time_goes_on_where_it_was(place: Path) -> None:
     assert any(not torch.equal(whole[name], other[name]) for name in whole)
 
 
-@pytest.mark.parametrize(("at", "step", "ended"), [("step", 3, 3), ("epoch", 4, 6)])
+@pytest.mark.parametrize(("at", "step", "ended"), [("step", 3, 3), pytest.param("epoch", 4, 6, marks=pytest.mark.slow)])
 def test_a_callback_ends_the_run_with_an_evaluation(place: Path, at: str, step: int, ended: int) -> None:
     """Five steps an epoch. At the end of one that was not evaluated a further step leads to an evaluation."""
     words = ["+callbacks.stop._target_=hooks.StopInStep", f"+callbacks.stop.step={step}", f"+callbacks.stop.at={at}"]

@@ -26,6 +26,7 @@ def train(home: Path, *words: str) -> Any:
     return run("-m", "detr", "train", *WORDS, *words, "hydra.run.dir=run", cwd=home)
 
 
+@pytest.mark.slow
 def test_overfit_learns_one_batch_and_says_so(tmp_path: Path) -> None:
     done = train(tmp_path, "debug=overfit", "trainer.max_steps=25", "optimizer.lr=3e-3")
     assert done.returncode == 0, done.stderr
@@ -48,6 +49,7 @@ def test_half_the_loss_is_the_limit(last: float, words: str, caplog: pytest.LogC
     assert words in caplog.text
 
 
+@pytest.mark.slow
 def test_profile_writes_a_table_by_part_and_a_trace(tmp_path: Path) -> None:
     done = train(tmp_path, "debug=profile")
     assert done.returncode == 0, done.stderr

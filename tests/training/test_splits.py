@@ -62,6 +62,7 @@ def test_a_part_of_train_is_validation_in_every_command(home: Path) -> None:
     assert (home / "held" / "held_out.txt").read_text().split() == held
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_checkpoint_is_the_result(home: Path) -> None:
     words = [*WORDS, "dataset.val=null", "hydra.run.dir=alone"]
     done = run("-m", "detr", "train", *words, "trainer.max_epochs=2", "trainer.patience=1", cwd=home)
