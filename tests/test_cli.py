@@ -64,7 +64,7 @@ def test_typo_in_one_line(arguments: str, expected: str) -> None:
             ["python evaluate.py checkpoint=", "split=val", "logger: none"],
         ),
         ("-m detr train", "Train a detector", ["detr train -m loss=detr,focal", "  loss: detr, focal, varifocal"]),
-        ("-m detr export", "Write a checkpoint", ["format=official"]),
+        ("-m detr export", "Write a detector", ["format=official"]),
         ("-m detr compare", "usage: detr compare", ["detr compare outputs/sweep/DATE", "--split", "ENTITY/PROJECT/ID"]),
         ("-m detr options", "List what can be", ["detr options transformer=deformable"]),
         ("-m detr repeat", "Train a run again", ["detr repeat outputs/train/DATE"]),

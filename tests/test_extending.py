@@ -100,15 +100,18 @@ def test_the_code_is_as_the_projects(folder: Path) -> None:
         assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.slow
 def test_every_command_succeeds(done: list[Done]) -> None:
     assert len(done) == 6
     assert [(each.words, each.process.stderr) for each in done if each.process.returncode] == []
 
 
+@pytest.mark.slow
 def test_the_readers_tests_pass(done: list[Done]) -> None:
     assert "1 passed" in command(done, "pytest", "tests").process.stdout
 
 
+@pytest.mark.slow
 def test_all_parts_train_together(done: list[Done]) -> None:
     trained = command(done, "train", "experiment=ours")
     row = trained.row()
@@ -122,6 +125,7 @@ def test_all_parts_train_together(done: list[Done]) -> None:
     } - {"mylab.lines.CsvSplits"}
 
 
+@pytest.mark.slow
 def test_the_logger_writes_what_the_row_is_the_mean_of(done: list[Done]) -> None:
     trained = command(done, "train", "experiment=ours")
     head, *steps = (line.split(",") for line in (trained.folder / "steps.csv").read_text().splitlines())
@@ -131,6 +135,7 @@ def test_the_logger_writes_what_the_row_is_the_mean_of(done: list[Done]) -> None
         assert sum(float(each[column]) for each in steps) / 2 == pytest.approx(trained.row()[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_run_is_whole(done: list[Done]) -> None:
     """What own parts learn or keep is in the checkpoint, and the waves of positions are those of this run."""
     trained = command(done, "train", "experiment=ours")
@@ -140,6 +145,7 @@ def test_what_is_kept_of_a_run_is_whole(done: list[Done]) -> None:
     assert any(name.endswith("position_embedding.waves") for name in names)
 
 
+@pytest.mark.slow
 def test_the_sweep_tries_both_decoders(done: list[Done]) -> None:
     (sweep,) = (each for each in done if "decoders" in each.words)
     rows = [read_rows(sweep.folder / str(job) / "metrics.jsonl")[-1] for job in range(2)]
@@ -209,6 +215,7 @@ def test_lines_are_evaluated_as_coco(splits: dict[Split, list[AnnotatedImages]])
     assert 0.2 < found[0]["AP"] < 0.9
 
 
+@pytest.mark.slow
 def test_the_checkpoint_evaluates_to_the_rows_numbers(done: list[Done]) -> None:
     trained, evaluated = command(done, "train", "experiment=ours"), command(done, "evaluate")
     metrics = json.loads((evaluated.folder / "metrics.json").read_text())
@@ -232,6 +239,7 @@ def test_lines_have_a_fingerprint_wherever_they_lie(
     assert lines.fingerprint().objects == coco.fingerprint().objects > 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_lines_only(done: list[Done], folder: Path) -> None:
     trained = command(done, "train", "dataset=lines")
     again = [*trained.words, *SHORT, f"hydra.run.dir={trained.folder}", "resume=auto"]

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import ROOT, run
@@ -27,7 +28,12 @@ def test_there_are_commands() -> None:
     assert {"make demo", "make test"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", TRAININGS)
+def quick_in_readme(commands: list[str]) -> list[Any]:
+    """Those of the README for every run, those of the docs for the slow tests."""
+    return [each if each in README else pytest.param(each, marks=pytest.mark.slow) for each in commands]
+
+
+@pytest.mark.parametrize("command", quick_in_readme(TRAININGS))
 def test_a_training_command_composes(command: str) -> None:
     words = shlex.split(command.partition("train.py")[2])
     flags = [word for word in words if word.startswith("-")]
@@ -84,11 +90,13 @@ def test_a_monitor_is_understood(command: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "command",
-    [
-        each
-        for each in COMMANDS
-        if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict|show|benchmark)", each)
-    ],
+    quick_in_readme(
+        [
+            each
+            for each in COMMANDS
+            if re.match(r"python evaluate\.py|detr (export|evaluate|convert|predict|show|benchmark)", each)
+        ]
+    ),
 )
 def test_an_evaluation_or_export_composes(command: str) -> None:
     words = shlex.split(command)

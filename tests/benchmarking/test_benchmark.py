@@ -96,6 +96,7 @@ def test_memory_of_a_call_is_its_own() -> None:
     assert timings["small"].memory < 50 * 2**20
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     small = ["experiment=quickstart", "transformer.d_model=32", "transformer.num_heads=4", "size=[64,64]", "repeats=1"]
     done = run("-m", "detr", "benchmark", *small, "--json", "numbers of it.json", cwd=tmp_path)

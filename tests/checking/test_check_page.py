@@ -44,6 +44,7 @@ def test_the_page_is_complete_in_itself_and_the_copy_can_be_used(tmp_path: Path)
     assert again.returncode == 0, again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_command_of_the_documents_composes(path: Path) -> None:
     commands = re.findall(r"^(detr check .*?)(?:#.*)?$", path.read_text(), re.MULTILINE)

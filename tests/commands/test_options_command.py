@@ -11,6 +11,7 @@ from detr.errors import UserError
 from detr.models.deformable import DeformableDecoder
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date() -> None:
     """After a change: detr options --markdown > docs/options.md"""
     assert page() == (ROOT / "docs" / "options.md").read_text(encoding="utf-8")

@@ -97,7 +97,16 @@ def overrides(choice: dict[str, str]) -> list[str]:
     return [*(f"{group}={option}" for group, option in choice.items()), *SMALL, *own]
 
 
-@pytest.mark.parametrize("choice", combinations(), ids=lambda choice: "-".join(choice.values()))
+QUICK = 24  # of the combinations; they come by how many new pairs they have
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param(choice, marks=[pytest.mark.slow] if number >= QUICK else [], id="-".join(choice.values()))
+        for number, choice in enumerate(combinations())
+    ],
+)
 def test_a_combination(choice: dict[str, str]) -> None:
     refusal = reason(choice)
     if refusal is None:

@@ -20,6 +20,7 @@ from detr.sweeping.space import combinations, corners, space_of
 
 SWEEPS = ROOT / "sweeps"
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+LARGE = {"ablations", "ingredients", "matcher_costs"}  # of many jobs
 WANDB_FILES = sorted((SWEEPS / "wandb").glob("*.yaml"))
 
 
@@ -47,7 +48,9 @@ def test_the_sweeps_are_there() -> None:
     assert len(WANDB_FILES) >= 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in NAMES]
+)
 def test_every_job_composes_and_fits(name: str) -> None:
     master = loaded(name)
     assert str(master.hydra.mode) == "RunMode.MULTIRUN", "no -m is needed"

@@ -140,6 +140,7 @@ def test_an_evaluation_of_several_checkpoints_is_a_sweep_with_runs_of_its_own(
         assert own.config["setting"] == training.config["setting"]
 
 
+@pytest.mark.slow
 def test_started_again_it_does_what_is_left(swept: tuple[Path, subprocess.CompletedProcess[str]], data: str) -> None:
     folder, _ = swept
     before = {number: (folder / str(number) / "train.log").read_text() for number in range(4)}

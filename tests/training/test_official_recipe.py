@@ -155,7 +155,8 @@ def steps_by_hand(model: DETR, steps: list[Batch]) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("mask_head", ["none", pytest.param("fpn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_head", ["none", "fpn"])
 def test_five_steps(mask_head: str, tmp_path: Path) -> None:
     small = ["backbone.weights=null", "transformer.dropout=0", "logger=none", "trainer.device=cpu"]
     plain = resolved(compose(["experiment=detr_r50_coco", f"mask_head={mask_head}", *small]))
