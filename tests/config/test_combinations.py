@@ -140,6 +140,7 @@ def take_a_step(words: list[str]) -> None:
     assert sum(moved) > len(moved) / 2  # behind a layer that starts at zero there is none in the first step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_any_encoder_before_any_decoder(encoder: str, decoder: str) -> None:

@@ -93,6 +93,7 @@ SWEEPS = {
     "debugging": [*QUICKSTART, "debug=none,overfit,profile,nan"],
     "surroundings": [*QUICKSTART, "logger=wandb", "paths=default", "dataloader=default", "trainer=default"],
 }
+QUICK = {"panoptic", "surroundings"}
 ELSEWHERE = {
     "hydra/job_logging=run",  # every run has it
     "hydra/sweeper=optuna",
@@ -171,7 +172,10 @@ def test_every_large_option_fits(words: list[str]) -> None:
     check_model(resolved(config))
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("panoptic", "surroundings") else [pytest.mark.slow]) for name in SWEEPS],
+)
 def test_every_surrounding_trains(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     data = tmp_path_factory.getbasetemp() / "few_shapes"  # one for all sweeps of this process
     given = {word.partition("=")[0] for word in SWEEPS[name]}

@@ -352,6 +352,7 @@ def test_a_wrong_part_is_told_in_one_line(place: Path, name: str) -> None:
         assert "parts.py" in line
 
 
+@pytest.mark.slow
 def test_the_traceback_is_in_the_log_and_shown_when_asked_for(place: Path) -> None:
     words = [*TINY, "trainer.max_steps=2", "dataset.root=shapes", f"{TERM}.Broken"]
     only_error(run("-m", "detr", "train", *words, "hydra.run.dir=logged", cwd=place))

@@ -75,6 +75,7 @@ def test_a_header_says_command_cost_and_purpose(name: str) -> None:
     assert any("Cost: " in line for line in header)
 
 
+@pytest.mark.slow
 def test_every_ablation_takes_part_and_changes_something() -> None:
     master = loaded("ablations")
     (override,) = spaces(master)

@@ -126,6 +126,7 @@ def test_killed_at_ten_random_moments(whole: Whole, data: str, tmp_path: Path, p
     assert_same_run(folder, whole(processes))
 
 
+@pytest.mark.slow
 @ALONE_AND_TOGETHER
 def test_asked_to_stop(whole: Whole, data: str, tmp_path: Path, processes: int) -> None:
     """The step under way is finished and kept, Slurm is asked to start the job again, and nothing is done twice."""

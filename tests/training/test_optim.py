@@ -265,7 +265,9 @@ def test_muon_is_torchs_for_hidden_matrices_and_adamw_for_the_rest() -> None:
     assert [group["name"] for group in mine.param_groups] == ["default", "default.muon", "backbone"]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(each, marks=[] if "muon" in each else [pytest.mark.slow]) for each in ALGORITHMS]
+)
 def test_a_resumed_optimizer_goes_on_bit_for_bit(algorithm: str, tmp_path: Path) -> None:
     """Also a copy of it, and a copy whose rates are set leaves the first alone."""
     model = tiny_detr()

@@ -60,7 +60,7 @@ def their_outputs(model: nn.Module, ours: DETR) -> list[Tensor]:
     ("name", "timm"),
     [
         ("detr_r50", True),
-        ("detr_r50_panoptic", False),
+        pytest.param("detr_r50_panoptic", False, marks=pytest.mark.slow),
         *(pytest.param(name, True, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "detr_r50"),
         pytest.param("detr_r50", False, marks=pytest.mark.slow),
     ],

@@ -92,6 +92,7 @@ def test_an_official_file_is_evaluated_and_exported(small: Path, coco: Path, tmp
     assert json.loads((tmp_path / "again" / "predictions.json").read_text()) == predictions
 
 
+@pytest.mark.slow
 def test_a_zoo_name_knows_its_experiment_and_dc5_its_batch_size(coco: Path, tmp_path: Path) -> None:
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
@@ -129,6 +130,7 @@ def panoptic(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_an_official_panoptic_file_is_evaluated(panoptic: Path, tmp_path: Path) -> None:
     """Its 250 classes are known, so that nothing but the validation split is needed."""
     architecture = Architecture(width=64, feed_forward=48, layers=1, queries=7, classes=250, masks=True)
@@ -179,6 +181,7 @@ def test_an_export_of_a_training_and_what_has_no_official_layout(tmp_path: Path)
     assert not (tmp_path / "quickstart" / "checkpoints" / "last_official.pth").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_other_classes_from_official_weights(small: Path, tmp_path: Path) -> None:
     """The report names what is carried over, and the record of the run has it."""
     root = tmp_path / "data"
