@@ -14,15 +14,14 @@ from detr.config import Config
 from detr.data.converting.folder import distinct_names
 from detr.environment import hardware, revision
 from detr.errors import UserError
-from detr.files import write_with
+from detr.files import write_json, write_with
 from detr.inference.detector import Detector
 from detr.inference.found import Found
 from detr.inference.sources import Stream, found_in, read_ahead
 from detr.inference.video import opened
 from detr.inference.writing import Format, Output
 from detr.tracking.console import Bar, Console
-from detr.tracking.record import RunRecord
-from detr.tracking.run_folder import RunFolder
+from detr.tracking.record import RUN, RunRecord
 from detr.weights.checkpoint import identity
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def predict(config: Config) -> bool:
         UserError: a mistake in the command line, the source or the weights.
     """
     values = config.values
-    folder = RunFolder(config.directory)
+    folder = config.directory
     given = values["format"]
     formats: Sequence[Format] = given if isinstance(given, list) else [given]
     source = found_in(values["source"])
@@ -47,7 +46,7 @@ def predict(config: Config) -> bool:
     options = options_of(values)
     detector([], **options)  # a mistake in them is told before anything is read
     names = None if isinstance(source, Stream) else distinct_names(map(str, source))
-    output = Output(folder.path, formats, detector.classes, names)
+    output = Output(folder, formats, detector.classes, names)
     started, console = time.monotonic(), Console()
     if isinstance(source, Stream):
         failed = watch(source, detector, options, output, console)
@@ -66,8 +65,8 @@ def predict(config: Config) -> bool:
         images=count,
         checkpoint=identity(values["checkpoint"], None),
     )
-    folder.describe(record)
-    console.places({"written to": folder.path})
+    write_json(folder / RUN, record.to_dict(), indent=2)
+    console.places({"written to": folder})
     return not failed
 
 
