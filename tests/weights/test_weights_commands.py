@@ -162,7 +162,8 @@ def test_an_export_of_a_training_and_what_has_no_official_layout(tmp_path: Path)
     checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
     before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
     assert export(f"checkpoint={checkpoint}", "format=official").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == sorted([*before, "last_official.md", "last_official.pth"])
+    after = sorted(path.name for path in (tmp_path / "run").rglob("*"))
+    assert after == sorted([*before, "last_official.md", "last_official.pth"])
     content = torch.load(checkpoint.with_name("last_official.pth"), weights_only=True)
     assert content.keys() == {"model"}
     assert tuple(content["model"]["class_embed.weight"].shape) == (6, 32)
