@@ -6,13 +6,14 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from detr import distributed
-from detr.analysing.report import report
 from detr.assembly import assemble, assemble_evaluation, check_model
 from detr.config import Config, build, check
 from detr.config.blame import own_parts_blamed
@@ -22,10 +23,7 @@ from detr.environment import hardware, revision
 from detr.errors import Interrupted, UserError, in_words
 from detr.evaluation.metrics import Evaluation
 from detr.evaluation.resampling import intervals
-from detr.inference.detector import Detector
 from detr.inference.recipes import config_of
-from detr.inference.tiled_evaluation import TiledEvaluator
-from detr.inference.tiles import Tiling
 from detr.texts import pasted
 from detr.tracking.code import code_of
 from detr.tracking.console import Console
@@ -116,7 +114,7 @@ def fit(trainer: Trainer, record: RunRecord) -> None:
         keep_end(trainer, replace(record, ended=ended), status="running")
         raise
     except Exception as error:
-        keep_end(trainer, record, status="failed", error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        keep_end(trainer, record, status="failed", error=f"{type(error).__name__}: {in_words(error)}")
         raise
     log.info(trainer.ended)
     keep_end(trainer, replace(record, ended=trainer.ended, intervals=over_images(trainer)), status="finished")
@@ -137,14 +135,18 @@ def over_images(trainer: Trainer) -> dict[str, tuple[float, float]] | None:
     """Return the intervals of the best epoch's metrics over images, for the first process to keep."""
     if trainer.validation is None or trainer.progress.best is None or not distributed.is_main():
         return None
-    return resampled(trainer.validation.loader.dataset, trainer.folder)
-
-
-def resampled(images: ImageSet, folder: RunFolder) -> dict[str, tuple[float, float]] | None:
-    """Return the intervals over images of what predictions.json of a run holds; None, and a warning, where it fails."""
     try:
-        predictions = json.loads((folder.path / "predictions.json").read_bytes())
-        return intervals(images.ground_truth(), predictions)
+        found = json.loads((trainer.folder.path / "predictions.json").read_bytes())  # of the best epoch
+    except (OSError, ValueError) as error:
+        log.warning("there are no intervals over images: %s", in_words(error))
+        return None
+    return resampled(trainer.validation.loader.dataset, found)
+
+
+def resampled(images: ImageSet, found: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]] | None:
+    """Return the intervals over images of the metrics of what was found; None, and a warning, where there are none."""
+    try:
+        return intervals(images.ground_truth(), found)
     except Exception as error:  # a data set of the user's may have a ground truth of its own kind
         log.warning("there are no intervals over images: %s", in_words(error))
         return None
@@ -180,9 +182,10 @@ def evaluate(config: Config) -> None:
         model, validation = assemble_evaluation(values, weights, split)
         dataset = validation.loader.dataset
         if config.values["tiles"] is not None:
-            tiling = Tiling(config.values["tiles"], config.values["overlap"])
-            detector = Detector(model, dataset.classes, values)
-            validation.evaluator = TiledEvaluator(validation.evaluator, detector, tiling)
+            from detr.inference.tiled_evaluation import tiled  # here, as a training needs nothing of it
+
+            size, overlap = config.values["tiles"], config.values["overlap"]
+            validation.evaluator = tiled(validation.evaluator, model, dataset.classes, values, size, overlap)
         if config.values["report"] and not dataset.annotated:
             raise UserError(f"report=true, but the {split} split has no annotations to compare with; leave it out")
         started = time.monotonic()
@@ -205,13 +208,16 @@ def evaluate(config: Config) -> None:
     )
     folder.keep_config(config.hydra | {"evaluated.yaml": yaml.safe_dump(stored, sort_keys=False)})
     code.keep(folder.path)
-    folder.describe(record)
     shown = console if config.sweep is None else Console(quiet=True)  # a sweep has a table of all
     write_evaluation(outcome, folder, shown, checkpoint, split)
     if config.values["report"]:
+        from detr.analysing.report import report  # here, as a training needs nothing of it
+
         report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
     if outcome.evaluation is not None:
-        folder.describe(replace(record, intervals=resampled(dataset, folder)))
+        record = replace(record, intervals=resampled(dataset, outcome.results))
+    folder.describe(record)
+    if outcome.evaluation is not None:
         tell_training(outcome.evaluation, folder, record)
         with build(config.values["logger"]) as logger:
             logger.start(directory=folder.path, config=stored, run_name=values["name"], record=record, job_type="eval")

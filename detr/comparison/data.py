@@ -13,7 +13,7 @@ from typing import Any
 from detr.comparison.evaluations import VALIDATION
 from detr.comparison.reading import Run
 from detr.config.recorded import recorded
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ class SplitData:
         except UserError:
             raise
         except Exception as error:  # whatever a class of the user's raises
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{section.get('_target_')} cannot be built here ({reason})") from error
+            raise UserError(f"{section.get('_target_')} cannot be built here ({in_words(error)})") from error
         if self.fingerprint not in (None, fingerprint):
             raise UserError(f"the images or annotations of {self} have changed since")
         return Truth(truth, files)

@@ -11,7 +11,7 @@ from typing import Any
 from detr.comparison.evaluations import VALIDATION, Evaluated
 from detr.comparison.reading import Run
 from detr.config.recorded import Recorded
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 from detr.tracking.rows import Row
 from detr.tracking.status import RunStatus, State
 
@@ -50,7 +50,7 @@ def read_online(path: str, split: str = VALIDATION) -> Run:
     except UserError:
         raise
     except Exception as error:  # of the network, of wandb, of the account
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = in_words(error).rstrip(".")
         raise UserError(f"{PREFIX}{where} cannot be read: {reason}; compare the folders of the runs instead") from error
 
 

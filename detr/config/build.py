@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from detr.config.annotations import parameters
 from detr.config.kinds import expect, expect_inside
 from detr.config.suggest import closest
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 
 DIRECTIVES = {
     "_target_",
@@ -75,7 +75,7 @@ class Factory:
         try:
             part = self.constructor(*arguments, **facts)
         except _REFUSALS as error:
-            message = " ".join(str(error).split())
+            message = in_words(error)
             raise UserError(f"{self.key}: {message}" if self.key else message) from error
         expect(part, self.kind, self.key)
         return part

@@ -29,6 +29,7 @@ _UPRIGHT = {
 _EXCHANGING = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))  # height and width
 # Pillow's own limit is for servers, which open what strangers send. A data set is its user's, who wants it read.
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of every file anew, without its name
 LARGE = 50_000_000  # pixels, from which on it is asked whether there is memory for them
 BYTES = 8  # of memory a pixel: Pillow holds RGB in 4, and as stored and converted at once
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -100,16 +101,14 @@ def free_memory() -> int | None:
 
 @contextmanager
 def opened(path: str) -> Iterator[Image.Image]:
-    """Open an image file, of which only the head is read; Pillow's warnings, of every file anew, are not shown.
+    """Open an image file, of which only the head is read.
 
     Raises:
         UserError: whatever is wrong with it, also while it is read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as stored:
-                yield stored
+        with Image.open(path) as stored:
+            yield stored
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such image file; check dataset.*.images and the file_name in the annotations"

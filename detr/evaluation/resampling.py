@@ -7,7 +7,7 @@ drawn images are repeated under ids of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def draw(images: int, resamples: int, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
 
 
-def intervals(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+def intervals(truth: dict[str, Any], results: Iterable[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Return where AP, AP50 and AP75 lie in 95 % of resamples of the images: metric → (low, high).
 
     Arguments as for `match`. Without an object there is nothing to measure, and nothing comes back.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 from detr.exporting.program import CHOSEN, Traced, quiet, trace
 from detr.exporting.running import METADATA, library
 
@@ -29,7 +29,7 @@ def write(traced: Traced, metadata: Mapping[str, Any], layout: Format, path: Pat
     """Write a detector to `path`, and to further files of the same stem where a format has them.
 
     Raises:
-        UserError: a library is missing, or the detector has something that the format has not.
+        UserError: a library is not installed, or the format does not have an operation of the detector.
     """
     if layout == "torch_export" and traced.wish.precision == "fp16":
         raise UserError("precision=fp16: format=torch_export has weights in fp32 only; use format=onnx or openvino")
@@ -107,7 +107,7 @@ def _write_openvino(traced: Traced, metadata: Mapping[str, Any], path: Path) -> 
     try:
         model = openvino.convert_model(between)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_words(error)[:300]
         raise UserError(f"this detector cannot be written for OpenVINO: {reason}") from error
     finally:
         between.unlink()

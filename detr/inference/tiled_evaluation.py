@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detr.config.containers import Section
 from detr.data.images import read_image
 from detr.errors import UserError
 from detr.evaluation.coco import CocoEvaluator
@@ -13,7 +14,27 @@ from detr.evaluation.results import Results
 from detr.inference.choice import Choice
 from detr.inference.detector import Detector
 from detr.inference.tiles import Tiling
-from detr.structures import Batch, Classification, Predictions
+from detr.models.detr import DETR
+from detr.structures import Batch, Classes, Classification, Predictions
+
+
+def tiled(
+    evaluator: Evaluator, model: DETR, classes: Classes, values: Section, size: int, overlap: float
+) -> TiledEvaluator:
+    """Return an evaluator that also looks at tiles.
+
+    Args:
+        evaluator: of boxes.
+        model: that is evaluated.
+        classes: of the model.
+        values: the config that it was built from.
+        size: side of the tiles in pixels.
+        overlap: of neighbouring tiles, as a part of their side.
+
+    Raises:
+        UserError: masks or segments are to be evaluated.
+    """
+    return TiledEvaluator(evaluator, Detector(model, classes, values), Tiling(size, overlap))
 
 
 class TiledEvaluator(Evaluator):

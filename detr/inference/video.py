@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from detr.errors import UserError
+from detr.errors import UserError, in_words
 from detr.inference.sources import Stream
 
 CODEC = "libx264"
@@ -102,8 +102,7 @@ def _told(place: str) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{place}: the video cannot be read or written ({reason})") from error
+        raise UserError(f"{place}: the video cannot be read or written ({in_words(error)})") from error
 
 
 def _even(picture: Image.Image) -> Image.Image:

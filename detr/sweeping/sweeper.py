@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from detr import distributed
 from detr.config.check import check
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, UserError, in_words
 from detr.files import locked
 from detr.sweeping.jobs import JobComposer
 from detr.sweeping.notes import Pruner, was_pruned
@@ -133,7 +133,7 @@ class _Sweeper(Sweeper):
             self.launcher.launch(overrides, initial_job_idx=jobs[0].number)
         except Exception as error:  # a launcher's own: a process that was killed, a node that went away
             log.exception("the launcher failed")
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = in_words(error)
         for job in jobs:
             if self.plan.status(job).status in ("waiting", "running"):
                 killed = f"ended without a message: {(reason or 'killed?')[:200]}"

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from detr.data.loader import TrainLoader
-from detr.errors import Interrupted
+from detr.errors import Interrupted, in_words
 from detr.evaluation.validation import Outcome
 from detr.tracking.record import RunRecord
 
@@ -120,7 +120,7 @@ class Logger(ABC):
                 complete = self.interrupt(error.number)
             self.finish(exit_code=0 if complete else 1)
         except Exception as problem:  # what was trained is on the disk, and what went wrong before counts more
-            log.warning("the logger did not end the run: %s", " ".join(str(problem).split()))
+            log.warning("the logger did not end the run: %s", in_words(problem))
         return complete
 
 

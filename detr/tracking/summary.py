@@ -10,6 +10,7 @@ import torch
 
 from detr.data.dataset import ImageSet
 from detr.drawing.segments import comparison
+from detr.errors import in_words
 from detr.evaluation.validation import Outcome
 from detr.files import write_json
 from detr.texts import pasted
@@ -67,8 +68,7 @@ def show_training(
         else:
             _show_training(console, best, folder, logger.place)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning("the training is finished, but its results could not all be shown: %s", reason)
+        log.warning("the training is finished, but its results could not all be shown: %s", in_words(error))
 
 
 def in_short(metrics: Mapping[str, float]) -> str:

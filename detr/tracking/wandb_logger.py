@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from detr.data.loader import TrainLoader
-from detr.errors import Interrupted, UserError
+from detr.errors import Interrupted, UserError, in_words
 from detr.evaluation.examples import first_seen
 from detr.evaluation.validation import Outcome
 from detr.tracking import wandb_artifacts, wandb_environment, wandb_media
@@ -293,7 +293,7 @@ class WandbLogger(Logger):
             if self._training is not None and path.name == wandb_artifacts.BEST and path.is_file():
                 self._use(wandb_artifacts.model(path, "model", self._training[0]))
         except Exception as error:  # of many kinds, and none is worth a training
-            log.warning("W&B does not keep what the run is made from: %s", _words(error))
+            log.warning("W&B does not keep what the run is made from: %s", in_words(error))
 
     def _use(self, artifact: Any) -> None:
         """Declare what the run takes in: one with the same content is the same version, whoever logs it."""
@@ -315,7 +315,7 @@ class WandbLogger(Logger):
             yield
         except OSError as error:
             if not self._lost:
-                log.warning("W&B hears no more of this run: %s", _words(error))
+                log.warning("W&B hears no more of this run: %s", in_words(error))
             self._lost = True
 
     def _log_tables(self, outcome: Outcome, epoch: int) -> None:
@@ -323,7 +323,7 @@ class WandbLogger(Logger):
             if outcome.evaluation is not None:
                 self._log({**wandb_media.tables_of(outcome, outcome.evaluation, self._images), "epoch": epoch})
         except Exception as error:  # an image that is gone, say
-            log.warning("W&B gets no tables of epoch %d: %s", epoch, _words(error))
+            log.warning("W&B gets no tables of epoch %d: %s", epoch, in_words(error))
 
     def _tell_training(self, run_id: str, identity: Identity) -> None:
         """Put the metrics of an evaluation into the summary of the training, which is taken up for it."""
@@ -335,19 +335,15 @@ class WandbLogger(Logger):
         try:
             return ended_by_wandb(self._run, number, self._parent)
         except Exception as error:  # a question that wandb has no public words for
-            log.warning("W&B does not say whether it ends the run: %s", _words(error))
+            log.warning("W&B does not say whether it ends the run: %s", in_words(error))
             return False
 
 
 def _one_line(error: Exception) -> str:
-    problem = f"Weights & Biases does not start: {_words(error).rstrip('.')}"
+    problem = f"Weights & Biases does not start: {in_words(error).rstrip('.')}"
     if re.search(r"Invalid project|Run ID|Sweep ID|[Tt]ag", problem):
         return f"{problem}; mend what logger or the environment (WANDB_…) says of it"
     return (
         f"{problem}; run `wandb login` or set WANDB_API_KEY, "
         "or work offline with logger.mode=offline (WANDB_MODE=offline), or without it: logger=none"
     )
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

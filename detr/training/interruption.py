@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from detr.errors import Interrupted
+from detr.errors import Interrupted, in_words
 
 log = logging.getLogger(__name__)
 
@@ -84,4 +84,4 @@ def requeue() -> None:
         log.info("Slurm will start job %s again", job)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        log.warning("job %s is not requeued: %s", job, " ".join(str(reason).split()))
+        log.warning("job %s is not requeued: %s", job, in_words(reason))
