@@ -24,8 +24,14 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--remote-debugging-pipe",
 ]
+
+
+def browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Open a page once, with its profile in a folder, for flags such as `--dump-dom`; stderr is its console."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", *flags]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=600, check=True)
 
 
 class Browser:
@@ -91,7 +97,16 @@ def browser(profile: Path) -> Iterator[Browser]:
     (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
     redirected = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = subprocess.Popen(
-        ["bash", "-c", redirected, "browser", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
+        [
+            "bash",
+            "-c",
+            redirected,
+            "browser",
+            str(CHROMIUM),
+            *FLAGS,
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ],
         pass_fds=(theirs_in, theirs_out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

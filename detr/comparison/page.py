@@ -37,6 +37,7 @@ def page(comparison: Comparison) -> str:
     epoch = f", each run's {'last' if comparison.last else 'best'} epoch" if comparison.split == VALIDATION else ""
     return fill(
         TEMPLATE,
+        scripts=True,
         title=escape(comparison.title),
         subtitle=f"On the {split_name(comparison.split)} split{epoch}; AP in points (× 100)",
         verdicts=_verdicts(comparison),

@@ -9,13 +9,25 @@ from string import Template
 
 from PIL import Image
 
-STYLE = Path(__file__).with_name("page.css")
+HEAD, STYLE = (Path(__file__).with_name(name) for name in ("head.html", "page.css"))
 
 
-def fill(template: Path, **parts: str) -> str:
-    """Return a page: a template whose `$style` is the common one, and whose other `$names` are given as HTML."""
-    style = STYLE.read_text(encoding="utf-8")
-    return Template(template.read_text(encoding="utf-8")).substitute(style=style, **parts)
+def fill(template: Path, *, title: str, scripts: bool = False, **parts: str) -> str:
+    """Return a page.
+
+    Args:
+        template: whose `$head` is the common one, up to its style, and whose other `$names` are given.
+        title: of the page, as HTML.
+        scripts: whether the page has any; else none would be run.
+        parts: as HTML.
+    """
+    policy = "; script-src 'unsafe-inline'" if scripts else ""
+    head = _filled(HEAD, title=title, style=STYLE.read_text(encoding="utf-8"), policy=policy).rstrip()
+    return _filled(template, head=head, title=title, **parts)
+
+
+def _filled(template: Path, **parts: str) -> str:
+    return Template(template.read_text(encoding="utf-8")).substitute(parts)
 
 
 def section(title: str, content: str) -> str:

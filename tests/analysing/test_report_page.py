@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from command import ROOT
 from PIL import Image
 from run_folders import expected_ap, write_data, write_run
 
 from detr.commands.analyse import analyse
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REAL = ROOT / "outputs" / "analysis"  # the run whose command stands under the picture
 SHOT = ROOT / "docs" / "images" / "analysis.jpg"
 PROBE = """<script>
@@ -30,15 +28,6 @@ addEventListener("load", () => {
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
 
 
-def browse(page: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM is not None
-    common = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-    command = [CHROMIUM, *common, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-    assert ":CONSOLE" not in done.stderr
-    return done
-
-
 def test_pictures_load_nothing_is_fetched_and_nothing_is_cut_off(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [expected_ap(8)], data=write_data(tmp_path / "data"), right=8)
     analyse(run)
@@ -46,6 +35,7 @@ def test_pictures_load_nothing_is_fetched_and_nothing_is_cut_off(tmp_path: Path)
     page = tmp_path / "probed.html"
     page.write_text(text.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'"))
     done = browse(page, tmp_path, "--dump-dom", "--window-size=1240,1600")
+    assert ":CONSOLE" not in done.stderr
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert probe is not None, done.stderr
     loaded, images, fetched, wide = probe[1].split("|")
@@ -58,7 +48,8 @@ def test_the_picture_in_the_docs(tmp_path: Path) -> None:
     analyse(REAL, output=str(tmp_path))
     page, shot = tmp_path / "analysis.html", tmp_path / "page.png"
     page.write_text(page.read_text().replace(str(REAL), "outputs/analysis"))  # where it lies says nothing
-    browse(page, tmp_path, f"--screenshot={shot}", "--window-size=1240,2560")
+    browsed = browse(page, tmp_path, f"--screenshot={shot}", "--window-size=1240,2560")
+    assert ":CONSOLE" not in browsed.stderr
     picture = Image.open(shot).convert("RGB")
     pixels = np.asarray(picture)
     assert pixels.shape == (2560, 1240, 3)

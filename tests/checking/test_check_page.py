@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import subprocess
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from command import BCCD, ROOT, run
 from PIL import Image
 from planted import sound
 
 from detr.checking.finding import KINDS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOT = ROOT / "docs" / "images" / "check.jpg"
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "checking.md", ROOT / "detr" / "commands" / "check.py"]
 
@@ -71,15 +69,7 @@ def test_the_picture_in_the_docs(tmp_path: Path) -> None:
     page = tmp_path / "check.html"
     page.write_text(page.read_text().replace(str(BCCD), "bccd"))  # where it lies says nothing
     shot = tmp_path / "page.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-    places = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", "--window-size=1240,3000"]
-    browsed = subprocess.run(
-        [CHROMIUM, *flags, *places, page.as_uri()],  # type: ignore[list-item]
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
+    browsed = browse(page, tmp_path, f"--screenshot={shot}", "--window-size=1240,3000")
     assert ":CONSOLE" not in browsed.stderr
     picture = Image.open(shot).convert("RGB")
     pixels = np.asarray(picture)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from command import ROOT
 from PIL import Image
 from run_folders import HIGHER, expected_ap, make_run, write_data
@@ -22,18 +21,6 @@ from detr.comparison.pictures import count_found, pictures
 from detr.drawing.axes import Scale, nice_step
 from detr.drawing.boxes import Boxes
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-]
 REAL = ROOT / "outputs" / "comparison"  # the runs of benchmarks/comparison.py
 SHOT = ROOT / "docs" / "images" / "comparison.png"
 
@@ -146,13 +133,6 @@ def test_ticks_are_round_and_inside() -> None:
     assert (scale(0.3), scale(24.1)) == (50, 350)
     assert [scale.label(tick) for tick in scale.ticks] == ["5", "10", "15", "20"]
     assert Scale(4, 4, 0, 100)(4) == 50
-
-
-def browse(path: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    assert CHROMIUM is not None
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [CHROMIUM, *FLAGS, profile, *flags, path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
 
 @pytest.mark.slow
