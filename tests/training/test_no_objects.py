@@ -160,7 +160,8 @@ def test_two_processes_end_with_one_line(crowds: Path, tmp_path: Path) -> None:
 
 
 def test_the_start_tells_the_objects(tmp_path: Path) -> None:
-    done = run("train.py", *TINY, "trainer.max_steps=1", "trainer.evaluate_every=9", f"hydra.run.dir={tmp_path}/run")
+    words = ["trainer.max_steps=1", "trainer.evaluate_every=9", f"dataset.root={tmp_path}/data"]
+    done = run("train.py", *TINY, *words, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     for name, purpose in {"train": "training", "val": "validation"}.items():
