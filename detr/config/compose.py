@@ -35,7 +35,8 @@ CONF = folder("conf")
 
 NUMBERS = re.compile(r"(?<![^\s,(])(?:nan|inf)(?![^\s,)])", re.IGNORECASE)  # that could be names of options
 
-LOOKED_UP = {"mask_head": "_none_", "_features": "none"}  # by other options, and what says that nothing is chosen
+# By other options, and what says that nothing is chosen.
+LOOKED_UP = {"mask_head": "_none_", "_features": "none", "_trainable": "none"}
 
 
 def compose(

@@ -16,12 +16,15 @@ from detr.config.explain import check_choice, check_key, in_one_line, parse_over
 from detr.errors import UserError
 
 
+WHOLE = ("experiment", "detector")  # groups whose options choose those of others
+
+
 def override(stored: dict[str, Any], overrides: Sequence[str], folders: Sequence[Path | str] = ()) -> DictConfig:
     """Apply overrides to a config that was stored with `unresolved`, and return the result.
 
     `key=value`, `+key=value` and `~key` do what they do on train.py's command line. A group's choice
-    (`dataset=custom`) puts the option as it is in conf/ in the place of the stored node, and `experiment=…`
-    composes everything anew; values win over choices, in whatever order they are given.
+    (`dataset=custom`) puts the option as it is in conf/ in the place of the stored node; `experiment=…` and, alone,
+    `detector=…` compose everything anew; values win over choices, in whatever order they are given.
 
     Args:
         folders: of configs, beside conf/; those that are gone are named where an option is not found.
@@ -59,8 +62,8 @@ def _with_choices(stored: dict[str, Any], choices: list[Override], folders: Sequ
         return config
     texts = {each.key_or_group: f"{each.key_or_group}={_name(each.value())}" for each in choices}
     try:
-        if "experiment" in texts:
-            return compose(list(texts.values()), folders=folders)
+        if not texts.keys().isdisjoint(WHOLE):
+            return compose([*texts.values(), *([] if "experiment" in texts else ["~experiment"])], folders=folders)
         # An option may bring nested groups, which other choices then change instead of adding them.
         tops = {group for group in texts if not any(group.startswith(f"{other}/") for other in texts)}
         fresh = compose([f"+{text}" if group in tops else text for group, text in texts.items()], None, folders)

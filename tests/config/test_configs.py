@@ -25,6 +25,7 @@ from detr.structures import Classes
 
 OPTIONS = groups()
 EXPERIMENTS = OPTIONS.pop("experiment")
+DETECTORS = OPTIONS.pop("detector")
 # Composing takes its time, so options of different groups share a config: the first of each group, the second, …
 ROWS = [
     [f"{group}={option}" for group, option in zip(OPTIONS, row, strict=True) if option is not None]
@@ -43,15 +44,17 @@ def test_options_fit_their_constructors(choices: list[str]) -> None:
     check(compose([*choices, "~experiment"]))
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments_fit_their_constructors(experiment: str) -> None:
-    """And what its file says is not overwritten by train.yaml."""
-    config = compose([f"experiment={experiment}"])
+@pytest.mark.parametrize(
+    ("group", "option"), [*(("experiment", each) for each in EXPERIMENTS), *(("detector", each) for each in DETECTORS)]
+)
+def test_whole_configs_fit_their_constructors(group: str, option: str) -> None:
+    """And what their files say is not overwritten by others."""
+    config = compose([f"{group}={option}", *(["~experiment"] if group == "detector" else [])])
     check(config)
-    said = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml"), resolve=False)
+    said = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"), resolve=False)
     composed = OmegaConf.to_container(config, resolve=False)
     for path, value in leaves(said):
-        if path[0] != "defaults":
+        if path[0] != "defaults" and "${hydra:" not in str(value):
             assert functools.reduce(lambda node, key: node[key], path, composed) == value, path
 
 
