@@ -1,14 +1,14 @@
 """Measure a detector: parameters, operations, time by batch size and by part, memory; exported files beside it.
 
 detr benchmark checkpoint=outputs/train/DATE/checkpoints/best.pt
-detr benchmark experiment=rt_detr_r50 size=[640,640] batch_sizes=[1,4] threads=2       # random weights
+detr benchmark detector=rt_detr_r50 size=[640,640] batch_sizes=[1,4] threads=2         # random weights
 detr benchmark checkpoint=best.pt file=[best.onnx,best.xml]        # side by side, in turns
 detr benchmark file=best.onnx device=cuda --json numbers.json      # for other programs: seconds and bytes
 
 Arguments are KEY=VALUE:
 
   checkpoint=PATH     a checkpoint, an https address, or the name of published weights
-  experiment=NAME     instead of a checkpoint: that experiment's detector with random weights
+  detector=NAME       instead of a checkpoint: with random weights; or experiment=NAME
   file=FILE           what `detr export` wrote, or a list of such files
   size=[H,W]          of the images, in pixels; by default of a photo of 480 × 640 after preprocessing
   batch_sizes=[1]     each is measured

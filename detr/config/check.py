@@ -22,7 +22,7 @@ GROUPING = ("optimizer.lr_by_pattern", "optimizer.weight_decay_by_pattern", "opt
 FormatKind = Literal["checkpoint", "data", "predictions"]
 PREDICTIONS = Literal["coco", "csv", "yolo", "voc"]
 FORMATS: dict[FormatKind, Any] = {
-    "checkpoint": Literal["official", "onnx", "openvino", "torch_export"],
+    "checkpoint": Literal["official", "onnx", "openvino", "torch_export", "hugging_face"],
     "data": Literal["coco", "yolo", "voc"],
     "predictions": PREDICTIONS | list[PREDICTIONS],
 }

@@ -6,6 +6,8 @@ Things are those of COCO's instance annotations, stuff that of the panoptic ones
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detr.structures import Classes
 
 THINGS = {
@@ -49,4 +51,26 @@ def coco_classes(count: int) -> Classes | None:
             category_ids=tuple(range(count)),
             things=tuple(i <= max(THINGS) for i in range(count)),
         )
+    return None
+
+
+SPELLINGS = {  # of Pascal VOC, which many files have in the place of COCO's
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+    "hair dryer": "hair drier",
+}
+
+
+def coco_named(names: Sequence[str]) -> Classes | None:
+    """Return COCO's classes, 80 or 91, with their category ids, if these are their names; None if they are others."""
+    spelt = [SPELLINGS.get(name, name) for name in names]
+    for classes in (Classes.contiguous(THINGS), Classes.identity(THINGS)):
+        if len(spelt) == classes.num_classes and all(
+            own in (name, Classes.HOLE) for name, own in zip(spelt, classes.names, strict=True)
+        ):
+            return classes
     return None

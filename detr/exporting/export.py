@@ -33,7 +33,8 @@ def export(source: Source, layout: Format, wish: Wish, output: str | None) -> tu
     Raises:
         UserError: the format or the detector does not allow it, a library is missing, or the answers differ.
     """
-    path = Path(output) if output is not None else default_output(source, layout, wish)
+    precision = "" if wish.precision == "fp32" else f"_{wish.precision}"
+    path = Path(output) if output is not None else default_output(source, precision + SUFFIXES[layout])
     if path.suffix != SUFFIXES[layout]:
         raise UserError(f"output={path}: the file of format={layout} ends in {SUFFIXES[layout]}")
     traced = Traced(source, wish, chosen=layout != "torch_export")
@@ -46,9 +47,8 @@ def export(source: Source, layout: Format, wish: Wish, output: str | None) -> tu
     return path, differences
 
 
-def default_output(source: Source, layout: Format, wish: Wish) -> Path:
-    """Return best.onnx for best.pt."""
-    suffix = ("" if wish.precision == "fp32" else f"_{wish.precision}") + SUFFIXES[layout]
+def default_output(source: Source, suffix: str) -> Path:
+    """Return best.onnx for best.pt and the suffix .onnx."""
     if source.weights is None:
         return Path(source.name.partition("=")[2] + suffix)
     path = Path(source.name)

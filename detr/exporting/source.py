@@ -52,7 +52,7 @@ class Source:
 
 
 def find(checkpoint: str | None, overrides: Sequence[str], folders: Sequence[str] = ()) -> Source:
-    """Build the detector of a checkpoint, else of `experiment=NAME` among the overrides.
+    """Build the detector of a checkpoint, else of `detector=NAME` or `experiment=NAME` among the overrides.
 
     Raises:
         UserError: neither is given, or weights and config do not fit.
@@ -72,20 +72,20 @@ def find(checkpoint: str | None, overrides: Sequence[str], folders: Sequence[str
 
 
 def _drawn(overrides: Sequence[str], folders: Sequence[str]) -> Source:
-    """The detector of an experiment with random weights and COCO's classes."""
-    name = next((each.partition("=")[2] for each in overrides if each.startswith("experiment=")), None)
+    """A detector with random weights and COCO's classes."""
+    name = next((each for each in overrides if each.startswith(("detector=", "experiment="))), None)
     if name is None:
-        raise UserError("say which detector: checkpoint=PATH, or experiment=NAME for random weights")
+        raise UserError("say which detector: checkpoint=PATH, or detector=NAME or experiment=NAME for random weights")
     values, _ = check(override({}, list(overrides), folders))
     panoptic = "min_score" in values["evaluator"]
     classes = coco_classes(PANOPTIC_CLASSES if panoptic else max(THINGS) + 1)
     assert classes is not None
-    log.info("experiment=%s has no weights: they are drawn at random, for as many classes as COCO has", name)
+    log.info("%s has no weights: they are drawn at random, for as many classes as COCO has", name)
     seed_torch(values["seed"])
     with own_parts_blamed(values):
         model = build_model(values, classes, pretrained=False)
     _fill(model)
-    return Source(f"experiment={name}", model.eval(), classes, values)
+    return Source(name, model.eval(), classes, values)
 
 
 @torch.no_grad()

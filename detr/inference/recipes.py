@@ -11,22 +11,22 @@ from detr.weights.sources import Weights
 
 
 def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str] = ()) -> Any:
-    """Return the config of weights, for `detr.config.check`: a checkpoint's own, else that of their experiment.
+    """Return the config of weights, for `detr.config.check`: a checkpoint's own, else that of their detector.
 
     Args:
         folders: of configs, beside conf/; where there are none, those of the checkpoint's training.
 
     Raises:
-        UserError: neither the weights nor the overrides say which experiment that is.
+        UserError: neither the weights nor the overrides say which detector or experiment that is.
     """
     if weights.checkpoint is not None:
         recipe = weights.checkpoint.recipe
         return override(recipe.located(), overrides, folders or recipe.folders)
-    if any(each.startswith("experiment=") for each in overrides):
+    if any(each.startswith(("experiment=", "detector=")) for each in overrides):
         return override({}, overrides, folders)
-    if weights.experiment is None:
+    if not weights.config:
         raise UserError(
-            f"{weights.source} has no config of its own; give the experiment it belongs to, such as "
+            f"{weights.source} has no config of its own; give detector=NAME or the experiment it belongs to, such as "
             f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
         )
-    return override({}, [f"experiment={weights.experiment}", *overrides], folders)
+    return override({}, [*weights.config, *overrides], folders)

@@ -159,7 +159,7 @@ class ResNet(Backbone):
         )
         if weights is not None:
             load(network, imagenet_resnet(name) if weights == "imagenet" else read(weights), weights)
-        self.levels = [stage for stage in self.LEVELS if stage in names]
+        self.name, self.levels = name, [stage for stage in self.LEVELS if stage in names]
         self.dilated, self.checkpointing, self.stages = dilation, checkpointing, self.LEVELS
         stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.MODULES})
         train_only(stages, trainable)

@@ -20,7 +20,8 @@ OUTWARD = (
 
 UNCONFIGURED = ("logger", "paths")  # of the config, W&B does not show what only says where it goes
 
-TAGGED_CHOICES = ("experiment", "detector", "dataset", "backbone", "transformer", "queries", "loss")  # their options become tags
+# Their options become tags.
+TAGGED_CHOICES = ("experiment", "detector", "dataset", "backbone", "transformer", "queries", "loss")
 DEFAULT = "default"  # the setting of a run without overrides
 
 

@@ -14,14 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from detr.data.coco_categories import coco_classes
+from detr.data.coco_categories import THINGS, coco_classes
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.structures import Classes, Classification
 from detr.texts import pasted
 from detr.weights import hugging_face, official
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
-from detr.weights.zoo import ZOO, fetch, is_address
+from detr.weights.hugging_face import FAMILIES, classes_of
+from detr.weights.layouts import detr
+from detr.weights.zoo import ZOO, HubFolder, OfficialFile, fetch, fetch_folder, is_address, official_files
 
 HEADS = 8  # of all published models
 PLACES = ("model", "ema", "model_ema", "state_dict")  # of the weights in a file, the first that is there
@@ -37,7 +39,7 @@ class Weights:
     classes: Classes | None = None  # None: the source does not tell
     classification: Classification | None = None  # what class logits mean; None: the number of logits tells
     checkpoint: Checkpoint | None = None  # None: not one of ours
-    experiment: str | None = None  # of a zoo name
+    config: tuple[str, ...] = ()  # overrides of the config that they belong to; none: the source does not tell
     num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
     name_in_file: Callable[[str], str] = str  # our name → the file's
 
@@ -52,7 +54,7 @@ class Weights:
         depth = "r101" if "backbone.body.layer3.6.conv1.weight" in self.tensors else "r50"
         task = "panoptic" if any(name.startswith("mask_head.") for name in self.tensors) else "coco"
         names = (f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}")
-        return [each.experiment for each in ZOO.values() if each.experiment in names]
+        return [each.experiment for each in official_files() if each.experiment in names]
 
 
 def load_strictly(model: DETR, weights: Weights) -> None:
@@ -83,10 +85,14 @@ def load(source: str) -> Weights:
     """
     if not source:  # `checkpoint=null` and `checkpoint=` on a command line
         raise UserError("expected a checkpoint's path, an https address or the name of published weights, got nothing")
-    if source in ZOO:
-        return _from_file(fetch(ZOO[source].address), source, ZOO[source].experiment)
+    published = ZOO.get(source)
+    if isinstance(published, HubFolder):
+        weights = _from_folder(fetch_folder(published.repository), source)
+        return replace(weights, config=_on_coco(published.detector, weights.classes))
+    if isinstance(published, OfficialFile):
+        return _from_file(fetch(published.address), source, published.experiment)
     if is_address(source):
-        known = next((each.experiment for each in ZOO.values() if each.address == source), None)
+        known = next((each.experiment for each in official_files() if each.address == source), None)
         return _from_file(fetch(source), source, known)
     path = Path(source)
     if path.is_dir():
@@ -95,10 +101,10 @@ def load(source: str) -> Weights:
         near = difflib.get_close_matches(source.lower(), ZOO, 1)
         hint = f"did you mean {near[0]}?" if near else f"published weights are called {', '.join(ZOO)}"
         raise UserError(f"no checkpoint at {source}; {hint}")
-    return _from_file(path, source, None)
+    return _from_file(path, source)
 
 
-def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
+def _from_file(path: Path, source: str, experiment: str | None = None) -> Weights:
     content = read_pickle(path)
     checkpoint = Checkpoint.from_dict(content, source)
     if checkpoint is not None:
@@ -123,7 +129,7 @@ def _from_file(path: Path, source: str, experiment: str | None) -> Weights:
         tensors=tensors,
         source=source,
         classes=coco_classes(len(tensors["class_head.weight"]) - 1),
-        experiment=experiment,
+        config=() if experiment is None else (f"experiment={experiment}",),
         classification="softmax",
         num_heads=HEADS if experiment is not None else _integer(_arguments(content), "nheads"),
         name_in_file=lambda name: prefix + (layout.theirs(name) or name),
@@ -136,17 +142,28 @@ def _from_folder(folder: Path, source: str) -> Weights:
         hint = f"; give {run}" if run.is_file() else ""
         raise UserError(f"{source} is a folder, but not a Hugging Face model: it has no {hugging_face.CONFIG}{hint}")
     state, config = hugging_face.read_folder(folder)
+    family, classes = FAMILIES[config["model_type"]], classes_of(config)
+    detector = family.layout.detector_of(config)
     weights = Weights(
-        tensors=hugging_face.from_hugging_face(state, source),
+        tensors=family.layout.to_ours(state, source),
         source=source,
-        classes=hugging_face.classes_of(config),
-        classification="softmax",
+        classes=classes,
+        classification=family.classification,
         num_heads=_integer(config, "encoder_attention_heads"),
-        name_in_file=lambda name: hugging_face.their_name(name, state),
+        config=() if detector is None else _on_coco(detector, classes),
     )
+    if family.module != "detr":
+        return weights
     dilated = config.get("dilation")  # what names and shapes do not tell; the files of the published models say it
     likely = [each for each in weights.likely_experiments() if ("_dc5_" in each) == dilated]
-    return replace(weights, experiment=likely[0]) if likely and isinstance(dilated, bool) else weights
+    known = (f"experiment={likely[0]}",) if likely and isinstance(dilated, bool) else ()
+    return replace(weights, config=known, name_in_file=lambda name: detr.their_name(name, state))
+
+
+def _on_coco(detector: str, classes: Classes | None) -> tuple[str, ...]:
+    """The config of a detector that was trained on COCO, with 80 classes or with 91."""
+    contiguous = classes is not None and classes.num_classes == len(THINGS)
+    return (f"detector={detector}", "dataset=coco", *(["dataset.categories=contiguous"] if contiguous else []))
 
 
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:

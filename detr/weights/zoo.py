@@ -1,25 +1,28 @@
-"""The published weights of the official DETR by name, and downloads (facebookresearch/detr, hubconf.py)."""
+"""Published weights by name, and downloads (of the official DETR: facebookresearch/detr, hubconf.py)."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
 
 from detr.errors import UserError
-from detr.models.hub import download_timeout
+from detr.models.hub import TIMEOUT, download_timeout, first_line
 
 SERVER = "https://dl.fbaipublicfiles.com/detr/"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Published:
-    """Holds one file of weights."""
+class OfficialFile:
+    """Holds one file of the official DETR."""
 
     file: str  # its name ends in the first digits of its SHA-256
-    experiment: str  # the config that it was trained with
+    experiment: str  # that it was trained with
 
     @property
     def address(self) -> str:
@@ -31,15 +34,28 @@ class Published:
         return self.file.removesuffix(".pth").rpartition("-")[2]
 
 
-ZOO = {
-    "detr_r50": Published("detr-r50-e632da11.pth", "detr_r50_coco"),
-    "detr_r50_dc5": Published("detr-r50-dc5-f0fb7ef5.pth", "detr_r50_dc5_coco"),
-    "detr_r101": Published("detr-r101-2c7b67e5.pth", "detr_r101_coco"),
-    "detr_r101_dc5": Published("detr-r101-dc5-a2e86def.pth", "detr_r101_dc5_coco"),
-    "detr_r50_panoptic": Published("detr-r50-panoptic-00ce5173.pth", "detr_r50_panoptic"),
-    "detr_r50_dc5_panoptic": Published("detr-r50-dc5-panoptic-da08f1b1.pth", "detr_r50_dc5_panoptic"),
-    "detr_r101_panoptic": Published("detr-r101-panoptic-40021d53.pth", "detr_r101_panoptic"),
+@dataclass(frozen=True)
+class HubFolder:
+    """Holds one repository of the Hugging Face Hub."""
+
+    repository: str
+    detector: str  # whose weights they are
+
+
+ZOO: dict[str, OfficialFile | HubFolder] = {
+    "detr_r50": OfficialFile("detr-r50-e632da11.pth", "detr_r50_coco"),
+    "detr_r50_dc5": OfficialFile("detr-r50-dc5-f0fb7ef5.pth", "detr_r50_dc5_coco"),
+    "detr_r101": OfficialFile("detr-r101-2c7b67e5.pth", "detr_r101_coco"),
+    "detr_r101_dc5": OfficialFile("detr-r101-dc5-a2e86def.pth", "detr_r101_dc5_coco"),
+    "detr_r50_panoptic": OfficialFile("detr-r50-panoptic-00ce5173.pth", "detr_r50_panoptic"),
+    "detr_r50_dc5_panoptic": OfficialFile("detr-r50-dc5-panoptic-da08f1b1.pth", "detr_r50_dc5_panoptic"),
+    "detr_r101_panoptic": OfficialFile("detr-r101-panoptic-40021d53.pth", "detr_r101_panoptic"),
 }
+
+
+def official_files() -> list[OfficialFile]:
+    """Return those that lie on the official server."""
+    return [each for each in ZOO.values() if isinstance(each, OfficialFile)]
 
 
 def is_address(source: str) -> bool:
@@ -57,7 +73,7 @@ def fetch(address: str) -> Path:
     """
     name = address.partition("?")[0].rpartition("/")[2] or "checkpoint"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    published = next((each for each in ZOO.values() if each.address == address), None)
+    published = next((each for each in official_files() if each.address == address), None)
     path = folder / name if published else folder / hashlib.sha256(address.encode()).hexdigest()[:16] / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,3 +101,27 @@ def download(address: str, path: Path, sha256: str | None) -> None:
         raise UserError(
             f"{address} was damaged during the download: its SHA-256 is not {sha256}…; try again"
         ) from error
+
+
+def fetch_folder(repository: str) -> Path:
+    """Return the local copy of a repository of the Hugging Face Hub, downloaded when first asked for.
+
+    It lies where the hub's own client keeps it. Every file has the SHA-256 that the hub states for it.
+
+    Raises:
+        UserError: no connection, no such repository, or a file that was damaged.
+    """
+    files = ["config.json", "model.safetensors"]
+    try:
+        if any(try_to_load_from_cache(repository, file) is None for file in files):
+            get_hf_file_metadata(hf_hub_url(repository, files[-1]), timeout=TIMEOUT)  # fails at once when offline
+        folder = Path(snapshot_download(repository, allow_patterns=files))
+    except Exception as error:  # the client raises many kinds for "offline"
+        raise UserError(
+            f"{repository} could not be downloaded from the Hugging Face Hub ({first_line(error)}); "
+            "download it elsewhere and give the folder"
+        ) from error
+    stated = (folder / files[-1]).resolve()
+    if SHA256.fullmatch(stated.name) and hashlib.sha256(stated.read_bytes()).hexdigest() != stated.name:
+        raise UserError(f"{stated} was damaged during the download: its SHA-256 is not its name; delete it, try again")
+    return folder

@@ -224,7 +224,7 @@ def test_a_missing_extra_is_named(layout: Any, library: str, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["format=onnx"], "checkpoint=PATH, or experiment=NAME"),
+        (["format=onnx"], "checkpoint=PATH, or detector=NAME"),
         (["format=official", "experiment=quickstart"], "give checkpoint=PATH"),
         (["format=openvino", "experiment=quickstart", "output=file.onnx"], "ends in .xml"),
         (["format=onnx", "experiment=quikstart"], "quickstart"),

@@ -18,14 +18,14 @@ from builders import tiny_detr
 from command import TINY, only_error, run
 from official_layout import ARCHITECTURES, Architecture, write_official
 from PIL import Image
-from test_official import detector, load_into
+from test_official import OFFICIAL, detector, load_into
 
 from detr.assembly import eval_batch_size, warn_from_scratch
 from detr.data.coco_categories import STUFF, THINGS
 from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.weights.sources import load
-from detr.weights.zoo import ZOO, download, fetch
+from detr.weights.zoo import download, fetch
 
 SMALL = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7)
 SMALL_OVERRIDES = [
@@ -96,7 +96,7 @@ def test_an_official_file_is_evaluated_and_exported(small: Path, coco: Path, tmp
 def test_a_zoo_name_knows_its_experiment_and_dc5_its_batch_size(coco: Path, tmp_path: Path) -> None:
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    write_official(cache / ZOO["detr_r50_dc5"].file, ARCHITECTURES["detr_r50_dc5"])
+    write_official(cache / OFFICIAL["detr_r50_dc5"].file, ARCHITECTURES["detr_r50_dc5"])
     common = ["checkpoint=detr_r50_dc5", f"dataset.root={coco}", "augmentation=none", "dataloader.num_workers=0"]
     environment = {"TORCH_HOME": str(tmp_path), **OFFLINE}
     alone = evaluate(tmp_path / "alone", *common, **environment)

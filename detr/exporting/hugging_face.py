@@ -1,0 +1,124 @@
+"""A detector as a folder that Hugging Face's transformers loads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from detr.data.transforms import ResizeShortSide, ShrinkLongSide
+from detr.errors import UserError
+from detr.exporting.source import Source
+from detr.files import write_atomically, write_json
+from detr.models.detr import DETR
+from detr.structures import Classes
+from detr.weights.hugging_face import CONFIG, FAMILIES, FILES, Family
+
+log = logging.getLogger(__name__)
+
+PROCESSOR = "preprocessor_config.json"
+
+
+def export_folder(source: Source, output: Path) -> Path:
+    """Write a detector as `from_pretrained` of transformers reads it, all of it or nothing, and return the folder.
+
+    Args:
+        source: the detector.
+        output: the folder; what is there is replaced where it has the same name.
+
+    Raises:
+        UserError: no family of transformers has these parts.
+    """
+    family, config = family_of(source.model)
+    tensors = family.layout.to_theirs(_weights(source.model), source.name)
+    contents = {
+        FILES[0]: save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"}),
+        CONFIG: config | names(family, source.model, source.classes),
+        PROCESSOR: processor(family, source),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as draft:
+        for name, content in contents.items():
+            if isinstance(content, bytes):
+                write_atomically(Path(draft, name), content)
+            else:
+                write_json(Path(draft, name), content, indent=2)
+        output.mkdir(exist_ok=True)
+        for name in contents:
+            os.replace(Path(draft, name), output / name)
+    log.info("wrote %d weights and how images are prepared to %s", len(tensors), output)
+    return output
+
+
+def family_of(model: DETR) -> tuple[Family, dict[str, Any]]:
+    """Return which family of transformers has these parts, and what its config.json says of them.
+
+    Raises:
+        UserError: none has.
+    """
+    reasons: list[UserError] = []
+    for family in FAMILIES.values():
+        try:
+            return family, family.layout.config_of(model)
+        except UserError as error:
+            reasons.append(error)
+    said = "; ".join(str(reason) for reason in reasons)
+    raise UserError(f"format=hugging_face: transformers has no detector with these parts: {said}")
+
+
+def names(family: Family, model: DETR, classes: Classes) -> dict[str, Any]:
+    """Return what a config.json says of a detector's class and of its classes."""
+    task = "ObjectDetection" if model.mask_head is None else "Segmentation"
+    return {
+        "architectures": [f"{family.classes}For{task}"],
+        "id2label": {str(index): name for index, name in enumerate(classes.names)},
+        "label2id": {name: index for index, name in enumerate(classes.names)},
+        "dtype": "float32",
+    }
+
+
+def processor(family: Family, source: Source) -> dict[str, Any]:
+    """Return how an evaluation prepares images, as the image processors of transformers are told."""
+    backbone = source.model.backbone
+    plain = not backbone.mean.any() and bool((backbone.std == 1).all())
+    return {
+        "image_processor_type": family.processor,
+        "do_resize": True,
+        "size": _size(source.transform),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": not plain,
+        "image_mean": backbone.mean.flatten().tolist(),
+        "image_std": backbone.std.flatten().tolist(),
+        "do_pad": True,
+        "format": "coco_detection",
+    }
+
+
+def _size(transform: Any) -> dict[str, int]:
+    """The size that an evaluation scales images to."""
+    if isinstance(transform, ResizeShortSide):
+        longest = {} if transform.max_size is None else {"longest_edge": transform.max_size}
+        return {"shortest_edge": _only(transform.sizes), **longest}
+    if isinstance(transform, ShrinkLongSide):
+        return dict.fromkeys(("max_height", "max_width"), transform.max_size)
+    raise UserError(
+        f"augmentation.eval: format=hugging_face cannot say what {type(transform).__name__} does; "
+        "use ResizeShortSide or ShrinkLongSide"
+    )
+
+
+def _only(sizes: Sequence[int]) -> int:
+    if len(sizes) != 1:
+        raise UserError(f"augmentation.eval.sizes: format=hugging_face needs one size, got {list(sizes)}")
+    return sizes[0]
+
+
+def _weights(model: DETR) -> dict[str, Any]:
+    """A detector's weights; what is there for training only stays behind."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("denoising.")}

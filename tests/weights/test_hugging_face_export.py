@@ -1,0 +1,72 @@
+"""`detr export format=hugging_face`: transformers loads the folder and answers as the detector does; so do we."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command import only_error, run
+from official_layout import Architecture, write_official
+from PIL import Image
+
+from detr.data.coco_categories import THINGS, coco_named
+from detr.exporting.hugging_face import export_folder
+from detr.exporting.source import find
+from detr.weights.sources import load, load_strictly
+
+SMALL = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7)
+SIZES = [
+    *("transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"),
+    *("transformer.encoder.num_layers=2", "transformer.decoder.num_layers=2", "queries.num_queries=7"),
+]
+
+
+def test_transformers_answers_as_we_do(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    weights = write_official(tmp_path / "detr.pth", SMALL)
+    source = find(str(weights), ["experiment=detr_r50_coco", *SIZES, "augmentation.eval.sizes=[96]"])
+    folder = export_folder(source, tmp_path / "folder")
+    theirs = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    picture = Image.effect_noise((160, 120), 90).convert("RGB")
+    inputs = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
+    image, _ = source.transform(picture, {})
+    assert inputs["pixel_values"].shape[-2:] == (image.height, image.width) == (96, 128)
+    with torch.no_grad():
+        said = theirs(**inputs)
+        pixels = inputs["pixel_values"]  # our model normalises: undo what their processor did
+        images = pixels * source.model.backbone.std + source.model.backbone.mean
+        answer = source.model(images, torch.zeros(1, 96, 128, dtype=torch.bool))
+    assert (said.logits - answer.logits[-1]).abs().max() < 1e-4
+    assert (said.pred_boxes - answer.boxes[-1]).abs().max() < 1e-5
+    assert theirs.config.id2label[17] == "cat"
+    load_strictly(source.model, load(str(folder)))  # and back
+
+
+def test_a_detector_that_transformers_does_not_have_is_refused(tmp_path: Path) -> None:
+    done = run("-m", "detr", "export", "detector=tiny", "format=hugging_face", cwd=tmp_path)
+    assert "transformers has no detector with these parts" in only_error(done)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_the_command_line_a_folder(tmp_path: Path) -> None:
+    words = ["detector=detr_r50", "backbone=resnet18", *SIZES, "format=hugging_face", "output=folder"]
+    assert run("-m", "detr", "export", *words, cwd=tmp_path).returncode == 0
+    assert {each.name for each in (tmp_path / "folder").iterdir()} == {
+        *("config.json", "model.safetensors", "preprocessor_config.json")
+    }
+    config = json.loads((tmp_path / "folder/config.json").read_text())
+    assert (config["model_type"], config["backbone"], len(config["id2label"])) == ("detr", "resnet18", 91)
+
+
+@pytest.mark.parametrize("count", [80, 91])
+def test_cocos_classes_are_known_by_their_names(count: int) -> None:
+    names = [THINGS.get(index, "N/A") for index in range(91)] if count == 91 else list(THINGS.values())
+    spelt = ["sofa" if name == "couch" else name for name in names]
+    classes = coco_named(spelt)
+    assert classes is not None
+    assert classes.category_ids[classes.names.index("couch")] == 63
+    assert coco_named(spelt[1:]) is None
+    assert coco_named([*spelt[:5], "dog", *spelt[6:]]) is None
