@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
 from detr.structures import Classification, Group, Matches, Predictions, Targets, at_least_fp32
 
+EPSILON = 1e-8  # beside a probability whose logarithm is taken
+
 
 class NonFiniteError(ArithmeticError):
     """Reports a NaN or infinite cost or loss. `images`: indices into the batch, or None when it cannot be told."""
@@ -44,6 +46,13 @@ def focal_class_cost(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma:
     probability = chosen.sigmoid()
     positive = alpha * (1 - probability) ** gamma * -nn.functional.logsigmoid(chosen)
     negative = (1 - alpha) * probability**gamma * -nn.functional.logsigmoid(-chosen)
+    return positive - negative
+
+
+def probability_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Return `focal_class_cost` of probabilities of the object's class instead of logits; shapes stay."""
+    positive = alpha * (1 - probability) ** gamma * -(probability + EPSILON).log()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + EPSILON).log()
     return positive - negative
 
 
@@ -81,9 +90,13 @@ class HungarianMatcher(Matcher):
         cost_class: weight of the class cost.
         cost_bbox: weight of the L1 distance between cxcywh boxes.
         cost_giou: weight of minus the generalised IoU.
+        position_power: exponent of the overlap that a class's probability is multiplied with before its cost is taken,
+            (GIoU + 1) / 2, stretched until the best of each image is 1 (Stable-DINO, Liu et al. 2023, equation 7: 0.5).
+            Otherwise than there, where objects of a class all get the overlap with the last of them, each has its own.
+            0: none.
 
     Raises:
-        ValueError: a negative weight, or all of them zero.
+        ValueError: a negative weight or power, all weights zero, or a power where the logits are softmax's.
     """
 
     def __init__(
@@ -93,15 +106,18 @@ class HungarianMatcher(Matcher):
         cost_class: float = 1.0,
         cost_bbox: float = 5.0,
         cost_giou: float = 2.0,
+        position_power: float = 0.0,
     ) -> None:
         super().__init__()
         weights = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
-        for name, weight in weights.items():
+        for name, weight in (weights | {"position_power": position_power}).items():
             if weight < 0:
                 raise ValueError(f"{name}: expected at least 0, got {weight}")
         if not any(weights.values()):
             raise ValueError("all matching costs are 0; give at least one of " + ", ".join(weights))
-        self.classification = classification
+        if position_power and classification == "softmax":
+            raise ValueError("position_power is for independent sigmoids: use loss=focal or another of them")
+        self.classification, self.position_power = classification, position_power
         self.class_cost = CLASS_COSTS[classification]
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
 
@@ -150,11 +166,21 @@ class HungarianMatcher(Matcher):
             overlaps = generalized_iou(
                 cxcywh_to_xyxy(predictions.boxes)[..., :, None, :], cxcywh_to_xyxy(boxes)[:, None, :, :]
             )
-            return (
-                self.cost_class * self.class_cost(predictions.logits, labels)
-                + self.cost_bbox * distances
-                - self.cost_giou * overlaps
-            )
+            if self.position_power:
+                closeness = self._closeness(overlaps, targets.counts)
+                class_cost = probability_cost(_columns(predictions.logits.sigmoid(), labels) * closeness)
+            else:
+                class_cost = self.class_cost(predictions.logits, labels)
+            return self.cost_class * class_cost + self.cost_bbox * distances - self.cost_giou * overlaps
+
+    def _closeness(self, overlaps: Tensor, counts: list[int]) -> Tensor:
+        """What probabilities are multiplied with, by GIoU [L, B, Q, n] with the objects, so many in each image."""
+        closeness = (overlaps + 1) / 2
+        if not closeness.numel():
+            return closeness
+        there = torch.arange(overlaps.shape[-1]) < torch.tensor(counts)[:, None]
+        best = (closeness * there[:, None].to(closeness)).amax((-2, -1), keepdim=True)
+        return (closeness / (best + EPSILON).clamp(max=1)) ** self.position_power
 
 
 def _finite_images(outputs: list[Predictions]) -> Tensor:

@@ -18,6 +18,7 @@ class TrainerOptions:
     accumulate: int = 1
     clip_norm: float | None = 0.1
     ema_decay: float | None = None
+    ema_tau: float | None = None
     overfit_batches: int | None = None
     evaluate_every: int = 1
     monitor: str = "AP"
@@ -37,6 +38,8 @@ class TrainerOptions:
                 raise ValueError(f"{name}: expected a number above 0, got {value}")
         if self.ema_decay is not None and self.ema_decay >= 1:
             raise ValueError(f"ema_decay: expected a number below 1, got {self.ema_decay}")
+        if self.ema_tau is not None and self.ema_decay is None:
+            raise ValueError("ema_tau says how ema_decay rises, but that is null; give ema_decay, too")
 
 
 @dataclass

@@ -44,11 +44,18 @@ def reference_cost(
     logits, boxes = (each[layer, image].tolist() for each in (predictions.logits, predictions.boxes))
     objects = (targets.image == image).nonzero().flatten().tolist()
     cost = torch.zeros(len(boxes), len(objects), dtype=torch.float64)
+    close = [[(giou(box, targets.boxes[index].tolist()) + 1) / 2 for index in objects] for box in boxes]
+    nearest = min(1.0, max((max(row) for row in close if row), default=1.0) + 1e-8)
     for query, box in enumerate(boxes):
         for column, index in enumerate(objects):
-            wanted = targets.boxes[index].tolist()
+            wanted, label = targets.boxes[index].tolist(), int(targets.labels[index])
+            if matcher.position_power:
+                p = (close[query][column] / nearest) ** matcher.position_power / (1 + math.exp(-logits[query][label]))
+                of_class = -0.25 * (1 - p) ** 2 * math.log(p + 1e-8) + 0.75 * p**2 * math.log(1 - p + 1e-8)
+            else:
+                of_class = class_cost(logits[query], label, matcher.classification)
             cost[query, column] = (
-                matcher.cost_class * class_cost(logits[query], int(targets.labels[index]), matcher.classification)
+                matcher.cost_class * of_class
                 + matcher.cost_bbox * sum(abs(a - b) for a, b in zip(box, wanted, strict=True))
                 - matcher.cost_giou * giou(box, wanted)
             )
@@ -79,16 +86,21 @@ def reference_pairs(
     counts=st.lists(st.integers(0, QUERIES + 3), min_size=1, max_size=3),
     classification=st.sampled_from(["softmax", "sigmoid"]),
     weights=st.sampled_from([(1.0, 5.0, 2.0), (2.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 3.0)]),
+    power=st.sampled_from([0.0, 0.5, 2.0]),
     seed=st.integers(0, 1000),
 )
 def test_equals_the_written_out_formula(
-    counts: list[int], classification: Classification, weights: tuple[float, float, float], seed: int
+    counts: list[int], classification: Classification, weights: tuple[float, float, float], power: float, seed: int
 ) -> None:
     """Also without any object, and with more objects than queries."""
     predictions = random_predictions(len(counts), queries=QUERIES, seed=seed)
     targets = random_targets(counts, seed=seed)
     matcher = HungarianMatcher(
-        classification=classification, cost_class=weights[0], cost_bbox=weights[1], cost_giou=weights[2]
+        classification=classification,
+        cost_class=weights[0],
+        cost_bbox=weights[1],
+        cost_giou=weights[2],
+        position_power=power if classification == "sigmoid" else 0.0,
     )
     costs = matcher.costs(predictions, targets)
     for layer in range(2):

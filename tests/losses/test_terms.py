@@ -9,6 +9,7 @@ import torch
 from builders import CLASSES, match, matched, random_predictions, random_targets
 from torch import Tensor
 
+from detr.losses.position_supervised import PositionSupervised
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU, Term, Varifocal
 from detr.structures import Matches, Normalizer, Predictions, Targets
 
@@ -119,7 +120,7 @@ def test_boxes() -> None:
     assert GIoU()(seen).tolist() == pytest.approx([0, 1.5 / 4])
 
 
-@pytest.mark.parametrize("term", [L1(), GIoU(), CrossEntropy(), Focal(), Varifocal()])
+@pytest.mark.parametrize("term", [L1(), GIoU(), CrossEntropy(), Focal(), Varifocal(), PositionSupervised()])
 def test_without_objects(term: Term) -> None:
     """Finite; the boxes' losses are zero, but part of the graph: DDP wants every parameter in every step."""
     logits = CLASSES if term.classification == "sigmoid" else CLASSES + 1
@@ -150,7 +151,7 @@ def test_gradient_reaches_matched_boxes_only() -> None:
     assert torch.equal(touched, expected)
 
 
-@pytest.mark.parametrize("term", [L1, GIoU, CrossEntropy, Focal, Varifocal])
+@pytest.mark.parametrize("term", [L1, GIoU, CrossEntropy, Focal, Varifocal, PositionSupervised])
 def test_negative_weights_are_refused(term: type[Term]) -> None:
     with pytest.raises(ValueError, match="weight"):
         term(weight=-1)

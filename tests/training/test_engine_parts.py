@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +172,18 @@ def test_grouped(count: int, size: int) -> None:
     assert len(groups) == -(-count // size)
 
 
-def test_moving_average() -> None:
+@pytest.mark.parametrize("tau", [None, 3.0])
+def test_moving_average(tau: float | None) -> None:
     """Starts at the weights, follows by 1 − (1 + n) / (10 + n) at first and by 1 − decay later; buffers are copied."""
     model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
-    average = averaged(model, 0.5)
+    average = averaged(model, 0.5, tau)
     expected = None
     for step in range(12):
         with torch.no_grad():
             model[0].weight.fill_(float(step**2))
             model[1].running_mean.fill_(float(step))
         average.update_parameters(model)
-        decay = min(0.5, (1 + step) / (10 + step))
+        decay = min(0.5, (1 + step) / (10 + step)) if tau is None else 0.5 * (1 - math.exp(-step / tau))
         expected = float(step**2) if expected is None else decay * expected + (1 - decay) * step**2
         assert average.module[0].weight[0, 0].item() == pytest.approx(expected)
         assert average.module[1].running_mean.item() == step
@@ -198,6 +200,7 @@ def test_moving_average() -> None:
         ({"accumulate": -1}, "accumulate: expected a number above 0, got -1"),
         ({"clip_norm": 0.0}, "clip_norm: expected a number above 0, got 0.0"),
         ({"ema_decay": 1.0}, "ema_decay: expected a number below 1, got 1.0"),
+        ({"ema_tau": 100}, "ema_tau says how ema_decay rises, but that is null"),
     ],
 )
 def test_senseless_options_are_refused(options: dict[str, Any], message: str) -> None:
