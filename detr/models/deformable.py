@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -62,12 +64,14 @@ class DeformableEncoder(Encoder):
     Args:
         layer, num_layers: as in `TransformerEncoder`.
         num_levels: of the features.
-        num_points: that a head looks at in a level.
+        num_points: that a head looks at in a level; a list: one number for each level.
     """
 
     num_levels: int
 
-    def __init__(self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int = 4) -> None:
+    def __init__(
+        self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int | Sequence[int] = 4
+    ) -> None:
         super().__init__()
         self.num_levels = num_levels
         self.layers = layers_of(
@@ -91,7 +95,8 @@ class DeformableDecoder(Decoder):
         layer, num_layers, eval_layers: as in `TransformerDecoder`.
         box_coder: how boxes follow from references.
         num_levels: of the memory.
-        num_points: that a head looks at in a level.
+        num_points: that a head looks at in a level; a list: one number for each level (RT-DETRv2).
+        discrete: it looks at single tokens (RT-DETRv2): no gradient, and nothing to interpolate on small devices.
         refine: each layer corrects the reference of the one before (appendix A.4, "iterative bounding box
             refinement"); else all correct the first.
         look_forward_twice: with refinement, the gradient of a layer's box reaches the layer before it, too
@@ -115,7 +120,8 @@ class DeformableDecoder(Decoder):
         num_layers: int = 6,
         eval_layers: int | None = None,
         num_levels: int = 4,
-        num_points: int = 4,
+        num_points: int | Sequence[int] = 4,
+        discrete: bool = False,
         refine: bool = True,
         look_forward_twice: bool = False,
         final_norm: bool = False,
@@ -124,7 +130,8 @@ class DeformableDecoder(Decoder):
             raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
         super().__init__(
             layers=[
-                DeformableDecoderLayer(layer, _attention(layer, num_levels, num_points)) for _ in range(num_layers)
+                DeformableDecoderLayer(layer, _attention(layer, num_levels, num_points, discrete=discrete))
+                for _ in range(num_layers)
             ],
             norm=nn.LayerNorm(layer.d_model) if final_norm or layer.pre_norm else nn.Identity(),
             box_coder=box_coder,
@@ -150,7 +157,13 @@ class DeformableDecoder(Decoder):
         return Decoded(torch.stack(hidden), torch.stack(refinement.boxes))
 
 
-def _attention(layer: LayerConfig, num_levels: int, num_points: int) -> DeformableAttention:
+def _attention(
+    layer: LayerConfig, num_levels: int, num_points: int | Sequence[int], *, discrete: bool = False
+) -> DeformableAttention:
     return DeformableAttention(
-        d_model=layer.d_model, num_heads=layer.num_heads, num_levels=num_levels, num_points=num_points
+        d_model=layer.d_model,
+        num_heads=layer.num_heads,
+        num_levels=num_levels,
+        num_points=num_points,
+        discrete=discrete,
     )
