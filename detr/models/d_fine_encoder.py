@@ -72,6 +72,7 @@ class DFineEncoder(FusingEncoder):
         layer, num_layers, num_levels: as in `FusingEncoder`.
         expansion: width of the stages in a fusion block, in halves of the transformer's width.
         num_blocks: RepVGG blocks in each stage.
+        output_width: as in `FusingEncoder`.
 
     Raises:
         ValueError: no blocks, or stages without channels.
@@ -85,10 +86,13 @@ class DFineEncoder(FusingEncoder):
         num_levels: int = 3,
         expansion: float = 1.0,
         num_blocks: int = 3,
+        output_width: int | None = None,
     ) -> None:
         if num_blocks < 1:
             raise ValueError(f"num_blocks: expected at least 1, got {num_blocks}")
         if expansion * layer.d_model < 2:
             raise ValueError(f"expansion: expected at least {2 / layer.d_model}, got {expansion}")
         blocks = ElanBlocks(expansion=expansion, num_blocks=num_blocks)
-        super().__init__(layer=layer, num_layers=num_layers, num_levels=num_levels, blocks=blocks)
+        super().__init__(
+            layer=layer, num_layers=num_layers, num_levels=num_levels, blocks=blocks, output_width=output_width
+        )

@@ -24,9 +24,11 @@ class Blocks:
 
     Args:
         normalization: of the convolutions.
+        expansion: width of what is inside of a fusion block, in D.
     """
 
     normalization: Normalization = "batch"
+    expansion: float = 1.0
 
     def lateral(self, d_model: int) -> nn.Module:
         """Return what a level goes through before it joins the finer one: [B, D, h, w] → [B, D, h, w]."""
@@ -34,7 +36,7 @@ class Blocks:
 
     def fusion(self, d_model: int) -> nn.Module:
         """Return what makes one level of two: [B, 2 D, h, w] → [B, D, h, w]."""
-        return FusionBlock(2 * d_model, d_model, self.normalization)
+        return FusionBlock(2 * d_model, d_model, self.normalization, expansion=self.expansion)
 
     def downsampling(self, d_model: int) -> nn.Module:
         """Return what a level goes through before it joins the coarser one: [B, D, h, w] → [B, D, h / 2, w / 2]."""
@@ -48,6 +50,8 @@ class FusingEncoder(TransformerEncoder):
         layer, num_layers: as in `TransformerEncoder`.
         num_levels: of the features, at least 2.
         blocks: what levels are fused with.
+        output_width: of a 1×1 convolution with a norm that each level goes through in the end; null: none, and levels
+            stay as wide as the encoder is. A decoder of that width must not read their positions.
 
     Raises:
         ValueError: fewer than two levels.
@@ -55,7 +59,9 @@ class FusingEncoder(TransformerEncoder):
 
     num_levels: int
 
-    def __init__(self, *, layer: LayerConfig, num_layers: int, num_levels: int, blocks: Blocks) -> None:
+    def __init__(
+        self, *, layer: LayerConfig, num_layers: int, num_levels: int, blocks: Blocks, output_width: int | None
+    ) -> None:
         super().__init__(layer=layer, num_layers=num_layers)
         if num_levels < 2:
             raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
@@ -65,6 +71,13 @@ class FusingEncoder(TransformerEncoder):
         self.top_down = nn.ModuleList(blocks.fusion(d_model) for _ in steps)
         self.downsampling = nn.ModuleList(blocks.downsampling(d_model) for _ in steps)
         self.bottom_up = nn.ModuleList(blocks.fusion(d_model) for _ in steps)
+        self.keeps_positions = output_width in (None, d_model)
+        self.outputs = nn.ModuleList(
+            nn.Identity()
+            if output_width is None
+            else convolution(d_model, output_width, 1, blocks.normalization, activation=False)
+            for _ in range(num_levels)
+        )
 
     def forward(self, features: Features) -> Memory:
         levels = [*features.maps[:-1], self.encode_coarsest(features)]
@@ -76,6 +89,7 @@ class FusingEncoder(TransformerEncoder):
         for coarser, downsample, fuse in zip(reversed(climbed), self.downsampling, self.bottom_up, strict=True):
             below = _resized(downsample(fused[-1]), coarser)
             fused.append(fuse(torch.cat([below, coarser], 1)))
+        fused = [output(level) for output, level in zip(self.outputs, fused, strict=True)]
         return Features(fused, features.padding, features.positions, features.strides).flatten()
 
 
@@ -86,6 +100,8 @@ class HybridEncoder(FusingEncoder):
         layer, num_layers, num_levels: as in `FusingEncoder`.
         normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
             32 groups, where there are few.
+        expansion: width of what is inside of a fusion block, in units of the encoder's.
+        output_width: as in `FusingEncoder`; RT-DETR has it, for its decoder.
     """
 
     def __init__(
@@ -95,8 +111,16 @@ class HybridEncoder(FusingEncoder):
         num_layers: int = 1,
         num_levels: int = 3,
         normalization: Normalization = "batch",
+        expansion: float = 1.0,
+        output_width: int | None = None,
     ) -> None:
-        super().__init__(layer=layer, num_layers=num_layers, num_levels=num_levels, blocks=Blocks(normalization))
+        super().__init__(
+            layer=layer,
+            num_layers=num_layers,
+            num_levels=num_levels,
+            blocks=Blocks(normalization, expansion),
+            output_width=output_width,
+        )
 
 
 class FusionBlock(nn.Module):
@@ -106,18 +130,26 @@ class FusionBlock(nn.Module):
         channels, width: C and C'.
         normalization: of the convolutions.
         num_blocks: one after the other.
+        expansion: width inside, in units of C'.
     """
 
     def __init__(
-        self, channels: int, width: int, normalization: Normalization, num_blocks: int = REP_BLOCKS
+        self,
+        channels: int,
+        width: int,
+        normalization: Normalization,
+        num_blocks: int = REP_BLOCKS,
+        expansion: float = 1.0,
     ) -> None:
         super().__init__()
-        self.direct = convolution(channels, width, 1, normalization)
-        self.entry = convolution(channels, width, 1, normalization)
-        self.blocks = nn.Sequential(*(RepBlock(width, normalization) for _ in range(num_blocks)))
+        inside = int(width * expansion)
+        self.direct = convolution(channels, inside, 1, normalization)
+        self.entry = convolution(channels, inside, 1, normalization)
+        self.blocks = nn.Sequential(*(RepBlock(inside, normalization) for _ in range(num_blocks)))
+        self.exit = nn.Identity() if inside == width else convolution(inside, width, 1, normalization)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.entry(x)) + self.direct(x)
+        return self.exit(self.blocks(self.entry(x)) + self.direct(x))
 
 
 class RepBlock(nn.Module):
