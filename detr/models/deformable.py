@@ -102,6 +102,8 @@ class DeformableDecoder(Decoder):
         look_forward_twice: with refinement, the gradient of a layer's box reaches the layer before it, too
             (DINO, Zhang et al. 2022, section 3.6).
         final_norm: a layer norm for every layer's output, as DINO and pre-norm have it.
+        place_in_padded: positions of queries are made from boxes relative to the padded image, as far as the finest
+            level tells (DINO, LW-DETR); else to the image without padding.
 
     Raises:
         ValueError: look_forward_twice without refinement.
@@ -125,6 +127,7 @@ class DeformableDecoder(Decoder):
         refine: bool = True,
         look_forward_twice: bool = False,
         final_norm: bool = False,
+        place_in_padded: bool = False,
     ) -> None:
         if look_forward_twice and not refine:
             raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
@@ -140,6 +143,7 @@ class DeformableDecoder(Decoder):
         self.num_levels = num_levels
         self.refine, self.look_forward_twice = refine, look_forward_twice
         self.normed_twice = final_norm and not layer.pre_norm
+        self.place_in_padded = place_in_padded
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
         content, hidden = queries.content, []
@@ -150,7 +154,8 @@ class DeformableDecoder(Decoder):
         for layer in self.active_layers:
             location = refinement.location
             locations = location[:, :, None] * torch.cat([ratios] * (location.shape[-1] // 2), -1)
-            content = layer(content, queries.positions_at(location), locations, memory, queries.attention_mask)
+            position = queries.positions_at(locations[:, :, 0] if self.place_in_padded else location)
+            content = layer(content, position, locations, memory, queries.attention_mask)
             hidden.append(self.norm(content))
             # As DINO's authors: references are refined by the state before the final norm.
             refinement.add(hidden[-1], content if self.normed_twice else hidden[-1])

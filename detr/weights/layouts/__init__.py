@@ -1,0 +1,1 @@
+"""What others call the weights of each family of detectors, a module a family."""

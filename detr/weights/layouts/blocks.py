@@ -1,0 +1,130 @@
+"""What several layouts of Hugging Face's transformers share: rows of tables, and attention's three projections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from detr.errors import UserError
+from detr.weights.official import RESNET, Renaming, Table, renamed
+
+State = dict[str, Tensor]
+
+JOINED = re.compile(r"(.+\.)in_proj_(weight|bias)")
+APART = re.compile(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)")
+
+
+def attention(theirs: str, ours: str) -> Table:
+    """Return rows of an attention whose queries, keys and values are apart there and joined here: see `joined`."""
+    return tuple((f"{theirs}.{part}_proj.*", f"{ours}.{part}_proj.*") for part in ("q", "k", "v", "out"))
+
+
+def feed_forward(theirs: str, ours: str) -> Table:
+    """Return rows of the two linear layers of a transformer layer."""
+    return tuple((f"{theirs}.fc{i}.*", f"{ours}.feed_forward.linear{i}.*") for i in (1, 2))
+
+
+def norms(theirs: str, ours: str, *names: str) -> Table:
+    """Return rows of layer norms in the order of the sublayers that they belong to."""
+    return tuple((f"{theirs}.{name}.*", f"{ours}.norm{i}.*") for i, name in enumerate(names, 1))
+
+
+def resnet_stage(theirs: str, ours: str, index: int, shortcut: str, place: int) -> Table:
+    """Return rows of a stage of their ResNet, whose blocks have up to three convolutions.
+
+    Args:
+        theirs, ours: of the backbone.
+        index: of the stage, from 0.
+        shortcut: its name, which depends on whether it pools.
+        place: of its convolution in ours.
+    """
+    theirs, ours = f"{theirs}.encoder.stages.{index}.layers.*", f"{ours}.layer{index + 1}.*"
+    return (
+        *((f"{theirs}.layer.{i}.convolution.*", f"{ours}.conv{i + 1}.*") for i in range(3)),
+        *((f"{theirs}.layer.{i}.normalization.*", f"{ours}.bn{i + 1}.*") for i in range(3)),
+        (f"{theirs}.{shortcut}.convolution.*", f"{ours}.downsample.{place}.*"),
+        (f"{theirs}.{shortcut}.normalization.*", f"{ours}.downsample.{place + 1}.*"),
+    )
+
+
+BACKBONE = "model.backbone.conv_encoder.model"
+
+# timm's ResNet, as published files have it, or transformers' own. What is written has timm's names.
+RESNETS: Table = (
+    *((f"{BACKBONE}.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET),
+    (f"{BACKBONE}.embedder.embedder.convolution.weight", "backbone.body.conv1.weight"),
+    (f"{BACKBONE}.embedder.embedder.normalization.*", "backbone.body.bn1.*"),
+    *(row for index in range(4) for row in resnet_stage(BACKBONE, "backbone.body", index, "shortcut", 0)),
+)
+
+
+def our_names(state: Mapping[str, Tensor], table: Table, family: str, source: str) -> State:
+    """Return weights under our names, queries, keys and values of attention joined.
+
+    Raises:
+        UserError: a name that the table does not know, or attention without one of the three.
+    """
+    apart = renamed(state, Renaming(table).ours, f"{source}: %s is no weight of {family}")
+    return joined(apart, source)
+
+
+def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: str) -> State:
+    """Return our weights under their names, queries, keys and values of attention apart; counters of batch norm, too.
+
+    Raises:
+        UserError: a weight that the family does not have.
+    """
+    names, found = Renaming(table), {}
+    for name, tensor in separated(state).items():
+        theirs = names.theirs(name)
+        if theirs is None:
+            raise UserError(f"{source}: {family} has no place for {name}")
+        found[theirs] = tensor
+    return found
+
+
+def joined(apart: Mapping[str, Tensor], source: str) -> State:
+    """Return q_proj, k_proj and v_proj of self-attention as the in_proj of `nn.MultiheadAttention`, all else as it is.
+
+    Raises:
+        UserError: one of the three is missing.
+    """
+    state: State = {}
+    for name, tensor in apart.items():
+        match = APART.fullmatch(name)
+        if match is None:
+            state[name] = tensor
+        elif (target := f"{match[1]}in_proj_{match[3]}") not in state:
+            three = [f"{match[1]}{part}_proj.{match[3]}" for part in "qkv"]
+            missing = [each for each in three if each not in apart]
+            if missing:
+                raise UserError(f"{source}: {missing[0]} is missing")
+            state[target] = torch.cat([apart[each] for each in three])
+    return state
+
+
+def separated(state: Mapping[str, Tensor]) -> State:
+    """Undo `joined`."""
+    apart: State = {}
+    for name, tensor in state.items():
+        match = JOINED.fullmatch(name)
+        if match is None:
+            apart[name] = tensor
+        else:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            apart |= {f"{match[1]}{part}_proj.{match[2]}": chunk.clone() for part, chunk in parts}
+    return apart
+
+
+def layers_of(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Return how many layers there are whose names start with `prefix` and a number."""
+    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def changed(state: State, name: str, change: Callable[[Tensor], Tensor]) -> State:
+    """Return the weights with one of them changed, if it is there."""
+    return state | {name: change(state[name])} if name in state else state
