@@ -15,7 +15,6 @@ from detr.config.compose import compose, groups
 from detr.config.explain import check_choice, check_key, in_one_line, parse_overrides
 from detr.errors import UserError
 
-
 WHOLE = ("experiment", "detector")  # groups whose options choose those of others
 
 

@@ -73,7 +73,10 @@ def rt_detr_train(size: int) -> v2.Transform:
 
 
 class ResizeSquare(v2.Transform):
-    """Resizes to a square with a side drawn from `sizes`, whatever the image's shape. One size makes it deterministic."""
+    """Resizes to a square of a side drawn from `sizes`, whatever the image's shape.
+
+    One size makes it deterministic.
+    """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()

@@ -53,9 +53,10 @@ class DeformableAttention(nn.Module):
         if d_model % num_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of num_heads={num_heads}")
         self.num_heads, self.num_levels, self.discrete = num_heads, num_levels, discrete
-        level_of = torch.arange(num_levels).repeat_interleave(torch.tensor(self.points))
-        self.register_buffer("level_of", level_of, persistent=False)
-        self.register_buffer("share", 1 / torch.tensor(self.points)[level_of][:, None], persistent=False)
+        level_of = [level for level, count in enumerate(self.points) for _ in range(count)]
+        share = [[1 / self.points[level]] for level in level_of]
+        self.register_buffer("level_of", torch.tensor(level_of), persistent=False)
+        self.register_buffer("share", torch.tensor(share), persistent=False)
         total = num_heads * len(level_of)
         self.sampling_offsets = nn.Linear(d_model, 2 * total).requires_grad_(not discrete)
         self.attention_weights = nn.Linear(d_model, total)

@@ -174,7 +174,7 @@ def convolution(
     groups: int = 1,
     activation: bool = True,
 ) -> nn.Sequential:
-    """Return a convolution without a bias, a norm and SiLU: [B, channels, h, w] → [B, width, h / stride, w / stride]."""
+    """Return a convolution without a bias, a norm and SiLU: [B, channels, h, w] → [B, width, h / stride, …]."""
     norm = nn.BatchNorm2d(width) if normalization == "batch" else group_norm(width)
     kernel = nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, groups=groups, bias=False)
     return nn.Sequential(kernel, norm, nn.SiLU() if activation else nn.Identity())

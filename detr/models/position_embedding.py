@@ -111,7 +111,7 @@ class AnchorPosition(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """Embed boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
-        return self.mlp(boxes.to(self.mlp.layers[0].weight.dtype))
+        return self.mlp(boxes)
 
 
 class LearnedPositionEmbedding(nn.Module):

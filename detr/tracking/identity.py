@@ -20,7 +20,15 @@ OUTWARD = (
 
 UNCONFIGURED = ("logger", "paths")  # of the config, W&B does not show what only says where it goes
 
-TAGGED_CHOICES = ("experiment", "detector", "dataset", "backbone", "transformer", "queries", "loss")  # their options become tags
+TAGGED_CHOICES = (
+    "experiment",
+    "detector",
+    "dataset",
+    "backbone",
+    "transformer",
+    "queries",
+    "loss",
+)  # their options become tags
 DEFAULT = "default"  # the setting of a run without overrides
 
 

@@ -86,7 +86,7 @@ def timm_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for pattern, ours in AUTHORS:
         expression = re.compile(re.escape(pattern).replace(r"\*", "([^.]+)"))
-        numbers = iter(r"\1 \2".split())
+        numbers = iter([r"\1", r"\2"])
         place = re.sub(r"\*", lambda _: next(numbers), ours)  # noqa: B023
         for name in theirs:
             if match := expression.fullmatch(name):

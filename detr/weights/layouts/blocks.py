@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detr.errors import UserError
+from detr.models.backbone import ResNet
+from detr.models.detr import DETR
 from detr.weights.official import RESNET, Renaming, Table, renamed
 
 State = dict[str, Tensor]
@@ -52,12 +55,12 @@ def resnet_stage(theirs: str, ours: str, index: int, shortcut: str, place: int) 
 
 BACKBONE = "model.backbone.conv_encoder.model"
 
-# timm's ResNet, as published files have it, or transformers' own. What is written has timm's names.
+# transformers' own ResNet, which is what is written, or timm's, as most published files have it.
 RESNETS: Table = (
-    *((f"{BACKBONE}.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET),
     (f"{BACKBONE}.embedder.embedder.convolution.weight", "backbone.body.conv1.weight"),
     (f"{BACKBONE}.embedder.embedder.normalization.*", "backbone.body.bn1.*"),
     *(row for index in range(4) for row in resnet_stage(BACKBONE, "backbone.body", index, "shortcut", 0)),
+    *((f"{BACKBONE}.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET),
 )
 
 
@@ -82,7 +85,7 @@ def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: 
         theirs = names.theirs(name)
         if theirs is None:
             raise UserError(f"{source}: {family} has no place for {name}")
-        found[theirs] = tensor
+        found[theirs] = tensor.contiguous()
     return found
 
 
@@ -128,3 +131,39 @@ def layers_of(state: Mapping[str, Tensor], prefix: str) -> int:
 def changed(state: State, name: str, change: Callable[[Tensor], Tensor]) -> State:
     """Return the weights with one of them changed, if it is there."""
     return state | {name: change(state[name])} if name in state else state
+
+
+def resnet_config(model: DETR, family: str) -> dict[str, Any]:
+    """Return what a config says of torchvision's ResNet, as transformers' own, with the levels that the neck reads.
+
+    Raises:
+        UserError: another backbone.
+    """
+    backbone = model.backbone
+    if type(backbone) is not ResNet or backbone.dilated:
+        raise UserError(f"{family}'s layout is for backbone=resnet18, 34, 50 and 101 only")
+    count = model.neck.backbone_levels
+    stages: dict[str, Any] = {stage: module for stage, module in backbone.body.items() if stage in backbone.LEVELS}
+    return {
+        "model_type": "resnet",
+        "depths": [len(stage) for stage in stages.values()],
+        "layer_type": "bottleneck" if hasattr(stages["layer1"][0], "conv3") else "basic",
+        "hidden_sizes": [backbone.channels[-1] // 8 * 2**index for index in range(4)],
+        "out_features": [f"stage{level[-1]}" for level in backbone.levels[-count:]],
+    }
+
+
+def sizes(model: DETR, *, heads: int) -> dict[str, Any]:
+    """Return what the configs of DETR's closer relatives say in the same words."""
+    encoder, decoder = model.encoder, model.decoder
+    layer: Any = decoder.layers[0]
+    hidden = layer.feed_forward.linear1.out_features
+    return {
+        "num_queries": model.queries.num_queries,
+        "encoder_layers": len(encoder.layers),
+        "decoder_layers": len(decoder.layers),
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": hidden,
+        "decoder_ffn_dim": hidden,
+    }

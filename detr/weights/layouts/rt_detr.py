@@ -178,7 +178,8 @@ def config_of(model: DETR) -> dict[str, Any]:
     Raises:
         UserError: a detector with other parts than RT-DETR's.
     """
-    backbone, encoder, decoder, queries = model.backbone, model.encoder, model.decoder, model.queries
+    decoder, queries = model.decoder, model.queries
+    backbone, encoder = model.backbone, model.encoder
     if not (
         isinstance(backbone, ResNetD)
         and isinstance(encoder, HybridEncoder)
@@ -186,18 +187,21 @@ def config_of(model: DETR) -> dict[str, Any]:
         and isinstance(queries, TwoStageQueries)
     ):
         raise UserError("RT-DETR's layout is for detector=rt_detr_… and rt_detr_v2_… only")
-    layer, cross = decoder.layers[0], decoder.layers[0].cross_attn
+    stages: dict[str, Any] = {stage: backbone.body[stage] for stage in backbone.LEVELS}
+    fusing: Any = encoder.top_down[0]
+    first: Any = encoder.layers[0]
+    layer: Any = decoder.layers[0]
+    cross = layer.cross_attn
     points = set(cross.points)
     if len(points) > 1:
         raise UserError("transformers has as many points in each level; transformer.decoder.num_points is a list here")
-    fusion = encoder.top_down[0].blocks[0].wide[0].in_channels
-    width = encoder.lateral[0][0].in_channels
+    fusion, width = fusing.blocks[0].wide[0].in_channels, first.self_attn.embed_dim
     return {
         "model_type": "rt_detr_v2" if cross.discrete else "rt_detr",
         "backbone_config": {
             "model_type": "rt_detr_resnet",
-            "depths": [len(backbone.body[stage]) for stage in backbone.LEVELS],
-            "layer_type": "bottleneck" if hasattr(backbone.body["layer1"][0], "conv3") else "basic",
+            "depths": [len(stage) for stage in stages.values()],
+            "layer_type": "bottleneck" if hasattr(stages["layer1"][0], "conv3") else "basic",
             "hidden_sizes": [backbone.channels[-1] // 8 * 2**i for i in range(4)],
             "out_features": ["stage2", "stage3", "stage4"],
         },
@@ -205,8 +209,8 @@ def config_of(model: DETR) -> dict[str, Any]:
         "encoder_in_channels": backbone.channels,
         "encoder_hidden_dim": width,
         "encoder_layers": len(encoder.layers),
-        "encoder_ffn_dim": encoder.layers[0].feed_forward.linear1.out_features,
-        "encoder_attention_heads": encoder.layers[0].self_attn.num_heads,
+        "encoder_ffn_dim": first.feed_forward.linear1.out_features,
+        "encoder_attention_heads": first.self_attn.num_heads,
         "hidden_expansion": fusion / width,
         "d_model": layer.self_attn.embed_dim,
         "decoder_in_channels": [width] * encoder.num_levels,
