@@ -60,6 +60,8 @@ class Detector:
         """Return (width, height) of an image as the detector wants it."""
         how, (width, height) = self.metadata["preprocessing"]["resize"], image.size
         low, high = sorted((width, height))
+        if how["kind"] == "square":
+            return how["size"], how["size"]
         if how["kind"] == "shrink long side":
             scale = min(1.0, how["max_size"] / high)
             return (

@@ -15,7 +15,7 @@ from detr.checking.boxes import convention_of
 from detr.checking.finding import Finding, Kind, Place
 from detr.checking.records import Records
 from detr.config import build
-from detr.data.transforms import ResizeShortSide, ShrinkLongSide, long_side_size, short_side_size
+from detr.data.transforms import ResizeShortSide, ResizeSquare, ShrinkLongSide, long_side_size, short_side_size
 
 TOO_SMALL = Kind(
     "objects-too-small",
@@ -101,6 +101,8 @@ def output_size(transform: Any, size: tuple[int, int]) -> tuple[int, int] | None
         return long_side_size(size, transform.max_size)
     if isinstance(transform, ResizeShortSide):
         return short_side_size(size, transform.sizes[-1], transform.max_size)
+    if isinstance(transform, ResizeSquare):
+        return transform.sizes[-1], transform.sizes[-1]
     return None
 
 
@@ -113,7 +115,7 @@ def _small(records: Records, rows: NDArray[np.int64], transform: Any) -> Iterato
             seen = output_size(transform, (size[0], size[1]))
             if seen is None:
                 return
-            scales[index] = max(seen) / max(size)
+            scales[index] = np.sqrt(np.prod(seen) / np.prod(size))
     rows = rows[known[records.owners[rows]]]
     scale = scales[inverse.reshape(-1)[records.owners[rows]]]
     sides = np.sqrt(records.boxes[rows, 2:].prod(axis=1)) * scale
@@ -121,18 +123,21 @@ def _small(records: Records, rows: NDArray[np.int64], transform: Any) -> Iterato
         small = np.flatnonzero(sides < limit)
         if len(small) > share * len(rows):
             small = small[np.argsort(sides[small])]
-            words = f"{len(small) / len(rows):.0%} of the objects; {_advice(records, sides, scale, limit)}"
+            words = f"{len(small) / len(rows):.0%} of the objects; {_advice(records, sides, scale, limit, transform)}"
             yield from kind.found(records.split, [records.annotation(int(rows[small[0]]), words)], count=len(small))
             return
 
 
-def _advice(records: Records, sides: NDArray[np.float64], scale: NDArray[np.float64], limit: int) -> str:
-    """Which max_size leaves only a tenth of the objects below the limit, if any does."""
+def _advice(
+    records: Records, sides: NDArray[np.float64], scale: NDArray[np.float64], limit: int, transform: Any
+) -> str:
+    """Which size leaves only a tenth of the objects below the limit, if any does."""
     needed = float(np.quantile(limit / sides * scale, 0.9))  # of the original size
     longest = float(np.quantile(records.sizes.max(axis=1), 0.9))
     if needed > 1:
         return "they are as small in the files: larger images are needed"
-    return f"augmentation.max_size={-(-int(needed * longest) // 32) * 32} would do"
+    key = "size" if isinstance(transform, ResizeSquare) else "max_size"
+    return f"augmentation.{key}={-(-int(needed * longest) // 32) * 32} would do"
 
 
 def _flips(transform: Any) -> bool:

@@ -50,6 +50,47 @@ def flip_train(max_size: int) -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
 
 
+def square_train(sizes: Sequence[int]) -> v2.Transform:
+    """Build the paper's pipeline with squares in place of sizes that keep an image's shape (LW-DETR, RT-DETR).
+
+    Args:
+        sizes: sides in pixels, one of which is drawn.
+    """
+    resize = ResizeSquare(sizes)
+    crop = v2.Compose([ResizeShortSide([400, 500, 600], None), RandomSizeCrop(384, 600), resize])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, crop])])
+
+
+def rt_detr_train(size: int) -> v2.Transform:
+    """Build RT-DETR's pipeline: colours, zooming out and crops as SSD has them (Liu et al. 2016, section 2.2), squares.
+
+    Args:
+        size: side in pixels.
+    """
+    crop = v2.RandomApply([RandomOverlapCrop()], p=0.8)
+    zoom, flip = v2.RandomZoomOut(fill=0), v2.RandomHorizontalFlip(0.5)
+    return v2.Compose([v2.RandomPhotometricDistort(p=0.5), zoom, crop, flip, ResizeSquare([size])])
+
+
+class ResizeSquare(v2.Transform):
+    """Resizes to a square of a side drawn from `sizes`, whatever the image's shape.
+
+    One size makes it deterministic.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        _check_sizes(sizes)
+        self.sizes = list(sizes)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        side = self.sizes[_below(len(self.sizes))]
+        return {"size": (side, side)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _resize(inpt, params["size"])
+
+
 class ResizeShortSide(v2.Transform):
     """Resizes to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
 
@@ -58,8 +99,7 @@ class ResizeShortSide(v2.Transform):
 
     def __init__(self, sizes: Sequence[int], max_size: int | None) -> None:
         super().__init__()
-        if not sizes or min(sizes) < 1:
-            raise UserError(f"augmentation: sizes: expected at least one positive number of pixels, got {list(sizes)}")
+        _check_sizes(sizes)
         _check_max_size(max_size)
         self.sizes = list(sizes)
         self.max_size = max_size
@@ -120,6 +160,16 @@ class RandomSizeCrop(_DroppingTransform):
     def _side(self, length: int) -> int:
         low, high = min(self.min_size, length), min(self.max_size, length)
         return low + _below(high - low + 1)
+
+
+class RandomOverlapCrop(v2.RandomIoUCrop):
+    """Crops so that some object stays in sight by at least a drawn part; objects whose centre is cut off go."""
+
+    def forward(self, image: Image.Image, target: Target) -> tuple[Image.Image, Target]:
+        if not len(target["boxes"]):
+            return image, target  # there is nothing that a crop has to keep in sight
+        image, target = super().forward(image, target)
+        return image, drop_empty_boxes(target)
 
 
 class RandomZoom(_DroppingTransform):
@@ -238,6 +288,11 @@ def _below(limit: int) -> int:
 def _place(inner: Size, outer: Size) -> tuple[int, int]:
     """A random (top, left) at which `inner` lies within `outer`."""
     return _below(outer[0] - inner[0] + 1), _below(outer[1] - inner[1] + 1)
+
+
+def _check_sizes(sizes: Sequence[int]) -> None:
+    if not sizes or min(sizes) < 1:
+        raise UserError(f"augmentation: sizes: expected at least one positive number of pixels, got {list(sizes)}")
 
 
 def _check_max_size(max_size: int | None) -> None:

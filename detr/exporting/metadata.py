@@ -6,7 +6,7 @@ from typing import Any
 
 import detr
 from detr.assembly import eval_batch_size
-from detr.data.transforms import ResizeShortSide, ShrinkLongSide
+from detr.data.transforms import ResizeShortSide, ResizeSquare, ShrinkLongSide
 from detr.errors import described
 from detr.exporting.program import Traced
 from detr.exporting.source import Source
@@ -66,6 +66,8 @@ def _resizing(transform: Any) -> dict[str, Any]:
     """How large images become, in the order of `docs/onnx_example.py`."""
     if isinstance(transform, ResizeShortSide):
         return {"kind": "short side", "size": transform.sizes[-1], "max_size": transform.max_size, "by": "bilinear"}
+    if isinstance(transform, ResizeSquare):
+        return {"kind": "square", "size": transform.sizes[-1], "by": "bilinear"}
     if isinstance(transform, ShrinkLongSide):
         return {"kind": "shrink long side", "max_size": transform.max_size, "by": "bilinear"}
     return {"kind": "own", "transform": described(type(transform))}

@@ -178,11 +178,11 @@ class Frame:
         return (total / total.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy()
 
     def points(self, samples: Tensor, weights: Tensor) -> NDArray[np.float32]:
-        """Return [n, k, 3] of samples [n, heads, levels, points, 2] in [0, 1] of the padded image, and weights."""
+        """Return [n, k, 3] of samples [n, heads, P, 2] in [0, 1] of the padded image, and weights."""
         scale = torch.tensor([side / part for side, part in zip(self.size, self.part, strict=True)])
         places = samples.float().cpu() * scale
         shares = weights.float().cpu() / weights.shape[1]  # of each head they sum up to 1
-        return torch.cat([places, shares[..., None]], -1).flatten(1, 3).numpy()
+        return torch.cat([places, shares[..., None]], -1).flatten(1, 2).numpy()
 
 
 def looks(calls: Sequence[Call], rows: Tensor, frame: Frame, name: str) -> Looks:

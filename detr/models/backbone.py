@@ -113,7 +113,7 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 
 
 class ResNet(Backbone):
-    """Wraps torchvision's ResNet with frozen batch norm.
+    """Wraps torchvision's ResNet, its batch norm frozen.
 
     Args:
         name: resnet18, resnet34, resnet50 or resnet101.
@@ -122,6 +122,7 @@ class ResNet(Backbone):
         trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn. The paper trains
             layer2 to layer4.
         dilation: DC5: layer4 keeps the resolution of layer3 and dilates its convolutions.
+        frozen_norm: false: batch norm learns where `trainable` says so, for batches of many images.
         checkpointing: compute stages again in the backward pass instead of keeping what is in them: less memory, a
             third more time.
 
@@ -131,6 +132,7 @@ class ResNet(Backbone):
             resnet18 or resnet34.
     """
 
+    MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
     LEVELS = ("layer1", "layer2", "layer3", "layer4")
     MODULES = ("conv1", "bn1", "relu", "maxpool", *LEVELS)
     NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -143,32 +145,40 @@ class ResNet(Backbone):
         levels: Sequence[str | int] = ("layer4",),
         trainable: Sequence[str] = ("layer2", "layer3", "layer4"),
         dilation: bool = False,
+        frozen_norm: bool = True,
         checkpointing: bool = False,
     ) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__(self.MEAN, self.STD)
         basic = name in ("resnet18", "resnet34")
         _check_choices("name", [name], self.NAMES)
         names = [_level(level, self.LEVELS) for level in levels]
         _check_choices("levels", names, self.LEVELS)
         if dilation and basic:
             raise ValueError(f"dilation needs bottleneck blocks, which {name} does not have; use resnet50 or resnet101")
-        network = torchvision.models.get_model(
-            name,
-            weights=None,
-            replace_stride_with_dilation=None if basic else [False, False, dilation],
-        )
+        network = self.network(name, dilation=dilation)
         if weights is not None:
-            load(network, imagenet_resnet(name) if weights == "imagenet" else read(weights), weights)
+            load(network, self.pretrained(name) if weights == "imagenet" else read(weights), weights)
         self.name, self.levels = name, [stage for stage in self.LEVELS if stage in names]
         self.dilated, self.checkpointing, self.stages = dilation, checkpointing, self.LEVELS
         stages = nn.ModuleDict({stage: getattr(network, stage) for stage in self.MODULES})
         train_only(stages, trainable)
         last = self.MODULES.index(self.levels[-1])
         self.body = nn.ModuleDict({stage: stages[stage] for stage in self.MODULES[: last + 1]})
-        freeze_batch_norm(self.body).to(memory_format=torch.channels_last)
+        if frozen_norm:
+            freeze_batch_norm(self.body)
+        self.body.to(memory_format=torch.channels_last)
         numbers = [int(level[-1]) for level in self.levels]
         self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]
         self.strides = [16 if dilation and number == 4 else 2 ** (number + 1) for number in numbers]
+
+    def network(self, name: str, *, dilation: bool) -> Any:
+        """Build the whole classifier."""
+        stages = None if name in ("resnet18", "resnet34") else [False, False, dilation]
+        return torchvision.models.get_model(name, weights=None, replace_stride_with_dilation=stages)
+
+    def pretrained(self, name: str) -> dict[str, Tensor]:
+        """Return the classifier's weights. Raises UserError: they cannot be had."""
+        return imagenet_resnet(name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features, x = [], images

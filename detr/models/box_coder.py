@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from detr.boxes import inverse_sigmoid
@@ -40,10 +41,27 @@ class BoxCoder(ABC):
 
 
 class LogitBoxCoder(BoxCoder):
-    """Takes logits for references, to which corrections are added (Deformable DETR, appendix A.3 and A.4)."""
+    """Takes logits for references, to which corrections are added (Deformable DETR, appendix A.3 and A.4).
+
+    Args:
+        eps: boxes become references as if their numbers were at least so far from 0 and 1 (DINO, DN-DETR: 1e-3).
+        in_each_layer: references are kept so far away before each correction, too. The authors' decoders go back and
+            forth between boxes and logits, and so do this; else a side may become smaller from layer to layer.
+
+    Raises:
+        ValueError: eps not between 0 and 0.5.
+    """
+
+    def __init__(self, *, eps: float = 1e-5, in_each_layer: bool = False) -> None:
+        if not 0 < eps < 0.5:
+            raise ValueError(f"eps: expected a number between 0 and 0.5, got {eps}")
+        self.eps, self.in_each_layer = eps, in_each_layer
 
     def encode(self, boxes: Tensor) -> Tensor:
-        return inverse_sigmoid(boxes)
+        if not self.in_each_layer:
+            return inverse_sigmoid(boxes, self.eps)
+        kept = boxes.clamp(0, 1)  # the authors' form, which differs from the other's by up to eps beyond it
+        return torch.log(kept.clamp(min=self.eps) / (1 - kept).clamp(min=self.eps))
 
     def decode(self, references: Tensor) -> Tensor:
         return references.sigmoid()
@@ -52,4 +70,4 @@ class LogitBoxCoder(BoxCoder):
         return values
 
     def correct(self, references: Tensor, corrections: Tensor) -> Tensor:
-        return references + corrections
+        return (self.encode(self.decode(references)) if self.in_each_layer else references) + corrections

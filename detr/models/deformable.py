@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -62,12 +64,14 @@ class DeformableEncoder(Encoder):
     Args:
         layer, num_layers: as in `TransformerEncoder`.
         num_levels: of the features.
-        num_points: that a head looks at in a level.
+        num_points: that a head looks at in a level; a list: one number for each level.
     """
 
     num_levels: int
 
-    def __init__(self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int = 4) -> None:
+    def __init__(
+        self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int | Sequence[int] = 4
+    ) -> None:
         super().__init__()
         self.num_levels = num_levels
         self.layers = layers_of(
@@ -91,12 +95,15 @@ class DeformableDecoder(Decoder):
         layer, num_layers, eval_layers: as in `TransformerDecoder`.
         box_coder: how boxes follow from references.
         num_levels: of the memory.
-        num_points: that a head looks at in a level.
+        num_points: that a head looks at in a level; a list: one number for each level (RT-DETRv2).
+        discrete: it looks at single tokens (RT-DETRv2): no gradient, and nothing to interpolate on small devices.
         refine: each layer corrects the reference of the one before (appendix A.4, "iterative bounding box
             refinement"); else all correct the first.
         look_forward_twice: with refinement, the gradient of a layer's box reaches the layer before it, too
             (DINO, Zhang et al. 2022, section 3.6).
         final_norm: a layer norm for every layer's output, as DINO and pre-norm have it.
+        place_in_padded: positions of queries are made from boxes relative to the padded image, as far as the finest
+            level tells (DINO, LW-DETR); else to the image without padding.
 
     Raises:
         ValueError: look_forward_twice without refinement.
@@ -115,16 +122,19 @@ class DeformableDecoder(Decoder):
         num_layers: int = 6,
         eval_layers: int | None = None,
         num_levels: int = 4,
-        num_points: int = 4,
+        num_points: int | Sequence[int] = 4,
+        discrete: bool = False,
         refine: bool = True,
         look_forward_twice: bool = False,
         final_norm: bool = False,
+        place_in_padded: bool = False,
     ) -> None:
         if look_forward_twice and not refine:
             raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
         super().__init__(
             layers=[
-                DeformableDecoderLayer(layer, _attention(layer, num_levels, num_points)) for _ in range(num_layers)
+                DeformableDecoderLayer(layer, _attention(layer, num_levels, num_points, discrete=discrete))
+                for _ in range(num_layers)
             ],
             norm=nn.LayerNorm(layer.d_model) if final_norm or layer.pre_norm else nn.Identity(),
             box_coder=box_coder,
@@ -133,6 +143,7 @@ class DeformableDecoder(Decoder):
         self.num_levels = num_levels
         self.refine, self.look_forward_twice = refine, look_forward_twice
         self.normed_twice = final_norm and not layer.pre_norm
+        self.place_in_padded = place_in_padded
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
         content, hidden = queries.content, []
@@ -143,14 +154,21 @@ class DeformableDecoder(Decoder):
         for layer in self.active_layers:
             location = refinement.location
             locations = location[:, :, None] * torch.cat([ratios] * (location.shape[-1] // 2), -1)
-            content = layer(content, queries.positions_at(location), locations, memory, queries.attention_mask)
+            position = queries.positions_at(locations[:, :, 0] if self.place_in_padded else location)
+            content = layer(content, position, locations, memory, queries.attention_mask)
             hidden.append(self.norm(content))
             # As DINO's authors: references are refined by the state before the final norm.
             refinement.add(hidden[-1], content if self.normed_twice else hidden[-1])
         return Decoded(torch.stack(hidden), torch.stack(refinement.boxes))
 
 
-def _attention(layer: LayerConfig, num_levels: int, num_points: int) -> DeformableAttention:
+def _attention(
+    layer: LayerConfig, num_levels: int, num_points: int | Sequence[int], *, discrete: bool = False
+) -> DeformableAttention:
     return DeformableAttention(
-        d_model=layer.d_model, num_heads=layer.num_heads, num_levels=num_levels, num_points=num_points
+        d_model=layer.d_model,
+        num_heads=layer.num_heads,
+        num_levels=num_levels,
+        num_points=num_points,
+        discrete=discrete,
     )

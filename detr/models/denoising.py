@@ -31,8 +31,10 @@ class Denoising(nn.Module):
 
     A query's content is an embedding of the class and an indicator; its anchor is the box. Images with fewer objects
     than the fullest of the batch, and batches without any, are filled up with queries that stand for no object and
-    learn to say so: thus every parameter has a gradient in every step. DN-DETR's code leaves such queries out of its
-    losses; here they are negatives like any other.
+    learn to say so: thus every parameter has a gradient in every step. Such queries are boxes of the whole image with a
+    content that learns, and negatives like any other. DN-DETR's code leaves them out of its losses; they are zeros in
+    its logits and its content, as in DINO's, and in RT-DETR's boxes of nothing in the corner. The losses are divided by
+    the objects of all processes; DN-DETR's, by those of its own process.
 
     Args:
         num_classes: of the data set.
@@ -143,6 +145,8 @@ class ContrastiveDenoising(Denoising):
         num_queries: about how many pairs there are: as many groups as fit into them, at least one.
         label_noise, weight: as in `Denoising`. DINO's 0.5 flips a quarter of the labels, which is 0.25 here.
         box_noise: λ of the corners, in half sides: noise up to λ is to be undone, noise from λ to 2 λ is no object.
+        slivers: corners that pass each other make a box without area between them, as in the authors' code, where four
+            in nine negatives are one; else the box that they span, which may be the object's again.
 
     The other arguments are those of `Denoising`.
     """
@@ -159,6 +163,7 @@ class ContrastiveDenoising(Denoising):
         label_noise: float = 0.25,
         box_noise: float = 1.0,
         weight: float = 1.0,
+        slivers: bool = False,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -170,7 +175,7 @@ class ContrastiveDenoising(Denoising):
         )
         if num_queries < 1:
             raise ValueError(f"num_queries: expected at least 1, got {num_queries}")
-        self.num_queries = num_queries
+        self.num_queries, self.slivers = num_queries, slivers
 
     def add_embedding(self, num_classes: int, d_model: int) -> None:
         self.embedding = nn.Embedding(num_classes + 1, d_model)
@@ -186,5 +191,8 @@ class ContrastiveDenoising(Denoising):
         spans = boxes[:, 2:].repeat(1, 2) / 2 * self.box_noise
         signs = torch.randint_like(boxes, 2) * 2 - 1
         corners = (cxcywh_to_xyxy(boxes) + signs * (torch.rand_like(boxes) + negative) * spans).clamp(0, 1)
+        if self.slivers:
+            boxes = xyxy_to_cxcywh(corners)
+            return torch.cat([boxes[:, :2], boxes[:, 2:].clamp(min=0)], -1)
         first, second = corners.view(-1, 2, 2).unbind(1)  # which may have passed each other
         return xyxy_to_cxcywh(torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1))

@@ -140,6 +140,11 @@ def check_parts(model: DETR) -> None:
         raise ValueError(
             f"denoising gives anchors, but the queries have {KINDS[kind]}; use queries={OPTIONS['anchor']}"
         )
+    if model.decoder.reads_positions and not model.encoder.keeps_positions:
+        raise ValueError(
+            "transformer.decoder reads the positions of tokens, whose width transformer.encoder.output_width changes; "
+            "use transformer/decoder=deformable, or transformer.encoder.output_width=null"
+        )
     for name, part in {"encoder": model.encoder, "decoder": model.decoder}.items():
         if part.num_levels not in (None, model.neck.num_levels):
             raise ValueError(

@@ -37,9 +37,11 @@ class Encoder(nn.Module):
 
     Attributes:
         num_levels: of the features that it takes; None: as many as there are.
+        keeps_positions: whether positions in the memory are as wide as its tokens, and so can be added to them.
     """
 
     num_levels: int | None = None
+    keeps_positions = True
     layers: nn.ModuleList
 
     @property

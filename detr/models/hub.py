@@ -52,7 +52,7 @@ def timm_classifier(name: str, weights: str | None) -> nn.Module:
             _check_hub(timm.get_pretrained_cfg(name))
             return timm.create_model(name, pretrained=True)
         except Exception as error:  # hub clients raise many kinds for "offline"
-            raise _no_download(name, error) from error
+            raise no_download(name, error) from error
     model = timm.create_model(name, pretrained=False)
     if weights == "package":
         load(model, _package_weights(name, model), weights)
@@ -91,10 +91,11 @@ def imagenet_resnet(name: str) -> dict[str, Tensor]:
         with download_timeout():
             return dict(weights.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:  # no connection; a file whose hash is wrong
-        raise _no_download(name, error) from error
+        raise no_download(name, error) from error
 
 
-def _no_download(name: str, error: Exception) -> UserError:
+def no_download(name: str, error: Exception) -> UserError:
+    """Return what to raise where a backbone's weights cannot be downloaded."""
     return UserError(
         f"backbone.weights=imagenet: the weights of {name} could not be downloaded ({first_line(error)}); "
         "give backbone.weights=FILE or null, or backbone=efficientnet_lite0, whose weights are installed"

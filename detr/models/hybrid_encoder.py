@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,17 +15,43 @@ from detr.models.structures import Features, Memory
 
 Normalization = Literal["batch", "group"]
 
-REP_BLOCKS = 3  # of a fusion block
+REP_BLOCKS = 3  # of RT-DETR's fusion block
 
 
-class HybridEncoder(TransformerEncoder):
+@dataclass(frozen=True)
+class Blocks:
+    """Builds what levels are fused with, for a width of D.
+
+    Args:
+        normalization: of the convolutions.
+        expansion: width of what is inside of a fusion block, in D.
+    """
+
+    normalization: Normalization = "batch"
+    expansion: float = 1.0
+
+    def lateral(self, d_model: int) -> nn.Module:
+        """Return what a level goes through before it joins the finer one: [B, D, h, w] → [B, D, h, w]."""
+        return convolution(d_model, d_model, 1, self.normalization)
+
+    def fusion(self, d_model: int) -> nn.Module:
+        """Return what makes one level of two: [B, 2 D, h, w] → [B, D, h, w]."""
+        return FusionBlock(2 * d_model, d_model, self.normalization, expansion=self.expansion)
+
+    def downsampling(self, d_model: int) -> nn.Module:
+        """Return what a level goes through before it joins the coarser one: [B, D, h, w] → [B, D, h / 2, w / 2]."""
+        return convolution(d_model, d_model, 3, self.normalization, stride=2)
+
+
+class FusingEncoder(TransformerEncoder):
     """Applies self-attention to the coarsest level only (AIFI), then fuses levels down and up by convolutions (CCFM).
 
     Args:
         layer, num_layers: as in `TransformerEncoder`.
         num_levels: of the features, at least 2.
-        normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
-            32 groups, where there are few.
+        blocks: what levels are fused with.
+        output_width: of a 1×1 convolution with a norm that each level goes through in the end; null: none, and levels
+            stay as wide as the encoder is. A decoder of that width must not read their positions.
 
     Raises:
         ValueError: fewer than two levels.
@@ -33,22 +60,24 @@ class HybridEncoder(TransformerEncoder):
     num_levels: int
 
     def __init__(
-        self,
-        *,
-        layer: LayerConfig,
-        num_layers: int = 1,
-        num_levels: int = 3,
-        normalization: Normalization = "batch",
+        self, *, layer: LayerConfig, num_layers: int, num_levels: int, blocks: Blocks, output_width: int | None
     ) -> None:
         super().__init__(layer=layer, num_layers=num_layers)
         if num_levels < 2:
             raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
         self.num_levels = num_levels
         steps, d_model = range(num_levels - 1), layer.d_model
-        self.lateral = nn.ModuleList(_convolution(d_model, d_model, 1, normalization) for _ in steps)
-        self.top_down = nn.ModuleList(FusionBlock(d_model, normalization) for _ in steps)
-        self.downsampling = nn.ModuleList(_convolution(d_model, d_model, 3, normalization, stride=2) for _ in steps)
-        self.bottom_up = nn.ModuleList(FusionBlock(d_model, normalization) for _ in steps)
+        self.lateral = nn.ModuleList(blocks.lateral(d_model) for _ in steps)
+        self.top_down = nn.ModuleList(blocks.fusion(d_model) for _ in steps)
+        self.downsampling = nn.ModuleList(blocks.downsampling(d_model) for _ in steps)
+        self.bottom_up = nn.ModuleList(blocks.fusion(d_model) for _ in steps)
+        self.keeps_positions = output_width in (None, d_model)
+        self.outputs = nn.ModuleList(
+            nn.Identity()
+            if output_width is None
+            else convolution(d_model, output_width, 1, blocks.normalization, activation=False)
+            for _ in range(num_levels)
+        )
 
     def forward(self, features: Features) -> Memory:
         levels = [*features.maps[:-1], self.encode_coarsest(features)]
@@ -60,32 +89,95 @@ class HybridEncoder(TransformerEncoder):
         for coarser, downsample, fuse in zip(reversed(climbed), self.downsampling, self.bottom_up, strict=True):
             below = _resized(downsample(fused[-1]), coarser)
             fused.append(fuse(torch.cat([below, coarser], 1)))
+        fused = [output(level) for output, level in zip(self.outputs, fused, strict=True)]
         return Features(fused, features.padding, features.positions, features.strides).flatten()
 
 
-class FusionBlock(nn.Module):
-    """Fuses two levels, concatenated, to one: [B, 2 D, h, w] → [B, D, h, w] (figure 4 of the paper)."""
+class HybridEncoder(FusingEncoder):
+    """Fuses levels with RT-DETR's blocks.
 
-    def __init__(self, d_model: int, normalization: Normalization) -> None:
+    Args:
+        layer, num_layers, num_levels: as in `FusingEncoder`.
+        normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
+            32 groups, where there are few.
+        expansion: width of what is inside of a fusion block, in units of the encoder's.
+        output_width: as in `FusingEncoder`; RT-DETR has it, for its decoder.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: LayerConfig,
+        num_layers: int = 1,
+        num_levels: int = 3,
+        normalization: Normalization = "batch",
+        expansion: float = 1.0,
+        output_width: int | None = None,
+    ) -> None:
+        super().__init__(
+            layer=layer,
+            num_layers=num_layers,
+            num_levels=num_levels,
+            blocks=Blocks(normalization, expansion),
+            output_width=output_width,
+        )
+
+
+class FusionBlock(nn.Module):
+    """Applies RepVGG blocks beside a shortcut: [B, C, h, w] → [B, C', h, w] (figure 4 of the paper).
+
+    Args:
+        channels, width: C and C'.
+        normalization: of the convolutions.
+        num_blocks: one after the other.
+        expansion: width inside, in units of C'.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        normalization: Normalization,
+        num_blocks: int = REP_BLOCKS,
+        expansion: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.direct = _convolution(2 * d_model, d_model, 1, normalization)
-        self.entry = _convolution(2 * d_model, d_model, 1, normalization)
-        self.blocks = nn.Sequential(*(RepBlock(d_model, normalization) for _ in range(REP_BLOCKS)))
+        inside = int(width * expansion)
+        self.direct = convolution(channels, inside, 1, normalization)
+        self.entry = convolution(channels, inside, 1, normalization)
+        self.blocks = nn.Sequential(*(RepBlock(inside, normalization) for _ in range(num_blocks)))
+        self.exit = nn.Identity() if inside == width else convolution(inside, width, 1, normalization)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.entry(x)) + self.direct(x)
+        return self.exit(self.blocks(self.entry(x)) + self.direct(x))
 
 
 class RepBlock(nn.Module):
-    """Applies a 3×3 and a 1×1 convolution side by side (RepVGG, Ding et al. 2021), [B, D, h, w] → [B, D, h, w]."""
+    """Applies a 3×3 and a 1×1 convolution side by side (RepVGG, Ding et al. 2021), [B, C, h, w] → [B, C, h, w]."""
 
-    def __init__(self, d_model: int, normalization: Normalization) -> None:
+    def __init__(self, channels: int, normalization: Normalization) -> None:
         super().__init__()
-        self.wide = _convolution(d_model, d_model, 3, normalization, activation=False)
-        self.narrow = _convolution(d_model, d_model, 1, normalization, activation=False)
+        self.wide = convolution(channels, channels, 3, normalization, activation=False)
+        self.narrow = convolution(channels, channels, 1, normalization, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.wide(x) + self.narrow(x))
+
+
+def convolution(
+    channels: int,
+    width: int,
+    size: int,
+    normalization: Normalization = "batch",
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: bool = True,
+) -> nn.Sequential:
+    """Return a convolution without a bias, a norm and SiLU: [B, channels, h, w] → [B, width, h / stride, …]."""
+    norm = nn.BatchNorm2d(width) if normalization == "batch" else group_norm(width)
+    kernel = nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+    return nn.Sequential(kernel, norm, nn.SiLU() if activation else nn.Identity())
 
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:
@@ -93,12 +185,3 @@ def _resized(level: Tensor, like: Tensor) -> Tensor:
     if level.shape[-2:] == like.shape[-2:]:
         return level
     return F.interpolate(level, size=like.shape[-2:], mode="nearest")
-
-
-def _convolution(
-    channels: int, d_model: int, size: int, normalization: Normalization, *, stride: int = 1, activation: bool = True
-) -> nn.Sequential:
-    """Convolution, norm and SiLU."""
-    norm = nn.BatchNorm2d(d_model) if normalization == "batch" else group_norm(d_model)
-    convolution = nn.Conv2d(channels, d_model, size, stride=stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, norm, nn.SiLU() if activation else nn.Identity())

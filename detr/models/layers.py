@@ -12,8 +12,14 @@ from torch.nn import functional as F
 
 NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
 
-Activation = Literal["relu", "gelu", "glu", "prelu"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
+Activation = Literal["relu", "gelu", "silu", "glu", "prelu"]
+MLPActivation = Literal["relu", "silu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "glu": F.glu,
+}
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,26 @@ class ResidualLayer(nn.Module):
 
 
 class MLP(nn.Module):
-    """Applies linear layers with ReLU between them; maps [..., in_features] to [..., out_features]."""
+    """Applies linear layers with ReLU or SiLU between them; maps [..., in_features] to [..., out_features]."""
 
-    def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int,
+        num_layers: int,
+        activation: MLPActivation = "relu",
+    ) -> None:
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
         sizes = [in_features, *[hidden_features] * (num_layers - 1), out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)
 
 

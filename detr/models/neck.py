@@ -26,7 +26,8 @@ class Neck(nn.Module):
             the first from the backbone's coarsest, and each further one from the one before (Deformable DETR, A.2).
         d_model: width of the transformer.
         position_embedding: padding [B, h, w] → [B, D, h, w].
-        normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR).
+        normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR), `batch` batch norm
+            behind a convolution without a bias (RT-DETR).
         level_embedding: add a learned vector for each level to its positions (Deformable DETR).
 
     Raises:
@@ -45,7 +46,7 @@ class Neck(nn.Module):
         position_embedding: nn.Module,
         num_levels: int | None = 1,
         extra_levels: int = 0,
-        normalization: Literal["none", "group"] = "none",
+        normalization: Literal["none", "group", "batch"] = "none",
         level_embedding: bool = False,
     ) -> None:
         super().__init__()
@@ -107,9 +108,13 @@ class Neck(nn.Module):
 def _projection(
     channels: int, d_model: int, normalization: str, *, kernel_size: int = 1, stride: int = 1, padding: int = 0
 ) -> nn.Module:
-    convolution = nn.Conv2d(channels, d_model, kernel_size=kernel_size, stride=stride, padding=padding)
+    convolution = nn.Conv2d(
+        channels, d_model, kernel_size=kernel_size, stride=stride, padding=padding, bias=normalization != "batch"
+    )
     if normalization == "none":
         return convolution
+    if normalization == "batch":
+        return nn.Sequential(convolution, nn.BatchNorm2d(d_model))
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
     return nn.Sequential(convolution, group_norm(d_model))

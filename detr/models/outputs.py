@@ -56,7 +56,8 @@ def _check_memory(encoder: Encoder, memory: Memory, features: Features) -> None:
     """Raises UserError unless the tokens are those of the levels, image by image."""
     images = len(features.maps[0])
     tokens, count = memory.tokens.shape, sum(height * width for height, width in memory.shapes)
-    if tokens[:2] != (images, count) or memory.positions.shape != tokens or memory.padding.shape != tokens[:2]:
+    positions = memory.positions.shape if encoder.keeps_positions else (*memory.positions.shape[:2], tokens[2])
+    if tokens[:2] != (images, count) or positions != tokens or memory.padding.shape != tokens[:2]:
         raise UserError(
             f"transformer.encoder: {described(type(encoder))} returns tokens {list(tokens)}, positions "
             f"{list(memory.positions.shape)} and padding {list(memory.padding.shape)}, expected [B, T, D] twice and "

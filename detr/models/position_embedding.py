@@ -44,6 +44,33 @@ class SinePositionEmbedding(nn.Module):
         ).permute(0, 3, 1, 2)
 
 
+class GridPositionEmbedding(nn.Module):
+    """Gives sines and cosines of the number of the row, then of the column, whatever the image's size (RT-DETR).
+
+    Sines and cosines are not interleaved, as in `SinePositionEmbedding`, but come one after the other.
+
+    Args:
+        d_model: number of channels, a multiple of 4.
+        temperature: the longest wavelength is this many times the shortest.
+    """
+
+    def __init__(self, *, d_model: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        if d_model % 4:
+            raise ValueError(f"d_model: expected a multiple of 4 for sine positions, got {d_model}")
+        if temperature <= 0:
+            raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+        self.d_model, self.temperature = d_model, temperature
+
+    def forward(self, padding: Tensor) -> Tensor:
+        """Embed padding [B, h, w] bool → [B, D, h, w]; rows and columns of padding count on."""
+        numbers = [torch.ones_like(padding, dtype=torch.float32).cumsum(axis) - 1 for axis in (1, 2)]
+        sines = [sine_embedding(each / (2 * math.pi), self.d_model // 2, self.temperature) for each in numbers]
+        return torch.cat([part for each in sines for part in (each[..., 0::2], each[..., 1::2])], -1).permute(
+            0, 3, 1, 2
+        )
+
+
 def sine_embedding(values: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
     """Embed values in [0, 1], [...] → [..., channels]: sine and cosine alternate, wavelengths grow from 1 upward."""
     index = torch.arange(channels, dtype=torch.float32, device=values.device)
@@ -72,6 +99,19 @@ class BoxPosition(nn.Module):
     def forward(self, boxes: Tensor) -> Tensor:
         """Embed boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
         return self.mlp(box_sines(boxes, self.d_model))
+
+
+class AnchorPosition(nn.Module):
+    """Makes the position of a query from the four numbers of its box, without sines (RT-DETR)."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.mlp = MLP(4, 2 * d_model, d_model, 2)
+        xavier_uniform(self.mlp)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """Embed boxes cxcywh [B, Q, 4] in [0, 1] → [B, Q, D]."""
+        return self.mlp(boxes)
 
 
 class LearnedPositionEmbedding(nn.Module):

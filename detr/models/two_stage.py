@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 from detr.boxes import cxcywh_to_xyxy
 from detr.models.box_coder import BoxCoder
 from detr.models.heads import BoxHead, ClassHead
-from detr.models.position_embedding import BoxPosition, box_sines
+from detr.models.position_embedding import AnchorPosition, BoxPosition, box_sines
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import Decoded, Memory, QuerySet
 from detr.structures import Group, Predictions, at_least_fp32
@@ -26,8 +26,8 @@ class TwoStageQueries(Queries):
     """Lets every token of the encoder propose a class and a box; the best become queries (Deformable DETR, section 4).
 
     Boxes are corrections of a square anchor at the token. The proposals learn from a loss of their own, matched
-    one-to-many. The chosen anchors are detached; the content is not, since without the decoder's gradient the
-    embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
+    one-to-many. The chosen anchors are detached; the content is so only if asked for, since without the decoder's
+    gradient the embedded data set is learned markedly more slowly (AP 0.35 instead of 0.40 after 600 small batches).
     Padding and the border are chosen last, that is only in an image with fewer tokens than queries, where they have to
     fill the rest; before them boxes that repeat a better one, where queries are to be distinct. What they propose is a
     box around the far corner, as in the authors' code, so that no object is matched to them.
@@ -42,8 +42,12 @@ class TwoStageQueries(Queries):
         weight: of the proposals' losses.
         supervised: whose proposals have losses: of `all` tokens (Deformable DETR) or the `chosen` (DINO, RT-DETR).
         content: of the queries. `tokens`: those that proposed them; `learned`: only anchors come from the image
-            (DINO, section 3.4, "mixed query selection"); `anchors`: content and position are made from the anchors
+            (DINO, section 3.4, "mixed query selection"), with Xavier's small numbers as in the authors' code, so that
+            at first anchors are most of what a query is; `anchors`: content and position are made from the anchors
             (Deformable DETR, appendix A.4).
+        detach: the content of `tokens` passes no gradient on to the encoder (RT-DETR).
+        position: what positions in the decoder are made of: the `sines` of the anchors, or `anchors`, their four
+            numbers alone (RT-DETR); content `anchors` brings its own.
         class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
@@ -67,6 +71,8 @@ class TwoStageQueries(Queries):
         weight: float = 1.0,
         supervised: Literal["all", "chosen"] = "all",
         content: Literal["tokens", "learned", "anchors"] = "tokens",
+        detach: bool = False,
+        position: Literal["sines", "anchors"] = "sines",
         class_agnostic: bool = False,
         border: float = 0.0,
         distinct: float | None = None,
@@ -94,12 +100,16 @@ class TwoStageQueries(Queries):
         logits = (1 if self.sigmoid else 2) if class_agnostic else surroundings.num_logits
         self.class_head = ClassHead(d_model=d_model, num_logits=logits, sigmoid=self.sigmoid)
         self.box_head = BoxHead(d_model=d_model, num_outputs=box_coder.num_outputs, corrects=True)
+        self.detach = detach
         self.content = nn.Embedding(num_queries + self.further, d_model) if content == "learned" else None
+        if self.content is not None:
+            nn.init.xavier_uniform_(self.content.weight)
         made_of_anchors = content == "anchors"
         self.anchor_head = (
             nn.Sequential(nn.Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if made_of_anchors else None
         )
-        self.position = None if made_of_anchors else BoxPosition(d_model)
+        embedding = AnchorPosition if position == "anchors" else BoxPosition
+        self.position = None if made_of_anchors else embedding(d_model)
 
     def forward(self, memory: Memory) -> QuerySet:
         tokens = self.token_head(memory.tokens)
@@ -112,7 +122,7 @@ class TwoStageQueries(Queries):
         reference = rows(boxes.detach(), best)
         position, content = self.of_anchors(reference)
         if content is None and self.content is None:
-            content = rows(tokens, best)
+            content = rows(tokens.detach() if self.detach else tokens, best)
         elif self.content is not None:
             content = self.content.weight[: best.shape[1]].expand(tokens.shape[0], -1, -1)
         assert content is not None

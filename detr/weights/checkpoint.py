@@ -24,6 +24,7 @@ from detr.data.dataset import Fingerprint
 from detr.errors import UserError
 from detr.files import write_with
 from detr.structures import Classes
+from detr.weights.official import COUNTER
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +227,9 @@ def load_weights(
         UserError: with a report of what differs.
     """
     wanted = model.state_dict()
+    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}  # which nothing reads
+    weights = {name: value for name, value in weights.items() if name in wanted or not name.endswith(COUNTER)}
+    weights = counters | weights
     differences = {
         "missing": [name_in_file(name) for name in wanted if name not in weights],
         "not in the model": [name_in_file(name) for name in weights if name not in wanted],

@@ -96,13 +96,14 @@ def test_weights_of_attention_are_those_that_it_mixes_with() -> None:
     for level, (h, w) in enumerate(memory.shapes):
         grid = values[start : start + h * w, head * width : (head + 1) * width].view(h, w, width)
         start += h * w
-        for point in range(module.num_points):
-            x, y = (samples[0, 5, head, level, point] * torch.tensor([w, h]) - 0.5).tolist()
+        for point in (module.level_of == level).nonzero():
+            x, y = (samples[0, 5, head, point[0]] * torch.tensor([w, h]) - 0.5).tolist()
             for row, column in itertools.product((int(y // 1), int(y // 1) + 1), (int(x // 1), int(x // 1) + 1)):
                 if 0 <= row < h and 0 <= column < w:
                     near = (1 - abs(y - row)) * (1 - abs(x - column))
-                    mixed += weights[0, 5, head, level, point] * near * grid[row, column]
-    heads = deformable_attention(values[None].unflatten(-1, (module.num_heads, -1)), memory.shapes, samples, weights)
+                    mixed += weights[0, 5, head, point[0]] * near * grid[row, column]
+    by_head = values[None].unflatten(-1, (module.num_heads, -1))
+    heads = deformable_attention(by_head, memory.shapes, samples, weights, module.points)
     assert torch.allclose(heads[0, 5, head * width : (head + 1) * width], mixed, atol=1e-4)
     assert torch.allclose(module.output_proj(heads), module(queries, locations, memory, tokens), atol=1e-5)
 
@@ -127,8 +128,8 @@ def test_a_look_lies_where_its_token_does() -> None:
 
 def test_points_are_pixels_of_the_image() -> None:
     frame = Frame([(8, 12)], part=(0.75, 0.5), size=(300, 100), grid=(4, 9))
-    samples = torch.tensor([0.375, 0.25]).expand(2, 4, 1, 3, 2)  # the middle of the image, in a padded one
-    found = frame.points(samples, torch.full((2, 4, 1, 3), 1 / 3))
+    samples = torch.tensor([0.375, 0.25]).expand(2, 4, 3, 2)  # the middle of the image, in a padded one
+    found = frame.points(samples, torch.full((2, 4, 3), 1 / 3))
     assert found.shape == (2, 12, 3)
     assert np.allclose(found, [150, 50, 1 / 12])
 

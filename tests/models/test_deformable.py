@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,12 +36,22 @@ def bilinear(level: Tensor, x: float, y: float) -> Tensor:
     return total
 
 
-def test_the_formula_written_out() -> None:
+def nearest(level: Tensor, x: float, y: float) -> Tensor:
+    """Of a level [h, w, C]: the token whose corner is nearest, or the last one."""
+    height, width, _ = level.shape
+    column, row = (max(0, min(size - 1, int(at * size + 0.5))) for at, size in ((x, width), (y, height)))
+    return level[row, column]
+
+
+@pytest.mark.parametrize("points", [[2, 2], [1, 3]])
+@pytest.mark.parametrize("sample", [bilinear, nearest])
+def test_the_formula_written_out(sample: Callable[..., Tensor], points: list[int]) -> None:
     torch.manual_seed(0)
-    values, weights = torch.randn(2, TOKENS, 3, 4), torch.rand(2, 5, 3, 2, 2)
-    locations = torch.rand(2, 5, 3, 2, 2, 2) * 1.4 - 0.2  # some of them outside
-    got = deformable_attention(values, SHAPES, locations, weights)
+    values, weights = torch.randn(2, TOKENS, 3, 4), torch.rand(2, 5, 3, 4)
+    locations = torch.rand(2, 5, 3, 4, 2) * 1.4 - 0.2  # some of them outside
+    got = deformable_attention(values, SHAPES, locations, weights, points, discrete=sample is nearest)
     assert got.shape == (2, 5, 12)
+    level_of = [level for level, count in enumerate(points) for _ in range(count)]
     for image in range(2):
         levels = [
             v.view(*s, 3, 4) for v, s in zip(values[image].split([h * w for h, w in SHAPES]), SHAPES, strict=True)
@@ -48,21 +59,20 @@ def test_the_formula_written_out() -> None:
         for query in range(5):
             for head in range(3):
                 expected = torch.zeros(4)
-                for level, tokens in enumerate(levels):
-                    for point in range(2):
-                        x, y = locations[image, query, head, level, point].tolist()
-                        expected += weights[image, query, head, level, point] * bilinear(tokens[:, :, head], x, y)
+                for point, level in enumerate(level_of):
+                    x, y = locations[image, query, head, point].tolist()
+                    expected += weights[image, query, head, point] * sample(levels[level][:, :, head], x, y)
                 torch.testing.assert_close(got[image, query, head * 4 : head * 4 + 4], expected)
 
 
 def test_gradients_in_double_precision() -> None:
     torch.manual_seed(0)
     values = torch.randn(1, TOKENS, 2, 2, dtype=torch.double, requires_grad=True)
-    locations = (torch.rand(1, 3, 2, 2, 2, 2, dtype=torch.double) * 1.2 - 0.1).requires_grad_()
-    weights = torch.rand(1, 3, 2, 2, 2, dtype=torch.double, requires_grad=True)
+    locations = (torch.rand(1, 3, 2, 3, 2, dtype=torch.double) * 1.2 - 0.1).requires_grad_()
+    weights = torch.rand(1, 3, 2, 3, dtype=torch.double, requires_grad=True)
 
     def attend(*inputs: Tensor) -> Tensor:
-        return deformable_attention(inputs[0], SHAPES, inputs[1], inputs[2])
+        return deformable_attention(inputs[0], SHAPES, inputs[1], inputs[2], [1, 2])
 
     assert torch.autograd.gradcheck(attend, (values, locations, weights))
 
@@ -100,6 +110,32 @@ def test_padding_is_never_looked_at() -> None:
     torch.testing.assert_close(
         layer(queries, references, first, first.tokens), layer(queries, references, second, second.tokens)
     )
+
+
+def test_points_of_each_level() -> None:
+    """A list of equal numbers is the number; others start around the reference in steps of their own."""
+    listed, plain = attention(num_points=[2, 2]), attention(num_points=2)
+    assert listed.state_dict().keys() == plain.state_dict().keys()
+    for name, value in listed.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name])
+    layer, seen = attention(num_points=[1, 3]), memory()
+    box = torch.tensor([0.5, 0.4, 0.2, 0.6]).expand(2, 1, 2, 4)
+    places, weights = layer.sampling(torch.zeros(2, 1, 16), box, seen)
+    right = [[0.6, 0.4], [0.5 + 0.1 / 3, 0.4], [0.5 + 0.2 / 3, 0.4], [0.6, 0.4]]  # shares of half the box's width
+    torch.testing.assert_close(places[0, 0, 0], torch.tensor(right))
+    assert weights.shape == (2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"num_points: expected 2 numbers, one for each level, got \[1, 1, 1\]"):
+        attention(num_points=[1, 1, 1])
+
+
+def test_discrete_points_do_not_learn() -> None:
+    """As in the authors' code: nothing says in which direction they should go."""
+    layer, seen = attention(discrete=True), memory()
+    layer(torch.randn(2, 5, 16), torch.rand(2, 5, 2, 4), seen, seen.tokens).sum().backward()
+    assert {name for name, p in layer.named_parameters() if p.grad is None} == {
+        "sampling_offsets.weight",
+        "sampling_offsets.bias",
+    }
 
 
 def test_width_and_heads_must_fit() -> None:
@@ -212,7 +248,7 @@ def test_a_box_is_looked_at_in_its_own_size() -> None:
     layer, seen = attention(num_heads=4, num_points=2), []
     nn.init.zeros_(layer.attention_weights.weight)
 
-    def record(values: Tensor, shapes: Any, locations: Tensor, weights: Tensor) -> Tensor:
+    def record(values: Tensor, shapes: Any, locations: Tensor, *rest: Any, **flags: Any) -> Tensor:
         seen.append(locations)
         return torch.zeros(2, 1, 16)
 
@@ -220,5 +256,5 @@ def test_a_box_is_looked_at_in_its_own_size() -> None:
         patch.setattr("detr.models.deformable_attention.deformable_attention", record)
         box = torch.tensor([0.5, 0.4, 0.2, 0.6]).expand(2, 1, 2, 4)
         layer(torch.randn(2, 1, 16), box, memory(), memory().tokens)
-    outermost = seen[0][0, 0, :, 0, -1]  # of each head
+    outermost = seen[0][0, 0, :, 1]  # of each head, in the first level
     torch.testing.assert_close(outermost, torch.tensor([[0.6, 0.4], [0.5, 0.7], [0.4, 0.4], [0.5, 0.1]]))

@@ -1,0 +1,1 @@
+"""Backbones that are more than a library's network, a file each."""

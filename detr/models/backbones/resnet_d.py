@@ -1,0 +1,94 @@
+"""The ResNet-D of RT-DETR (He et al. 2019, "Bag of tricks", section 4.2; lyuwenyu/RT-DETR, backbone/presnet.py)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from detr.models.backbone import ResNet
+from detr.models.hub import download_timeout, no_download
+
+RELEASE = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
+FILES = {
+    "resnet18": "ResNet18_vd_pretrained_from_paddle.pth",
+    "resnet34": "ResNet34_vd_pretrained_from_paddle.pth",
+    "resnet50": "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
+    "resnet101": "ResNet101_vd_ssld_pretrained_from_paddle.pth",
+}
+
+PLACES = {"conv1.conv1_1": ("conv1.0", "conv1.1"), "conv1.conv1_2": ("conv1.3", "conv1.4")}
+STEM = {**PLACES, "conv1.conv1_3": ("conv1.6", "bn1")}
+
+# The authors' names and timm's, `*` being one part of a name.
+AUTHORS = (
+    *(
+        row
+        for theirs, (convolution, norm) in STEM.items()
+        for row in ((f"{theirs}.conv.*", f"{convolution}.*"), (f"{theirs}.norm.*", f"{norm}.*"))
+    ),
+    *(
+        (f"res_layers.{stage}.blocks.*.branch2{'abc'[index]}.{kind}.*", f"layer{stage + 1}.*.{ours}{index + 1}.*")
+        for stage in range(4)
+        for index in range(3)
+        for kind, ours in {"conv": "conv", "norm": "bn"}.items()
+    ),
+    *(
+        (f"res_layers.{stage}.blocks.*.short.{kind}.*", f"layer{stage + 1}.*.downsample.{index}.*")
+        for stage in range(4)
+        for index, name in {1: "conv", 2: "norm"}.items()
+        for kind in ((f"conv.{name}",) if stage else (name,))  # a pool before it, but in the first stage
+    ),
+)
+
+
+class ResNetD(ResNet):
+    """Wraps timm's ResNet-D: three convolutions for a stem, and shortcuts that are pooled before they are projected.
+
+    As RT-DETR has it, images are not normalised, and the first block of small networks has a projection, too.
+
+    Args:
+        name: resnet18, resnet34, resnet50 or resnet101.
+        weights: `imagenet` (the authors', distilled; downloaded), a local state dict with timm's names, or null.
+
+    The other arguments are those of `ResNet`, which also says what it raises; there is no dilation.
+    """
+
+    MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    MODULES = ("conv1", "bn1", "act1", "maxpool", *ResNet.LEVELS)
+
+    def network(self, name: str, *, dilation: bool) -> Any:
+        if dilation:
+            raise ValueError("dilation: a ResNet-D has none here; use backbone=resnet50 or resnet101")
+        network: Any = timm.create_model(f"{name}d", pretrained=False)
+        first = network.layer1[0]
+        if first.downsample is None:
+            first.downsample = nn.Sequential(nn.Identity(), nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64))
+            nn.init.kaiming_normal_(first.downsample[1].weight, mode="fan_out", nonlinearity="relu")
+        return network
+
+    def pretrained(self, name: str) -> dict[str, Tensor]:
+        try:
+            with download_timeout():
+                theirs = torch.hub.load_state_dict_from_url(
+                    f"{RELEASE}/{FILES[name]}", map_location="cpu", weights_only=True
+                )
+        except (OSError, RuntimeError) as error:  # no connection
+            raise no_download(f"{name}_d", error) from error
+        return timm_names(theirs)
+
+
+def timm_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the authors' weights under timm's names; those that a ResNet-D has no place for are left out."""
+    found = {}
+    for pattern, ours in AUTHORS:
+        expression = re.compile(re.escape(pattern).replace(r"\*", "([^.]+)"))
+        numbers = iter([r"\1", r"\2"])
+        place = re.sub(r"\*", lambda _: next(numbers), ours)  # noqa: B023
+        for name in theirs:
+            if match := expression.fullmatch(name):
+                found[match.expand(place)] = theirs[name]
+    return found
