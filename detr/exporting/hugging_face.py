@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from detr.data.transforms import ResizeShortSide, ShrinkLongSide
+from detr.data.transforms import ResizeShortSide, ResizeSquare, ShrinkLongSide
 from detr.errors import UserError
 from detr.exporting.source import Source
 from detr.files import write_atomically, write_json
@@ -35,7 +35,12 @@ def export_folder(source: Source, output: Path) -> Path:
         UserError: no family of transformers has these parts.
     """
     family, config = family_of(source.model)
-    tensors = family.layout.to_theirs(_weights(source.model), source.name)
+    ours = {
+        name: tensor
+        for name, tensor in source.model.state_dict().items()
+        if family.denoising or "denoising." not in name
+    }
+    tensors = family.layout.to_theirs(ours, source.name)
     contents = {
         FILES[0]: save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"}),
         CONFIG: config | names(family, source.model, source.classes),
@@ -62,9 +67,11 @@ def family_of(model: DETR) -> tuple[Family, dict[str, Any]]:
         UserError: none has.
     """
     reasons: list[UserError] = []
-    for family in FAMILIES.values():
+    for module in dict.fromkeys(family.module for family in FAMILIES.values()):
+        family = next(each for each in FAMILIES.values() if each.module == module)
         try:
-            return family, family.layout.config_of(model)
+            config = family.layout.config_of(model)
+            return FAMILIES[config["model_type"]], config
         except UserError as error:
             reasons.append(error)
     said = "; ".join(str(reason) for reason in reasons)
@@ -102,6 +109,8 @@ def processor(family: Family, source: Source) -> dict[str, Any]:
 
 def _size(transform: Any) -> dict[str, int]:
     """The size that an evaluation scales images to."""
+    if isinstance(transform, ResizeSquare):
+        return dict.fromkeys(("height", "width"), _only(transform.sizes))
     if isinstance(transform, ResizeShortSide):
         longest = {} if transform.max_size is None else {"longest_edge": transform.max_size}
         return {"shortest_edge": _only(transform.sizes), **longest}
@@ -109,7 +118,7 @@ def _size(transform: Any) -> dict[str, int]:
         return dict.fromkeys(("max_height", "max_width"), transform.max_size)
     raise UserError(
         f"augmentation.eval: format=hugging_face cannot say what {type(transform).__name__} does; "
-        "use ResizeShortSide or ShrinkLongSide"
+        "use ResizeShortSide, ResizeSquare or ShrinkLongSide"
     )
 
 
@@ -117,8 +126,3 @@ def _only(sizes: Sequence[int]) -> int:
     if len(sizes) != 1:
         raise UserError(f"augmentation.eval.sizes: format=hugging_face needs one size, got {list(sizes)}")
     return sizes[0]
-
-
-def _weights(model: DETR) -> dict[str, Any]:
-    """A detector's weights; what is there for training only stays behind."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("denoising.")}

@@ -46,6 +46,7 @@ class Family:
     classes: str  # of transformers: the beginning of their names
     processor: str  # of images
     classification: Classification = "sigmoid"
+    denoising: bool = False  # weights of denoising are among theirs
 
     @property
     def layout(self) -> Layout:
@@ -54,6 +55,11 @@ class Family:
 
 FAMILIES = {
     "detr": Family("detr", "Detr", "DetrImageProcessor", "softmax"),
+    "conditional_detr": Family("conditional_detr", "ConditionalDetr", "ConditionalDetrImageProcessor"),
+    "dab-detr": Family("dab_detr", "DabDetr", "ConditionalDetrImageProcessor"),
+    "deformable_detr": Family("deformable_detr", "DeformableDetr", "DeformableDetrImageProcessor"),
+    "rt_detr": Family("rt_detr", "RTDetr", "RTDetrImageProcessor", denoising=True),
+    "rt_detr_v2": Family("rt_detr", "RTDetrV2", "RTDetrImageProcessor", denoising=True),
 }
 
 

@@ -42,6 +42,9 @@ class HubFolder:
     detector: str  # whose weights they are
 
 
+RESNETS = ("r18", "r34", "r50", "r101")
+
+# By the detector's name; those that had seen Objects365 before COCO end in _o365.
 ZOO: dict[str, OfficialFile | HubFolder] = {
     "detr_r50": OfficialFile("detr-r50-e632da11.pth", "detr_r50_coco"),
     "detr_r50_dc5": OfficialFile("detr-r50-dc5-f0fb7ef5.pth", "detr_r50_dc5_coco"),
@@ -50,6 +53,19 @@ ZOO: dict[str, OfficialFile | HubFolder] = {
     "detr_r50_panoptic": OfficialFile("detr-r50-panoptic-00ce5173.pth", "detr_r50_panoptic"),
     "detr_r50_dc5_panoptic": OfficialFile("detr-r50-dc5-panoptic-da08f1b1.pth", "detr_r50_dc5_panoptic"),
     "detr_r101_panoptic": OfficialFile("detr-r101-panoptic-40021d53.pth", "detr_r101_panoptic"),
+    "conditional_detr_r50": HubFolder("microsoft/conditional-detr-resnet-50", "conditional_detr_r50"),
+    "dab_detr_r50": HubFolder("IDEA-Research/dab-detr-resnet-50", "dab_detr_r50"),
+    "deformable_detr_r50": HubFolder("SenseTime/deformable-detr", "deformable_detr_r50"),
+    "deformable_detr_r50_refine": HubFolder("SenseTime/deformable-detr-with-box-refine", "deformable_detr_r50_refine"),
+    "deformable_detr_r50_two_stage": HubFolder(
+        "SenseTime/deformable-detr-with-box-refine-two-stage", "deformable_detr_r50_two_stage"
+    ),
+    **{f"rt_detr_{size}": HubFolder(f"PekingU/rtdetr_{size}vd", f"rt_detr_{size}") for size in RESNETS},
+    **{
+        f"rt_detr_{size}_o365": HubFolder(f"PekingU/rtdetr_{size}vd_coco_o365", f"rt_detr_{size}")
+        for size in ("r18", "r50", "r101")
+    },
+    **{f"rt_detr_v2_{size}": HubFolder(f"PekingU/rtdetr_v2_{size}vd", f"rt_detr_v2_{size}") for size in RESNETS},
 }
 
 

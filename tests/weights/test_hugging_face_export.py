@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,38 +12,90 @@ from command import only_error, run
 from official_layout import Architecture, write_official
 from PIL import Image
 
+from detr.config.compose import groups
 from detr.data.coco_categories import THINGS, coco_named
+from detr.errors import UserError
 from detr.exporting.hugging_face import export_folder
 from detr.exporting.source import find
 from detr.weights.sources import load, load_strictly
+from detr.weights.zoo import ZOO, HubFolder
 
 SMALL = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7)
 SIZES = [
     *("transformer.d_model=32", "transformer.num_heads=4", "transformer.dim_feedforward=48"),
     *("transformer.encoder.num_layers=2", "transformer.decoder.num_layers=2", "queries.num_queries=7"),
+    "backbone.weights=null",
 ]
 
 
-def test_transformers_answers_as_we_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("detector", "size"),
+    [
+        ("detr_r50", (96, 128)),
+        ("rt_detr_r18", (96, 96)),
+        pytest.param("deformable_detr_r50_two_stage", (96, 128), marks=pytest.mark.slow),
+        pytest.param("dab_detr_r50", (96, 128), marks=pytest.mark.slow),
+        pytest.param("conditional_detr_r50", (96, 128), marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_answers_as_we_do(detector: str, size: tuple[int, int], tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-    weights = write_official(tmp_path / "detr.pth", SMALL)
-    source = find(str(weights), ["experiment=detr_r50_coco", *SIZES, "augmentation.eval.sizes=[96]"])
+    weights = str(write_official(tmp_path / "detr.pth", SMALL)) if detector == "detr_r50" else None
+    source = find(weights, [f"detector={detector}", *SIZES, "augmentation.eval.sizes=[96]"])
     folder = export_folder(source, tmp_path / "folder")
     theirs = AutoModelForObjectDetection.from_pretrained(folder).eval()
     picture = Image.effect_noise((160, 120), 90).convert("RGB")
     inputs = AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
     image, _ = source.transform(picture, {})
-    assert inputs["pixel_values"].shape[-2:] == (image.height, image.width) == (96, 128)
+    assert inputs["pixel_values"].shape[-2:] == (image.height, image.width) == size
     with torch.no_grad():
         said = theirs(**inputs)
         pixels = inputs["pixel_values"]  # our model normalises: undo what their processor did
         images = pixels * source.model.backbone.std + source.model.backbone.mean
-        answer = source.model(images, torch.zeros(1, 96, 128, dtype=torch.bool))
+        answer = source.model(images, torch.zeros(1, *size, dtype=torch.bool))
     assert (said.logits - answer.logits[-1]).abs().max() < 1e-4
     assert (said.pred_boxes - answer.boxes[-1]).abs().max() < 1e-5
     assert theirs.config.id2label[17] == "cat"
     load_strictly(source.model, load(str(folder)))  # and back
+
+
+@pytest.mark.parametrize("name", [name for name, each in ZOO.items() if isinstance(each, HubFolder)])
+def test_published_names_belong_to_detectors(name: str) -> None:
+    published = ZOO[name]
+    assert isinstance(published, HubFolder)
+    assert published.detector in groups()["detector"]
+    assert name in (published.detector, f"{published.detector}_o365")
+
+
+def test_without_a_connection_the_repository_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr("detr.weights.zoo.get_hf_file_metadata", nobody)
+    with pytest.raises(UserError, match=r"PekingU/rtdetr_r18vd could not be downloaded .*nobody answers"):
+        load("rt_detr_r18")
+
+
+def test_a_folder_of_the_hubs_cache_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With COCO's 80 classes, its own category ids, and a file that was damaged."""
+    source = find(None, ["detector=rt_detr_r18", *SIZES, "augmentation.eval.sizes=[96]"])
+    folder = export_folder(source, tmp_path / "folder")
+    weights = (folder / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    snapshot = tmp_path / "models--PekingU--rtdetr_r18vd" / "snapshots" / "revision"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (snapshot / "model.safetensors").symlink_to(tmp_path / digest)
+    (tmp_path / digest).write_bytes(weights)
+    monkeypatch.setattr("detr.weights.zoo.snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr("detr.weights.zoo.try_to_load_from_cache", lambda *_: str(snapshot))
+    loaded = load("rt_detr_r18")
+    assert loaded.config == ("detector=rt_detr_r18", "dataset=coco")
+    assert loaded.classes == source.classes
+    (tmp_path / digest).write_bytes(weights[:-1])
+    with pytest.raises(UserError, match="was damaged"):
+        load("rt_detr_r18")
 
 
 def test_a_detector_that_transformers_does_not_have_is_refused(tmp_path: Path) -> None:
