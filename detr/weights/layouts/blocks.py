@@ -17,7 +17,7 @@ from detr.weights.official import RESNET, Renaming, Table, renamed
 State = dict[str, Tensor]
 
 JOINED = re.compile(r"(.+\.)in_proj_(weight|bias)")
-APART = re.compile(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)")
+APART = re.compile(r"(.+_attn\.)([qkv])_proj\.(weight|bias)")
 
 
 def attention(theirs: str, ours: str) -> Table:
@@ -55,13 +55,14 @@ def resnet_stage(theirs: str, ours: str, index: int, shortcut: str, place: int) 
 
 BACKBONE = "model.backbone.conv_encoder.model"
 
-# transformers' own ResNet, which is what is written, or timm's, as most published files have it.
-RESNETS: Table = (
+TIMMS_RESNET: Table = tuple((f"{BACKBONE}.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET)
+THEIR_RESNET: Table = (
     (f"{BACKBONE}.embedder.embedder.convolution.weight", "backbone.body.conv1.weight"),
     (f"{BACKBONE}.embedder.embedder.normalization.*", "backbone.body.bn1.*"),
     *(row for index in range(4) for row in resnet_stage(BACKBONE, "backbone.body", index, "shortcut", 0)),
-    *((f"{BACKBONE}.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET),
 )
+# transformers' own ResNet, which is what is written, or timm's, as most published files have it.
+RESNETS: Table = (*THEIR_RESNET, *TIMMS_RESNET)
 
 
 def our_names(state: Mapping[str, Tensor], table: Table, family: str, source: str) -> State:
@@ -70,8 +71,9 @@ def our_names(state: Mapping[str, Tensor], table: Table, family: str, source: st
     Raises:
         UserError: a name that the table does not know, or attention without one of the three.
     """
-    apart = renamed(state, Renaming(table).ours, f"{source}: %s is no weight of {family}")
-    return joined(apart, source)
+    names = Renaming(table)
+    apart = renamed(state, names.ours, f"{source}: %s is no weight of {family}")
+    return joined(apart, source, names)
 
 
 def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: str) -> State:
@@ -89,8 +91,11 @@ def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: 
     return found
 
 
-def joined(apart: Mapping[str, Tensor], source: str) -> State:
-    """Return q_proj, k_proj and v_proj of self-attention as the in_proj of `nn.MultiheadAttention`, all else as it is.
+def joined(apart: Mapping[str, Tensor], source: str, names: Renaming) -> State:
+    """Return q_proj, k_proj and v_proj of an attention as the in_proj of `nn.MultiheadAttention`, all else as it is.
+
+    Args:
+        names: theirs, for messages.
 
     Raises:
         UserError: one of the three is missing.
@@ -104,7 +109,7 @@ def joined(apart: Mapping[str, Tensor], source: str) -> State:
             three = [f"{match[1]}{part}_proj.{match[3]}" for part in "qkv"]
             missing = [each for each in three if each not in apart]
             if missing:
-                raise UserError(f"{source}: {missing[0]} is missing")
+                raise UserError(f"{source}: {names.theirs(missing[0]) or missing[0]} is missing")
             state[target] = torch.cat([apart[each] for each in three])
     return state
 
