@@ -13,7 +13,7 @@ from detr.models.encoder import Encoder
 from detr.models.groups import OneToMany, separate
 from detr.models.heads import BoxHead, ClassHead, for_layers
 from detr.models.mask_head import MaskHead
-from detr.models.neck import Neck
+from detr.models.neck import LevelNeck
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import QuerySet
 from detr.structures import Classification, Predictions, Targets
@@ -46,7 +46,7 @@ class DETR(nn.Module):
         self,
         *,
         backbone: Backbone,
-        neck: Callable[..., Neck],
+        neck: Callable[..., LevelNeck],
         encoder: Encoder,
         decoder: Decoder,
         queries: Callable[..., Queries],
