@@ -63,6 +63,8 @@ class GroupedTwoStageQueries(TwoStageQueries):
             content="learned",
             border=border,
         )
+        assert self.content is not None
+        nn.init.normal_(self.content.weight)
         self.one_to_many = surroundings.one_to_many
         parts = 0 if self.one_to_many is None else self.one_to_many.parts
         self.further_heads = nn.ModuleList(
@@ -128,6 +130,10 @@ class GroupedTwoStageQueries(TwoStageQueries):
     def best(self, scores: Tensor) -> Tensor:
         """Return [B, Q] the tokens of the highest scores [B, T], for the group that counts."""
         return scores.topk(torch.sym_min(self.num_queries, scores.shape[1]), dim=1).indices
+
+    def sides(self, memory: Memory) -> list[float]:
+        """Return the side of the anchors in each level: it doubles, whatever the strides."""
+        return [self.anchor_side * 2**level for level in range(len(memory.shapes))]
 
     def own(self, table: nn.Embedding, first: int) -> Tensor:
         """Return what the queries that there are learned, [Q, n]: `first` of the group that counts, and all others."""
