@@ -122,6 +122,14 @@ class WindowedViT(Backbone):
             return table
         return resampled(table, rows, columns, antialias=self.antialias)
 
+    def own_table(self, table: Tensor) -> Tensor:
+        """Return a table of positions [1, n² + 1, C], of whatever n, for the grid here; one of another kind as it is."""
+        side = round((table.shape[1] - 1) ** 0.5)
+        if side == self.grid or side * side != table.shape[1] - 1:
+            return table
+        grid = resampled(table[:, 1:].unflatten(1, (side, side)), self.grid, self.grid, antialias=self.antialias)
+        return torch.cat([table[:, :1], grid.flatten(1, 2)], 1)
+
     def to_windows(self, patches: Tensor) -> Tensor:
         """Sort patches [B, h, w, C] by windows: [B · windows², patches, C]."""
         images, height, width, channels = patches.shape
@@ -141,23 +149,13 @@ class WindowedViT(Backbone):
         Raises:
             UserError: a weight is missing or has another shape.
         """
-        own = self.state_dict()
         state = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in state.items()}
         patches, table = state.get("patch_embed.weight"), state.get("pos_embed")
         if patches is not None and patches.dim() == 4:
             state["patch_embed.weight"] = timm.layers.resample_patch_embed(patches, [self.patch_size] * 2)
         if table is not None:
-            state["pos_embed"] = as_large_table(table, own["pos_embed"].shape[1], antialias=self.antialias)
+            state["pos_embed"] = self.own_table(table)
         load(self, state, source)
-
-
-def as_large_table(table: Tensor, count: int, *, antialias: bool) -> Tensor:
-    """Return a table of positions [1, n² + 1, C], the class token's first, for a grid of `count` - 1 positions."""
-    side, wanted = (round((each - 1) ** 0.5) for each in (table.shape[1], count))
-    if side == wanted or side * side != table.shape[1] - 1:
-        return table
-    grid = resampled(table[:, 1:].unflatten(1, (side, side)), wanted, wanted, antialias=antialias)
-    return torch.cat([table[:, :1], grid.flatten(1, 2)], 1)
 
 
 def resampled(table: Tensor, rows: int, columns: int, *, antialias: bool) -> Tensor:
