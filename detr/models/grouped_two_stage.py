@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -81,7 +83,10 @@ class GroupedTwoStageQueries(TwoStageQueries):
         first, chosen = boxes.shape[1], [boxes]
         more = self.one_to_many
         if self.training and more is not None:
-            further = [self.choice(heads, memory, anchors, last, self.further // more.parts) for heads in self.further_heads]
+            size = self.further // more.parts
+            further = [
+                self.choice(cast(ProposalHeads, heads), memory, anchors, last, size) for heads in self.further_heads
+            ]
             chosen += [of_part for of_part, _ in further]
             groups["encoder_further"] = Group(
                 predictions=Predictions(
@@ -98,7 +103,12 @@ class GroupedTwoStageQueries(TwoStageQueries):
         return QuerySet(content=content, reference=reference, embed=self.position, groups=groups)
 
     def choice(
-        self, heads: TwoStageQueries | ProposalHeads, memory: Memory, anchors: Tensor, last: Tensor, size: int | None = None
+        self,
+        heads: TwoStageQueries | ProposalHeads,
+        memory: Memory,
+        anchors: Tensor,
+        last: Tensor,
+        size: int | None = None,
     ) -> tuple[Tensor, Predictions]:
         """Let a group choose.
 
@@ -115,10 +125,7 @@ class GroupedTwoStageQueries(TwoStageQueries):
         tokens = heads.token_head(memory.tokens)
         scores = heads.class_head(Decoded(tokens[None], anchors[None]))[0]
         scores = at_least_fp32(self.objectness(scores.detach())).masked_fill(last, -torch.inf)
-        if size is None:
-            best = self.best(scores)
-        else:
-            best = scores.topk(min(size, scores.shape[1]), dim=1).indices
+        best = self.best(scores) if size is None else scores.topk(min(size, scores.shape[1]), dim=1).indices
         states = rows(tokens, best)
         boxes = self.box_coder.correct(rows(anchors, best), at_least_fp32(heads.box_head(states)))
         located = self.box_coder.decode(boxes).masked_fill(last.gather(1, best)[..., None], 1.0)

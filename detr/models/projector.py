@@ -46,7 +46,7 @@ class C2fProjector(LevelNeck):
         normalization: Normalization = "layer",
     ) -> None:
         if len(scales) != num_levels or list(scales) != sorted(set(scales), reverse=True):
-            raise ValueError(f"scales: expected num_levels={num_levels} different ones, finest first, got {list(scales)}")
+            raise ValueError(f"scales: expected num_levels={num_levels}, finest first, got {list(scales)}")
         if not set(scales) <= {2.0, 1.0, 0.5}:
             raise ValueError(f"scales: expected 2, 1 or 0.5, got {list(scales)}")
         if len(set(strides)) > 1:

@@ -16,9 +16,11 @@ from detr.structures import Classes
 from detr.weights.sources import Weights, load_strictly
 
 CLASS_HEAD = re.compile(r"(?:.+\.)?class_head\.(?:\d+\.)?(?:weight|bias)")
-TABLES = re.compile(r"queries\.(?:embedding|content|anchors|corrections)\.weight|neck\.position_embedding\..+")  # rows are alike
+# Rows are alike.
+TABLES = re.compile(r"queries\.(?:embedding|content|anchors|corrections)\.weight|neck\.position_embedding\..+")
 GRID = "backbone.pos_embed"  # of vision transformers
-OPTIONAL = ("neck.position_embedding.", "mask_head.", "denoising.", "queries.further_heads.")  # a model may begin to have these, or give them up
+# A model may begin to have these, or give them up.
+OPTIONAL = ("neck.position_embedding.", "mask_head.", "denoising.", "queries.further_heads.")
 
 SHOWN = 12  # class names in a report
 

@@ -1,9 +1,10 @@
-"""DINOv2 with windows (Oquab et al. 2024; registers: Darcet et al. 2024), the backbone of RF-DETR (roboflow/rf-detr)."""
+"""DINOv2 with windows (Oquab et al. 2024; registers: Darcet et al. 2024), which RF-DETR has (roboflow/rf-detr)."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -51,7 +52,7 @@ class DinoV2(WindowedViT):
     ) -> None:
         if registers < 0:
             raise ValueError(f"registers: expected at least 0, got {registers}")
-        norm = functools.partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
         super().__init__(
             width=width,
             depth=depth,

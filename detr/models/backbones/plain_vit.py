@@ -1,9 +1,10 @@
-"""The plain vision transformer of LW-DETR (Chen et al. 2024, section 3.1; Atten4Vis/LW-DETR, models/backbone/vit.py)."""
+"""LW-DETR's plain vision transformer (Chen et al. 2024, section 3.1; Atten4Vis/LW-DETR, models/backbone/vit.py)."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from timm.models.beit import Block
 from torch import nn
@@ -42,6 +43,7 @@ class PlainViT(WindowedViT):
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
+        norm: Any = functools.partial(nn.LayerNorm, eps=1e-6)
         super().__init__(
             width=width,
             depth=depth,
@@ -56,7 +58,7 @@ class PlainViT(WindowedViT):
                 qkv_bias=True,
                 init_values=GAMMA,
                 drop_path=skipped(number, depth, drop_path),
-                norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
+                norm_layer=norm,
             ),
             checkpointing=checkpointing,
         )

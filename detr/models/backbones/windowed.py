@@ -64,7 +64,7 @@ class WindowedViT(Backbone):
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if not levels or list(levels) != sorted(set(levels)) or not 1 <= levels[0] <= levels[-1] <= depth:
-            raise ValueError(f"levels: expected ascending numbers of blocks from 1 to depth={depth}, got {list(levels)}")
+            raise ValueError(f"levels: expected ascending numbers from 1 to depth={depth}, got {list(levels)}")
         if not all(0 <= number < depth for number in global_blocks):
             raise ValueError(f"global_blocks: expected numbers from 0 to {depth - 1}, got {list(global_blocks)}")
         self.patch_size, self.windows, self.size_divisor = patch_size, windows, patch_size * windows
@@ -123,7 +123,7 @@ class WindowedViT(Backbone):
         return resampled(table, rows, columns, antialias=self.antialias)
 
     def own_table(self, table: Tensor) -> Tensor:
-        """Return a table of positions [1, n² + 1, C], of whatever n, for the grid here; one of another kind as it is."""
+        """Return a table of positions [1, n² + 1, C] for the grid here; one that is no square as it is."""
         side = round((table.shape[1] - 1) ** 0.5)
         if side == self.grid or side * side != table.shape[1] - 1:
             return table

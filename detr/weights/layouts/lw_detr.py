@@ -197,12 +197,12 @@ def from_apart(state: Mapping[str, Tensor], source: str) -> State:
     return result
 
 
-def to_apart(state: Mapping[str, Tensor], *, decoder: bool = True) -> State:
-    """Undo `from_apart`; the decoder's attention may stay together."""
+def to_apart(state: Mapping[str, Tensor], *, joint: tuple[str, ...] = ()) -> State:
+    """Undo `from_apart`, but for attention in what is called `joint`: there it stays together."""
     result: State = {}
     for name, tensor in state.items():
         match = TOGETHER.fullmatch(name)
-        if match and (decoder or not name.startswith("decoder.")):
+        if match and not name.startswith(joint):
             result |= _separate(match, tensor)
         elif match := FURTHER.fullmatch(name):
             result[f"queries.heads.{0 if match[1] is None else int(match[1]) + 1}.{match[2]}"] = tensor
@@ -286,10 +286,11 @@ def config_of(model: DETR) -> dict[str, Any]:
 
 def vit_config(backbone: WindowedViT) -> dict[str, Any]:
     """Return what a configuration says of any vision transformer."""
+    block: Any = backbone.blocks[0]
     return {
         "hidden_size": backbone.channels[0],
         "num_hidden_layers": len(backbone.blocks),
-        "num_attention_heads": backbone.blocks[0].attn.num_heads,
+        "num_attention_heads": block.attn.num_heads,
         "patch_size": backbone.patch_size,
     }
 
@@ -304,7 +305,7 @@ def detector_config(model: DETR) -> dict[str, Any]:
     plain = isinstance(decoder, DeformableDecoder) and not decoder.refine
     if not plain or not isinstance(queries, GroupedTwoStageQueries):
         raise UserError("this layout is for transformer=lw_detr_… with queries=grouped_two_stage only")
-    layer = decoder.layers[0]
+    layer: Any = decoder.layers[0]
     cross = layer.cross_attn
     return {
         "d_model": cross.value_proj.in_features,

@@ -90,7 +90,7 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
         UserError: a weight that RF-DETR does not have.
     """
     back = tuple((ours, theirs) for theirs, ours in TABLE)
-    theirs = rename(to_apart(state, decoder=False), back, f"{source}: RF-DETR has no place for %s")
+    theirs = rename(to_apart(state, joint=("decoder.",)), back, f"{source}: RF-DETR has no place for %s")
     first = state["backbone.cls_token"]
     return theirs | {f"backbone.0.encoder.encoder{MASK_TOKEN}": first.new_zeros(1, first.shape[-1])}
 
