@@ -73,7 +73,7 @@ def detector(
     )
 
 
-def theirs_of(family: Family, config: dict[str, Any], *, classes: int = CLASSES) -> nn.Module:
+def theirs_of(family: Family, config: dict[str, Any], *, classes: int = CLASSES, noise: float = 0.1) -> nn.Module:
     """Hugging Face's detector with values that matter everywhere."""
     from transformers import LwDetrConfig, LwDetrForObjectDetection, RfDetrConfig, RfDetrForObjectDetection
 
@@ -85,7 +85,7 @@ def theirs_of(family: Family, config: dict[str, Any], *, classes: int = CLASSES)
         model = LwDetrForObjectDetection(LwDetrConfig(**config))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
