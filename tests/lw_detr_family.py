@@ -22,6 +22,7 @@ from detr.models.grouped_two_stage import GroupedTwoStageQueries
 from detr.models.groups import GroupMatching
 from detr.models.layers import LayerConfig
 from detr.models.position_embedding import SinePositionEmbedding
+from detr.models.product_masks import ProductMaskHead
 from detr.models.projector import C2fProjector
 
 Family = Literal["rf", "lw"]
@@ -29,7 +30,13 @@ QUERIES, GROUPS, WIDTH = 6, 3, 32
 
 
 def detector(
-    family: Family, *, scales: tuple[float, ...] = (1.0,), width: int = 24, groups: int = GROUPS, grid: int = 6
+    family: Family,
+    *,
+    scales: tuple[float, ...] = (1.0,),
+    width: int = 24,
+    groups: int = GROUPS,
+    grid: int = 6,
+    masks: bool = False,
 ) -> DETR:
     """A small one of the family, with parts of a size each."""
     backbone: Any
@@ -66,6 +73,7 @@ def detector(
         queries=functools.partial(
             GroupedTwoStageQueries, num_queries=QUERIES, d_model=WIDTH, box_coder=RelativeBoxCoder()
         ),
+        mask_head=functools.partial(ProductMaskHead, d_model=WIDTH, num_blocks=2) if masks else None,
         one_to_many=GroupMatching(groups=groups) if groups > 1 else None,
         num_classes=CLASSES,
         d_model=WIDTH,
@@ -75,12 +83,15 @@ def detector(
 
 def theirs_of(family: Family, config: dict[str, Any], *, classes: int = CLASSES, noise: float = 0.1) -> nn.Module:
     """Hugging Face's detector with values that matter everywhere."""
-    from transformers import LwDetrConfig, LwDetrForObjectDetection, RfDetrConfig, RfDetrForObjectDetection
+    from transformers import LwDetrConfig, LwDetrForObjectDetection, RfDetrConfig
+    from transformers import RfDetrForInstanceSegmentation as WithMasks
+    from transformers import RfDetrForObjectDetection as Plain
 
     torch.manual_seed(0)
     config = {**config, "num_labels": classes}
     if family == "rf":
-        model: nn.Module = RfDetrForObjectDetection(RfDetrConfig(**config))
+        kind = WithMasks if "mask_downsample_ratio" in config else Plain
+        model: nn.Module = kind(RfDetrConfig(**config))
     else:
         model = LwDetrForObjectDetection(LwDetrConfig(**config))
     with torch.no_grad():

@@ -12,7 +12,7 @@ from detr.models.denoising import Denoising
 from detr.models.encoder import Encoder
 from detr.models.groups import OneToMany, separate
 from detr.models.heads import BoxHead, ClassHead, for_layers
-from detr.models.mask_head import MaskHead
+from detr.models.mask_head import QueryMasks
 from detr.models.neck import LevelNeck
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import QuerySet
@@ -53,7 +53,7 @@ class DETR(nn.Module):
         num_classes: int,
         class_head: Callable[..., nn.Module] = ClassHead,
         box_head: Callable[..., nn.Module] = BoxHead,
-        mask_head: Callable[..., MaskHead] | None = None,
+        mask_head: Callable[..., QueryMasks] | None = None,
         denoising: Callable[..., Denoising] | None = None,
         one_to_many: OneToMany | None = None,
         d_model: int = 256,

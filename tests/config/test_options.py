@@ -59,7 +59,7 @@ STEPS = {
         UNTRAINED,
         "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom,small_data,bccd_smoke",
     ],
-    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
+    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,product,none"],
 }
 # Like one of the steps but for their size: built on the meta device.
 LARGE = {

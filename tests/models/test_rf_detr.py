@@ -72,6 +72,27 @@ def test_the_same_numbers(case: str, training: bool) -> None:
         torch.testing.assert_close(mine, expected[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: name + text)
 
 
+@torch.no_grad()
+def test_the_same_masks() -> None:
+    """Of RF-DETR-Seg; and its weights there and back."""
+    ours = detector("rf", masks=True)
+    theirs = theirs_of("rf", rf_detr.config_of(ours))
+    written = saved(theirs)
+    ours.load_state_dict(rf_detr.to_ours(written), strict=True)
+    assert rf_detr.to_theirs(ours.state_dict()).keys() == written.keys()
+    ours, theirs = ours.double().eval(), theirs.double().eval()
+    images, padding = random_images([(96, 96), (96, 96)])
+    images = images.double()
+    predictions = ours(images, padding)
+    expected = theirs(pixel_values=ours.backbone.normalize(images, padding))
+    assert predictions.masks is not None
+    image, query = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 5])
+    masks = predictions.masks(image, query)
+    assert masks.shape == (3, 24, 24)
+    torch.testing.assert_close(masks, expected.pred_masks[image, query], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(predictions.boxes[-1], expected.pred_boxes, rtol=1e-6, atol=1e-6)
+
+
 VITS = {
     "dino": functools.partial(DinoV2, width=24, depth=2, num_heads=2, levels=[2], patch_size=4, grid=4, weights=None),
     "dino_with_registers": functools.partial(

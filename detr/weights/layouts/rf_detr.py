@@ -14,6 +14,7 @@ from torch import Tensor
 from detr.errors import UserError
 from detr.models.backbones.dinov2 import DinoV2
 from detr.models.detr import DETR
+from detr.models.product_masks import ProductMaskHead
 from detr.models.projector import C2fProjector
 from detr.weights.layouts.lw_detr import (
     AUTHORS_DETECTOR,
@@ -56,7 +57,18 @@ def _backbone(prefix: str) -> Table:
     )
 
 
-AUTHORS: Table = (*AUTHORS_DETECTOR, *_backbone("backbone.0.encoder.encoder"), *AUTHORS_PROJECTOR)
+MASK_HEAD: Table = (
+    ("segmentation_head.blocks.*.dwconv.*", "mask_head.blocks.*.depthwise.*"),
+    ("segmentation_head.blocks.*.norm.*", "mask_head.blocks.*.norm.*"),
+    ("segmentation_head.blocks.*.pwconv1.*", "mask_head.blocks.*.linear.*"),
+    ("segmentation_head.spatial_features_proj.*", "mask_head.pixels.*"),
+    ("segmentation_head.query_features_block.norm_in.*", "mask_head.norm.*"),
+    ("segmentation_head.query_features_block.layers.*.*", "mask_head.mlp.*.*"),
+    ("segmentation_head.query_features_proj.*", "mask_head.queries.*"),
+    ("segmentation_head.bias", "mask_head.bias"),
+)
+
+AUTHORS: Table = (*AUTHORS_DETECTOR, *_backbone("backbone.0.encoder.encoder"), *AUTHORS_PROJECTOR, *MASK_HEAD)
 TABLE: Table = AUTHORS
 
 IN_MEMORY: Table = (
@@ -137,4 +149,18 @@ def config_of(model: DETR) -> dict[str, Any]:
         },
         "layer_norm_eps": 1e-6,  # the authors'; transformers' own default is another
         **detector_config(model),
+        **({} if model.mask_head is None else mask_config(model)),
     }
+
+
+def mask_config(model: DETR) -> dict[str, Any]:
+    """Return what a configuration says of a mask head.
+
+    Raises:
+        UserError: it is not RF-DETR's.
+    """
+    head = model.mask_head
+    if not isinstance(head, ProductMaskHead) or len(head.blocks) != len(model.decoder.layers):
+        raise UserError("RF-DETR's layout has masks of mask_head=product only, with a block for each decoder layer")
+    hidden: Any = head.mlp[0]
+    return {"mask_downsample_ratio": head.stride, "intermediate_size": hidden.out_features}
