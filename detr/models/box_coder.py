@@ -71,3 +71,24 @@ class LogitBoxCoder(BoxCoder):
 
     def correct(self, references: Tensor, corrections: Tensor) -> Tensor:
         return (self.encode(self.decode(references)) if self.in_each_layer else references) + corrections
+
+
+class RelativeBoxCoder(BoxCoder):
+    """Takes boxes themselves for references; corrections are relative to their sides, as in Faster R-CNN (LW-DETR).
+
+    Centres move by parts of the sides, sides change by factors; a box may reach beyond the image.
+    """
+
+    def encode(self, boxes: Tensor) -> Tensor:
+        return boxes
+
+    def decode(self, references: Tensor) -> Tensor:
+        return references
+
+    def from_free(self, values: Tensor) -> Tensor:
+        return values.sigmoid()
+
+    def correct(self, references: Tensor, corrections: Tensor) -> Tensor:
+        centres, sides = references.chunk(2, -1)
+        shifts, factors = corrections.chunk(2, -1)
+        return torch.cat([centres + shifts * sides, factors.exp() * sides], -1)

@@ -102,11 +102,12 @@ class DeformableDecoder(Decoder):
         look_forward_twice: with refinement, the gradient of a layer's box reaches the layer before it, too
             (DINO, Zhang et al. 2022, section 3.6).
         final_norm: a layer norm for every layer's output, as DINO and pre-norm have it.
+        cross_heads: of cross-attention; null: as many as of self-attention (LW-DETR: twice as many).
         place_in_padded: positions of queries are made from boxes relative to the padded image, as far as the finest
             level tells (DINO, LW-DETR); else to the image without padding.
 
     Raises:
-        ValueError: look_forward_twice without refinement.
+        ValueError: look_forward_twice without refinement; heads that do not divide the width.
     """
 
     references = ("point", "anchor")
@@ -127,13 +128,16 @@ class DeformableDecoder(Decoder):
         refine: bool = True,
         look_forward_twice: bool = False,
         final_norm: bool = False,
+        cross_heads: int | None = None,
         place_in_padded: bool = False,
     ) -> None:
         if look_forward_twice and not refine:
             raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
         super().__init__(
             layers=[
-                DeformableDecoderLayer(layer, _attention(layer, num_levels, num_points, discrete=discrete))
+                DeformableDecoderLayer(
+                    layer, _attention(layer, num_levels, num_points, discrete=discrete, num_heads=cross_heads)
+                )
                 for _ in range(num_layers)
             ],
             norm=nn.LayerNorm(layer.d_model) if final_norm or layer.pre_norm else nn.Identity(),
@@ -163,11 +167,16 @@ class DeformableDecoder(Decoder):
 
 
 def _attention(
-    layer: LayerConfig, num_levels: int, num_points: int | Sequence[int], *, discrete: bool = False
+    layer: LayerConfig,
+    num_levels: int,
+    num_points: int | Sequence[int],
+    *,
+    discrete: bool = False,
+    num_heads: int | None = None,
 ) -> DeformableAttention:
     return DeformableAttention(
         d_model=layer.d_model,
-        num_heads=layer.num_heads,
+        num_heads=num_heads or layer.num_heads,
         num_levels=num_levels,
         num_points=num_points,
         discrete=discrete,

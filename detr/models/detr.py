@@ -12,8 +12,8 @@ from detr.models.denoising import Denoising
 from detr.models.encoder import Encoder
 from detr.models.groups import OneToMany, separate
 from detr.models.heads import BoxHead, ClassHead, for_layers
-from detr.models.mask_head import MaskHead
-from detr.models.neck import Neck
+from detr.models.mask_head import QueryMasks
+from detr.models.neck import LevelNeck
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import QuerySet
 from detr.structures import Classification, Predictions, Targets
@@ -46,14 +46,14 @@ class DETR(nn.Module):
         self,
         *,
         backbone: Backbone,
-        neck: Callable[..., Neck],
+        neck: Callable[..., LevelNeck],
         encoder: Encoder,
         decoder: Decoder,
         queries: Callable[..., Queries],
         num_classes: int,
         class_head: Callable[..., nn.Module] = ClassHead,
         box_head: Callable[..., nn.Module] = BoxHead,
-        mask_head: Callable[..., MaskHead] | None = None,
+        mask_head: Callable[..., QueryMasks] | None = None,
         denoising: Callable[..., Denoising] | None = None,
         one_to_many: OneToMany | None = None,
         d_model: int = 256,

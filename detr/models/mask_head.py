@@ -47,7 +47,28 @@ class AttentionMap(nn.Module):
         return weights.flatten(1).softmax(-1).view_as(weights)
 
 
-class MaskHead(nn.Module):
+class QueryMasks(nn.Module):
+    """Offers what every mask head does: a mask for each query that somebody asks for."""
+
+    def forward(
+        self, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, backbone: list[Tensor]
+    ) -> MaskDecoder:
+        """Return a function that computes masks.
+
+        Args:
+            hidden: [B, Q, D] the decoder's last layer.
+            boxes: [B, Q, 4] cxcywh in [0, 1], of the same.
+            memory: of the encoder.
+            features: of the neck.
+            backbone: its levels [B, C, h, w].
+
+        Returns:
+            image [M], query [M] → mask logits [M, h, w].
+        """
+        raise NotImplementedError
+
+
+class MaskHead(QueryMasks):
     """Finds a mask for each query: its attention map, refined by convolutions while climbing to the finest level.
 
     Starts on one of the levels that the transformer reads and adds every backbone level that is finer than it; with the
@@ -124,7 +145,7 @@ class MaskHead(nn.Module):
         )
         finer = [adapter(each) for adapter, each in zip(self.adapters, self._climb(backbone), strict=True)]
         context = self._context(features.maps[self.level])
-        precision = _current_autocast(hidden.device.type)  # the criterion asks from outside of it
+        precision = current_autocast(hidden.device.type)  # the criterion asks from outside of it
 
         def decode(image: Tensor, query: Tensor) -> Tensor:
             # Not `tokens[image]`: on CPUs threads would add up its gradient in any order, and no run be repeatable.
@@ -170,6 +191,6 @@ def relative_to_box(centres: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([offsets.clamp(-1, 1), inside.to(offsets)], -1).mT
 
 
-def _current_autocast(device: str) -> torch.autocast:
-    """A context with the mixed precision that is on now."""
+def current_autocast(device: str) -> torch.autocast:
+    """Return a context with the mixed precision that is on now."""
     return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))

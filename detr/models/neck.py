@@ -14,62 +14,33 @@ from detr.models.layers import group_norm
 from detr.models.structures import Features
 
 
-class Neck(nn.Module):
-    """Applies a 1×1 convolution to each level of the backbone (DETR's `input_proj`), and tells where every feature is.
+class LevelNeck(nn.Module):
+    """Offers what every neck does: levels of the transformer's width, each with its padding and positions.
 
     Args:
-        channels: of the backbone's levels, fine to coarse.
-        strides: of the same, in pixels of the image.
-        num_levels: that the transformer reads: the backbone's coarsest; null: all, for transformers that take any
-            number. A mask head reads the others, too.
-        extra_levels: how many of `num_levels` are coarser than the backbone's: a 3×3 convolution with stride 2 makes
-            the first from the backbone's coarsest, and each further one from the one before (Deformable DETR, A.2).
+        strides: of the levels that it makes, in pixels of the image.
+        backbone_levels: how many of the backbone's levels, the coarsest, the transformer reads.
         d_model: width of the transformer.
         position_embedding: padding [B, h, w] → [B, D, h, w].
-        normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR), `batch` batch norm
-            behind a convolution without a bias (RT-DETR).
         level_embedding: add a learned vector for each level to its positions (Deformable DETR).
 
-    Raises:
-        ValueError: the backbone has fewer levels; group norm with a width that is not a multiple of 32.
-
     Attributes:
-        backbone_levels: how many of the backbone's levels the transformer reads.
+        num_levels: that it makes.
     """
 
     def __init__(
         self,
         *,
-        channels: Sequence[int],
         strides: Sequence[int],
+        backbone_levels: int,
         d_model: int,
         position_embedding: nn.Module,
-        num_levels: int | None = 1,
-        extra_levels: int = 0,
-        normalization: Literal["none", "group", "batch"] = "none",
         level_embedding: bool = False,
     ) -> None:
         super().__init__()
-        self.num_levels = len(channels) + extra_levels if num_levels is None else num_levels
-        self.backbone_levels = self.num_levels - extra_levels
-        if extra_levels < 0 or self.backbone_levels < 1:
-            raise ValueError(f"extra_levels: expected 0 to num_levels - 1, got {extra_levels}")
-        if self.backbone_levels > len(channels):
-            extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
-            raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
-        self.strides = [
-            *strides[-self.backbone_levels :],
-            *(strides[-1] * 2**step for step in range(1, extra_levels + 1)),
-        ]
-        self.projections = nn.ModuleList(
-            _projection(count, d_model, normalization) for count in channels[-self.backbone_levels :]
-        )
-        self.extra = nn.ModuleList(
-            _projection(count, d_model, normalization, kernel_size=3, stride=2, padding=1)
-            for count in [channels[-1], *[d_model] * extra_levels][:extra_levels]
-        )
+        self.strides, self.num_levels, self.backbone_levels = list(strides), len(strides), backbone_levels
         self.position_embedding = position_embedding
-        self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model)) if level_embedding else None
+        self.level_embedding = nn.Parameter(torch.randn(len(strides), d_model)) if level_embedding else None
 
     def freeze_positions(self) -> None:
         """Freeze positions that nothing reads: parameters without a gradient stop a training in several processes."""
@@ -77,14 +48,13 @@ class Neck(nn.Module):
         if self.level_embedding is not None:
             self.level_embedding.requires_grad_(False)
 
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the levels [B, D, h, w], fine to coarse, of the backbone's [B, C, h, w] that the transformer reads."""
+        raise NotImplementedError
+
     def forward(self, features: list[Tensor], padding: Tensor) -> Features:
         """Return features of width D of levels [B, C, h, w] and padding [B, H, W]."""
-        features = features[-self.backbone_levels :]
-        maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]
-        coarsest = features[-1]
-        for convolution in self.extra:
-            coarsest = convolution(coarsest)
-            maps.append(coarsest)
+        maps = self.maps(features[-self.backbone_levels :])
         paddings = [
             F.interpolate(padding[:, None].float(), size=level.shape[-2:], mode="nearest")[:, 0].bool()
             for level in maps
@@ -103,6 +73,67 @@ class Neck(nn.Module):
             made_by = described(type(self.position_embedding))
             raise UserError(f"position_embedding: {made_by} returns {shown(positions)}, expected {shown(level)}")
         return positions
+
+
+class Neck(LevelNeck):
+    """Applies a 1×1 convolution to each level of the backbone (DETR's `input_proj`), and tells where every feature is.
+
+    Args:
+        channels: of the backbone's levels, fine to coarse.
+        strides: of the same, in pixels of the image.
+        num_levels: that the transformer reads: the backbone's coarsest; null: all, for transformers that take any
+            number. A mask head reads the others, too.
+        extra_levels: how many of `num_levels` are coarser than the backbone's: a 3×3 convolution with stride 2 makes
+            the first from the backbone's coarsest, and each further one from the one before (Deformable DETR, A.2).
+        d_model: width of the transformer.
+        position_embedding: padding [B, h, w] → [B, D, h, w].
+        normalization: after the convolution; `group` is group norm with 32 groups (Deformable DETR), `batch` batch norm
+            behind a convolution without a bias (RT-DETR).
+        level_embedding: add a learned vector for each level to its positions (Deformable DETR).
+
+    Raises:
+        ValueError: the backbone has fewer levels; group norm with a width that is not a multiple of 32.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        d_model: int,
+        position_embedding: nn.Module,
+        num_levels: int | None = 1,
+        extra_levels: int = 0,
+        normalization: Literal["none", "group", "batch"] = "none",
+        level_embedding: bool = False,
+    ) -> None:
+        own = (len(channels) if num_levels is None else num_levels - extra_levels) if extra_levels >= 0 else 0
+        if own < 1:
+            raise ValueError(f"extra_levels: expected 0 to num_levels - 1, got {extra_levels}")
+        if own > len(channels):
+            extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
+            raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
+        coarser = [strides[-1] * 2**step for step in range(1, extra_levels + 1)]
+        super().__init__(
+            strides=[*strides[-own:], *coarser],
+            backbone_levels=own,
+            d_model=d_model,
+            position_embedding=position_embedding,
+            level_embedding=level_embedding,
+        )
+        self.projections = nn.ModuleList(_projection(count, d_model, normalization) for count in channels[-own:])
+        self.extra = nn.ModuleList(
+            _projection(count, d_model, normalization, kernel_size=3, stride=2, padding=1)
+            for count in [channels[-1], *[d_model] * extra_levels][:extra_levels]
+        )
+
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]
+        coarsest = features[-1]
+        for convolution in self.extra:
+            coarsest = convolution(coarsest)
+            maps.append(coarsest)
+        return maps
 
 
 def _projection(

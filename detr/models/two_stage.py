@@ -197,12 +197,16 @@ class TwoStageQueries(Queries):
         """Return references [B, T, 4]: a square around each token's centre."""
         sides = torch.cat(
             [
-                memory.centres.new_full((h * w,), min(LARGEST, self.anchor_side * stride / memory.strides[0]))
-                for (h, w), stride in zip(memory.shapes, memory.strides, strict=True)
+                memory.centres.new_full((h * w,), min(LARGEST, side))
+                for (h, w), side in zip(memory.shapes, self.sides(memory), strict=True)
             ]
         )
         squares = sides[None, :, None].expand(memory.centres.shape[0], -1, 2)
         return self.box_coder.encode(torch.cat([memory.centres, squares], -1))
+
+    def sides(self, memory: Memory) -> list[float]:
+        """Return the side of the anchors in each level."""
+        return [self.anchor_side * stride / memory.strides[0] for stride in memory.strides]
 
     def objectness(self, logits: Tensor) -> Tensor:
         """Return how surely a token proposes any object: [B, T, K] → [B, T]."""

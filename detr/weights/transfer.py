@@ -10,13 +10,17 @@ from typing import Any
 
 from torch import Tensor
 
+from detr.models.backbones.windowed import WindowedViT
 from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.weights.sources import Weights, load_strictly
 
 CLASS_HEAD = re.compile(r"(?:.+\.)?class_head\.(?:\d+\.)?(?:weight|bias)")
-TABLES = re.compile(r"queries\.(?:embedding|content|anchors)\.weight|neck\.position_embedding\..+")  # rows are alike
-OPTIONAL = ("neck.position_embedding.", "mask_head.", "denoising.")  # a model may begin to have these, or give them up
+# Rows are alike.
+TABLES = re.compile(r"queries\.(?:embedding|content|anchors|corrections)\.weight|neck\.position_embedding\..+")
+GRID = "backbone.pos_embed"  # of vision transformers
+# A model may begin to have these, or give them up.
+OPTIONAL = ("neck.position_embedding.", "mask_head.", "denoising.", "queries.further_heads.")
 
 SHOWN = 12  # class names in a report
 
@@ -70,6 +74,7 @@ def start_from(model: DETR, weights: Weights, classes: Classes) -> Transfer:
     given = replace(weights, tensors=tensors)
     tensors = tensors | _adapted_class_heads(given, fresh, model.classification == "softmax", classes, transfer)
     tensors |= _adapted_tables(tensors, fresh, transfer)
+    tensors |= _adapted_grid(model, tensors, transfer)
     tensors |= _fresh_embeddings(tensors, fresh, transfer)
     load_strictly(model, replace(weights, tensors=tensors, classification=None))
     transfer.loaded = sum(name in weights.tensors and tensors[name] is weights.tensors[name] for name in tensors)
@@ -104,6 +109,19 @@ def _adapted_tables(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transf
         if rows < len(own):
             transfer.initialized.append(f"{name}: {len(own) - rows} further rows")
     return adapted
+
+
+def _adapted_grid(model: DETR, tensors: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:
+    """A vision transformer's table of positions, interpolated for as many rows and columns as the model has."""
+    table, backbone = tensors.get(GRID), model.backbone
+    if table is None or not isinstance(backbone, WindowedViT) or table.shape[1] == backbone.pos_embed.shape[1]:
+        return {}
+    adapted = backbone.own_table(table)
+    if adapted.shape == table.shape:  # not a square
+        return {}
+    sides = [round((each.shape[1] - 1) ** 0.5) for each in (table, adapted)]
+    transfer.adapted.append(f"{GRID}: interpolated from {sides[0]} × {sides[0]} to {sides[1]} × {sides[1]}")
+    return {GRID: adapted}
 
 
 def _fresh_embeddings(tensors: dict[str, Tensor], fresh: dict[str, Tensor], transfer: Transfer) -> dict[str, Tensor]:

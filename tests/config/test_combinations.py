@@ -19,16 +19,27 @@ from detr.errors import UserError
 from detr.structures import Classes, Normalizer
 
 GROUPS = {
-    "transformer": ["detr", "detr_pre_norm", "conditional", "dab", "deformable", "dino", "rt_detr", "top_down_anchor"],
-    "queries": ["learned", "anchors", "two_stage"],
-    "loss": ["detr", "focal", "varifocal"],
+    "transformer": [
+        "detr",
+        "detr_pre_norm",
+        "conditional",
+        "dab",
+        "deformable",
+        "dino",
+        "rt_detr",
+        "top_down_anchor",
+        "lw_detr",
+    ],
+    "box_coder": ["logit", "relative"],
+    "queries": ["learned", "anchors", "two_stage", "grouped_two_stage"],
+    "loss": ["detr", "focal", "varifocal", "ia_bce"],
     "position_embedding": ["sine", "learned"],
     "backbone": ["resnet18", "efficientnet_lite0"],
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
-ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down"]
-DECODERS = ["detr", "anchor", "conditional", "dab", "deformable"]
+ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down", "none"]
+DECODERS = ["detr", "anchor", "conditional", "dab", "deformable", "lw_detr"]
 SMALL = [
     "~experiment",
     "neck=multi_level",

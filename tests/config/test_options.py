@@ -59,14 +59,27 @@ STEPS = {
         UNTRAINED,
         "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom,small_data,bccd_smoke",
     ],
-    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,none"],
+    "masks": [*PAPER, "backbone=resnet18", "mask_head=fpn,product,none"],
 }
 # Like one of the steps but for their size: built on the meta device.
 LARGE = {
     "backbones": [*PAPER, "backbone=resnet101,resnet101_dc5"],
     "experiments": [
         "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
-        "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic"
+        "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small"
+    ],
+    "vision_transformers": [
+        "detector=rf_detr_nano",
+        "backbone=rf_detr_nano,rf_detr_small,rf_detr_medium,rf_detr_base,rf_detr_large,"
+        "lw_detr_tiny,lw_detr_small,lw_detr_medium,lw_detr_large,lw_detr_xlarge",
+    ],
+    "rf_detr": ["detector=rf_detr_nano,rf_detr_small,rf_detr_medium,rf_detr_base,rf_detr_large"],
+    "lw_detr": ["detector=lw_detr_tiny,lw_detr_small,lw_detr_medium,lw_detr_large,lw_detr_xlarge"],
+    "projectors": ["detector=lw_detr_tiny", "neck=c2f,c2f_batch,c2f_two_level", "one_to_many=lw_detr"],
+    "light_decoders": ["detector=lw_detr_tiny", "transformer=lw_detr_large,rf_detr_nano,rf_detr_medium"],
+    "squares": [
+        "detector=lw_detr_tiny",
+        "augmentation=square,square_384,square_512,square_560,square_576,square_704,lw_detr",
     ],
 }
 SMALL = [
