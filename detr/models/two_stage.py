@@ -135,6 +135,7 @@ class TwoStageQueries(Queries):
             copies=self.copies,
             weight=self.weight,
             class_agnostic=self.class_agnostic,
+            earlier=self.supervised == "chosen",
         )
         return QuerySet(
             content=content,
