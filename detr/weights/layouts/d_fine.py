@@ -31,7 +31,10 @@ from detr.weights.layouts.blocks import (
 from detr.weights.official import Table
 
 FAMILY = "D-FINE"
-DERIVED = (".num_points_scale", "decoder.anchors", "decoder.valid_mask")  # endings
+DERIVED = (  # endings of names; the authors' decoder has its bins twice
+    *(".num_points_scale", "decoder.anchors", "decoder.valid_mask"),
+    *("decoder.decoder.up", "decoder.decoder.reg_scale"),
+)
 SECOND = re.compile(r"(class|bbox)_embed\..+")  # heads outside of transformers' decoder
 HEAD = re.compile(r"(class_head|box_head)\.0\.(.+)")
 
@@ -265,6 +268,9 @@ def _backbone_config(body: Any, *, levels: int) -> dict[str, Any]:
     stem = body.stem.stem4.conv.out_channels
     return {
         "model_type": "hgnet_v2",
+        "embedding_size": stem,
+        "hidden_sizes": out,
+        "depths": [len(stage.blocks) for stage in stages],
         "stem_channels": [3, body.stem.stem1.conv.out_channels, stem],
         "stage_in_channels": [stem, *out[:-1]],
         "stage_mid_channels": [convolution.out_channels for convolution in last],
