@@ -75,6 +75,7 @@ def small_d_fine(
             supervised="chosen",
             detach=True,
             position="anchors",
+            activation=activation,
             border=0.01,
         ),
         box_head=functools.partial(BoxHead, activation=activation),
