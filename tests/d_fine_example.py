@@ -1,52 +1,53 @@
-"""A small D-FINE, and transformers' with the same weights."""
+"""A small D-FINE, or DEIM, with parts of a size each."""
 
 from __future__ import annotations
 
+import copy
 import functools
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from hugging_face_family import give_values_that_matter
+from hugging_face_family import Pyramid, give_values_that_matter
 from torch import nn
 
-from detr.models.backbone import Timm
+from detr.losses.criterion import SetCriterion
+from detr.losses.distributions import DistributionDistillation, FineGrainedLocalization
+from detr.losses.matcher import HungarianMatcher
+from detr.losses.terms import L1, GIoU, Varifocal
+from detr.models.backbone import Backbone, Timm
 from detr.models.box_coder import LogitBoxCoder
 from detr.models.d_fine import DFineDecoder
 from detr.models.d_fine_encoder import DFineEncoder
 from detr.models.denoising import ContrastiveDenoising
 from detr.models.detr import DETR
 from detr.models.heads import BoxHead
-from detr.models.layers import LayerConfig
+from detr.models.layers import LayerConfig, MLPActivation
 from detr.models.neck import Neck
 from detr.models.position_embedding import GridPositionEmbedding
 from detr.models.two_stage import TwoStageQueries
-from detr.weights.layouts.d_fine import config_of, to_theirs
 
-CLASSES = 5
+CLASSES, QUERIES, WIDTH = 5, 11, 32
 
 
 def small_d_fine(
     *,
-    levels: int = 3,
-    width: int = 32,
+    backbone: Backbone | None = None,
     encoder_width: int | None = None,
+    num_points: int | Sequence[int] = (3, 6, 3),
     curvature: float = 0.25,
-    activation: Any = "relu",
-    layers: int = 3,
     num_blocks: int = 1,
-    seed: int = 0,
+    layers: int = 3,
+    activation: MLPActivation = "relu",
+    fresh: bool = False,
+    num_classes: int = CLASSES,
 ) -> DETR:
-    """In evaluation mode, with values in every weight that show when it is not used."""
-    torch.manual_seed(seed)
-    coder = LogitBoxCoder()
-    inside = width if encoder_width is None else encoder_width
-    of_encoder = LayerConfig(d_model=inside, num_heads=4, dim_feedforward=48, dropout=0.0, activation="gelu")
-    of_decoder = LayerConfig(d_model=width, num_heads=4, dim_feedforward=40, dropout=0.0, activation=activation)
+    """In evaluation mode. `fresh` weights say nothing yet; others have values that show whether they are used."""
+    torch.manual_seed(0)
+    backbone = backbone or Pyramid()
+    coder, levels = LogitBoxCoder(in_each_layer=True), len(backbone.channels)
+    inside = encoder_width or WIDTH
     model = DETR(
-        backbone=Timm(
-            name="hgnetv2_b0", weights=None, levels=range(-levels, 0), trainable=["stages_[123]"], normalize=False
-        ),
+        backbone=backbone,
         neck=functools.partial(
             Neck,
             num_levels=levels,
@@ -55,20 +56,24 @@ def small_d_fine(
             normalization="batch",
         ),
         encoder=DFineEncoder(
-            layer=of_encoder, num_levels=levels, expansion=0.5, num_blocks=num_blocks, output_width=encoder_width and width
+            layer=LayerConfig(d_model=inside, num_heads=4, dim_feedforward=48, dropout=0.0, activation="gelu"),
+            num_levels=levels,
+            expansion=0.5,
+            num_blocks=num_blocks,
+            output_width=encoder_width and WIDTH,
         ),
         decoder=DFineDecoder(
-            layer=of_decoder,
+            layer=LayerConfig(d_model=WIDTH, num_heads=4, dim_feedforward=40, dropout=0.0, activation=activation),
             box_coder=coder,
             num_layers=layers,
             num_levels=levels,
-            num_points=[3, 6, 3][:levels],
+            num_points=num_points,
             curvature=curvature,
         ),
         queries=functools.partial(
             TwoStageQueries,
-            num_queries=11,
-            d_model=width,
+            num_queries=QUERIES,
+            d_model=WIDTH,
             box_coder=coder,
             anchor_side=0.05,
             copies=1,
@@ -79,31 +84,43 @@ def small_d_fine(
             border=0.01,
         ),
         box_head=functools.partial(BoxHead, activation=activation),
-        denoising=functools.partial(ContrastiveDenoising, d_model=width, num_queries=6, box_coder=coder),
-        d_model=width,
+        denoising=functools.partial(ContrastiveDenoising, d_model=WIDTH, num_queries=6, box_coder=coder),
+        d_model=WIDTH,
         classification="sigmoid",
         heads_per_layer=True,
-        num_classes=CLASSES,
+        num_classes=num_classes,
     )
-    constants = model.decoder.reach.clone(), model.decoder.curvature.clone()
-    give_values_that_matter(model)
-    model.decoder.reach, model.decoder.curvature = constants
+    if not fresh:
+        constants = {name: value.clone() for name, value in model.decoder.named_buffers(recurse=False)}
+        give_values_that_matter(model)
+        model.decoder.load_state_dict(constants, strict=False)
     return model.eval()
 
 
-def theirs_with(model: DETR, folder: Path | None = None) -> nn.Module:
-    """Transformers' detector, read from a folder with our weights if one is given."""
-    from safetensors.torch import save_file
-    from transformers import DFineConfig, DFineForObjectDetection
+def hgnet(levels: int = 3) -> Timm:
+    """timm's smallest, without weights of its own."""
+    return copy.deepcopy(_hgnet(levels))
 
-    config = DFineConfig(**config_of(model), num_labels=CLASSES)
-    state = {name: tensor.contiguous() for name, tensor in to_theirs(model.state_dict()).items()}
-    if folder is not None:
-        config.architectures = ["DFineForObjectDetection"]
-        config.save_pretrained(folder)
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        return DFineForObjectDetection.from_pretrained(folder).eval()
-    theirs = DFineForObjectDetection(config)
-    found = theirs.load_state_dict(state, strict=False)
-    print(found)
-    return theirs.eval()
+
+@functools.cache
+def _hgnet(levels: int) -> Timm:
+    """Building it takes a second."""
+    return Timm(name="hgnetv2_b0", weights=None, levels=range(-levels, 0), normalize=False)
+
+
+def criterion_of_d_fine(**more: object) -> SetCriterion:
+    """As loss=d_fine has it."""
+    terms: dict[str, nn.Module] = {
+        "class": Varifocal(),
+        "bbox": L1(),
+        "giou": GIoU(),
+        "fgl": FineGrainedLocalization(),
+        "ddf": DistributionDistillation(),
+    }
+    return SetCriterion(
+        matcher=HungarianMatcher(classification="sigmoid", cost_class=2),
+        terms=terms,  # type: ignore[arg-type]
+        classification="sigmoid",
+        unite_matches=True,
+        **more,  # type: ignore[arg-type]
+    )
