@@ -90,8 +90,9 @@ def test_every_size(name: str, tmp_path: Path) -> None:
     assert detector_of(config_of(ours)) == name
     theirs = read_back(ours, tmp_path / "ours", classes=80)
     check_the_way_back(ours, theirs, tmp_path / "theirs")
+    ours, theirs = ours.double(), theirs.double()  # in single precision some of 300 proposals change places
     for size in ((320, 320), (256, 384)):
-        check_the_same(ours, theirs, size, 1e-4)
+        check_the_same(ours, theirs, size, 1e-5)
 
 
 def test_tied_heads_are_those_of_the_first_layer() -> None:
