@@ -21,14 +21,14 @@ from detr.structures import Classes, Normalizer
 GROUPS = {
     "transformer": ["detr", "detr_pre_norm", "conditional", "dab", "deformable", "dino", "rt_detr", "top_down_anchor"],
     "queries": ["learned", "anchors", "two_stage"],
-    "loss": ["detr", "focal", "varifocal"],
+    "loss": ["detr", "focal", "varifocal", "mal"],
     "position_embedding": ["sine", "learned"],
     "backbone": ["resnet18", "efficientnet_lite0"],
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
-ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down"]
-DECODERS = ["detr", "anchor", "conditional", "dab", "deformable"]
+ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down", "d_fine"]
+DECODERS = ["detr", "anchor", "conditional", "dab", "deformable", "d_fine"]
 SMALL = [
     "~experiment",
     "neck=multi_level",
