@@ -47,14 +47,9 @@ class TwoStageQueries(Queries):
             at first anchors are most of what a query is; `anchors`: content and position are made from the anchors
             (Deformable DETR, appendix A.4).
         detach: the content of `tokens` passes no gradient on to the encoder (RT-DETR).
-<<<<<<< HEAD
         position: what positions in the decoder are made of: the `sines` of the anchors, or `anchors`, their four
             numbers alone (RT-DETR); content `anchors` brings its own.
-=======
-        position: what positions in the decoder are made of: the `sines` of the anchors, or `anchors`, their four numbers
-            alone (RT-DETR); content `anchors` brings its own.
         activation: in the heads that make boxes and positions.
->>>>>>> 4443be1 (Name D-FINE and DEIM in five sizes each)
         class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
