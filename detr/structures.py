@@ -188,6 +188,7 @@ class Group:
     copies: int = 1  # queries of each part that answer for an object
     weight: float = 1.0
     class_agnostic: bool = False  # logits tell objects from no objects: every label counts as class 0
+    earlier: bool = False  # what the queries that count said before the decoder's layers, in the same order
 
     @property
     def outputs(self) -> Predictions:
@@ -199,6 +200,11 @@ class Group:
     def answers(self) -> int:
         """Return how many queries answer for an object in all; the normalizer grows with it."""
         return self.parts * self.copies
+
+    def of(self, outputs: Predictions) -> Group:
+        """Return the group with these predictions, in whose every layer the known matches are."""
+        matches = None if self.matches is None else self.matches.for_layers(len(outputs.logits))
+        return replace(self, predictions=outputs, matches=matches)
 
     def last_layer(self) -> Group:
         matches = None if self.matches is None else self.matches.of_last_layer()
@@ -217,6 +223,7 @@ class Normalizer:
     images: float  # images of the step
     micro_batches: int = 1
     whole_step: bool = False  # whether the micro-batches of all processes count as one batch (`loss.normalization`)
+    processes: int = 1  # that compute losses of the step
 
 
 @dataclass

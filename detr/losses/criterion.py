@@ -14,6 +14,7 @@ from detr.errors import UserError, described, shown
 from detr.losses.matched import Matched
 from detr.losses.matcher import Matcher
 from detr.losses.terms import Term
+from detr.losses.union import united
 from detr.structures import Classification, Group, Losses, Matches, Normalizer, Predictions, Targets, at_least_fp32
 
 RESERVED = {  # in rows, all of these and the terms are called train/NAME
@@ -35,6 +36,8 @@ class SetCriterion(nn.Module):
             micro-batch's number for all, though that of denoising depends on the fullest image and that of the
             encoder's proposals on the padded size.
         auxiliary: supervise every decoder layer (the paper's auxiliary losses) or only the last.
+        unite_matches: terms of boxes let every layer answer for what any layer is matched to (D-FINE); else, as all
+            others do, for what it is matched to itself.
 
     Raises:
         ValueError: there are no terms, or one or the matcher reads the logits otherwise.
@@ -48,6 +51,7 @@ class SetCriterion(nn.Module):
         classification: Classification = "softmax",
         normalization: Literal["process", "global"] = "process",
         auxiliary: bool = True,
+        unite_matches: bool = False,
     ) -> None:
         super().__init__()
         if not terms:
@@ -69,7 +73,7 @@ class SetCriterion(nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.classification = classification
         self.normalization = normalization
-        self.auxiliary = auxiliary
+        self.auxiliary, self.unite_matches = auxiliary, unite_matches
 
     def normalizer(self, *, objects: float, images: float, micro_batches: int, processes: int) -> Normalizer:
         """Return what the losses of each micro-batch of an optimizer step are divided by.
@@ -82,7 +86,9 @@ class SetCriterion(nn.Module):
         whole_step = self.normalization == "global"
         # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
         least = 1 / processes if whole_step else 1
-        return Normalizer(max(least, objects / processes), images / processes, micro_batches, whole_step)
+        return Normalizer(
+            max(least, objects / processes), images / processes, micro_batches, whole_step, processes
+        )
 
     def forward(self, predictions: Predictions, targets: Targets, normalizer: Normalizer) -> Losses:
         """Return losses of one micro-batch, in fp32 at any precision of the model.
@@ -99,18 +105,20 @@ class SetCriterion(nn.Module):
             seen: dict[str, Matched] = {}
             for name, group in groups.items():
                 seen[name] = _matched(group, targets, matches[name], normalizer, seen)
+            boxed = united(groups, seen) if self.unite_matches else seen
             terms: dict[str, Tensor] = {}
             for name, group in groups.items():
-                terms |= self._terms(name, group.weight, seen[name])
+                terms |= self._terms(name, group.weight, seen[name], boxed[name])
             total = torch.stack([value.sum() for value in terms.values()]).sum()
             metrics = self._metrics(seen[""])
         return Losses(total, terms, metrics)
 
-    def _terms(self, group: str, weight: float, matched: Matched) -> dict[str, Tensor]:
-        """Weighted losses by name; those of a group with its name before them."""
+    def _terms(self, group: str, weight: float, seen: Matched, boxed: Matched) -> dict[str, Tensor]:
+        """Weighted losses by name; those of a group with its name before them. `boxed` is what terms of boxes see."""
         found = {}
         for name, module in self.terms.items():
             term = cast("Term", module)
+            matched = boxed if term.localizes else seen
             missing = [extra for extra in term.extras if extra not in matched.predictions.extras]
             if missing and not group:
                 raise UserError(f"loss.terms.{name} needs {missing[0]}, which this decoder does not predict")

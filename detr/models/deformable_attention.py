@@ -23,6 +23,7 @@ class DeformableAttention(nn.Module):
         num_points: of each head in a level; a list: one number for each level, as in RT-DETRv2 and D-FINE.
         discrete: take the nearest token in the place of four that are mixed (RT-DETRv2, Lv et al. 2024, section 2.2).
             Points have no gradient then: offsets stay as they are.
+        projections: linear layers before and behind the weighted sum; D-FINE has none.
 
     Attributes:
         points: in each level, of a head.
@@ -42,6 +43,7 @@ class DeformableAttention(nn.Module):
         num_levels: int,
         num_points: int | Sequence[int],
         discrete: bool = False,
+        projections: bool = True,
     ) -> None:
         super().__init__()
         self.points = [num_points] * num_levels if isinstance(num_points, int) else list(num_points)
@@ -60,8 +62,8 @@ class DeformableAttention(nn.Module):
         total = num_heads * len(level_of)
         self.sampling_offsets = nn.Linear(d_model, 2 * total).requires_grad_(not discrete)
         self.attention_weights = nn.Linear(d_model, total)
-        self.value_proj = nn.Linear(d_model, d_model)
-        self.output_proj = nn.Linear(d_model, d_model)
+        self.value_proj = nn.Linear(d_model, d_model) if projections else nn.Identity()
+        self.output_proj = nn.Linear(d_model, d_model) if projections else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -77,8 +79,9 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
         for layer in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, queries: Tensor, locations: Tensor, memory: Memory, tokens: Tensor) -> Tensor:
         """Attend to points of the tokens.

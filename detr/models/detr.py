@@ -10,7 +10,7 @@ from detr.models.backbone import Backbone
 from detr.models.decoder import Decoder, Reference
 from detr.models.denoising import Denoising
 from detr.models.encoder import Encoder
-from detr.models.groups import OneToMany, separate
+from detr.models.groups import OneToMany, preliminary, separate
 from detr.models.heads import BoxHead, ClassHead, for_layers
 from detr.models.mask_head import QueryMasks
 from detr.models.neck import LevelNeck
@@ -104,6 +104,8 @@ class DETR(nn.Module):
             queries = self.with_further(queries, targets)
         decoded = self.decoder(queries, memory, self.box_head)
         predictions = Predictions(self.class_head(decoded), decoded.boxes, decoded.extras)
+        if self.training:
+            predictions.groups = preliminary(decoded, self.class_head)
         predictions = separate(predictions, memory.groups | queries.groups | decoded.groups, queries.matching)
         if self.mask_head is not None:
             hidden = decoded.hidden[-1][:, : queries.matching]

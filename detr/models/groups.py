@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from detr.models.structures import QuerySet
+from detr.models.heads import head_of_layer
+from detr.models.structures import Decoded, QuerySet
 from detr.structures import Group, Predictions
 
 
@@ -47,13 +48,27 @@ def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 def separate(predictions: Predictions, groups: dict[str, Group], matching: int) -> Predictions:
-    """Return what the decoder says of the `matching` first queries, which count, with the groups beside it."""
+    """Return what the decoder says of the `matching` first queries, which count, with the groups beside it.
+
+    Groups of the predictions themselves are of all queries: each group gets its part of them, too.
+    """
     found = {}
     for name, group in groups.items():
         outputs = group.outputs if group.queries is None else predictions.select(queries=group.queries)
-        matches = None if group.matches is None else group.matches.for_layers(len(outputs.logits))
-        found[name] = replace(group, predictions=outputs, matches=matches)
+        found[name] = group.of(outputs)
+        for more, further in predictions.groups.items() if group.queries is not None else ():
+            found[f"{name}_{more}"] = group.of(further.outputs.select(queries=group.queries))
+    for more, further in predictions.groups.items():
+        found[more] = further.of(further.outputs.select(queries=slice(matching)))
     return replace(predictions.select(queries=slice(matching)), groups=found)
+
+
+def preliminary(decoded: Decoded, class_head: nn.Module) -> dict[str, Group]:
+    """Return what the first decoder layer says of all queries before it says its own boxes, as a group."""
+    if decoded.preliminary is None:
+        return {}
+    first = Decoded(decoded.hidden[:1], decoded.preliminary[None])
+    return {"preliminary": Group(Predictions(head_of_layer(class_head, 0)(first), first.boxes), earlier=True)}
 
 
 class OneToMany:

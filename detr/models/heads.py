@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detr.models.layers import MLP
+from detr.models.layers import MLP, MLPActivation
 from detr.models.structures import Decoded
+
+QUALITY = "quality"  # in a decoder's extras: [L, B, Q, 1] that the logits of all classes grow by
 
 PRIOR = 0.01  # of every class, where logits are independent (focal loss, Lin et al. 2017, section 3.3)
 
@@ -32,8 +34,10 @@ class ClassHead(nn.Linear):
             nn.init.constant_(self.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, decoded: Decoded) -> Tensor:  # type: ignore[override]
-        """Return [L, B, Q, K]. Other heads may look at boxes and extras, too."""
-        return super().forward(decoded.hidden)
+        """Return [L, B, Q, K], to which the decoder may add how good it thinks a box is. Others may look at boxes, too."""
+        logits = super().forward(decoded.hidden)
+        quality = decoded.extras.get(QUALITY)
+        return logits if quality is None else logits + quality
 
 
 class BoxHead(MLP):
@@ -44,10 +48,19 @@ class BoxHead(MLP):
         num_outputs: numbers for each box.
         corrects: whether they correct a reference: then there is no correction at first.
         num_layers: linear layers.
+        activation: between them; DEIM has silu.
     """
 
-    def __init__(self, *, d_model: int, num_outputs: int = 4, corrects: bool = False, num_layers: int = 3) -> None:
-        super().__init__(d_model, d_model, num_outputs, num_layers)
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_outputs: int = 4,
+        corrects: bool = False,
+        num_layers: int = 3,
+        activation: MLPActivation = "relu",
+    ) -> None:
+        super().__init__(d_model, d_model, num_outputs, num_layers, activation)
         if corrects:
             for parameter in self.layers[-1].parameters():
                 nn.init.zeros_(parameter)

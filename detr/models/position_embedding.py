@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.errors import UserError
-from detr.models.layers import MLP, xavier_uniform
+from detr.models.layers import MLP, MLPActivation, xavier_uniform
 
 
 class SinePositionEmbedding(nn.Module):
@@ -90,10 +90,10 @@ class BoxPosition(nn.Module):
     The authors put the sines of y before those of x, which is another order of the first layer's columns.
     """
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, activation: MLPActivation = "relu") -> None:
         super().__init__()
         self.d_model = d_model
-        self.mlp = MLP(2 * d_model, d_model, d_model, 2)
+        self.mlp = MLP(2 * d_model, d_model, d_model, 2, activation)
         xavier_uniform(self.mlp)
 
     def forward(self, boxes: Tensor) -> Tensor:
@@ -104,9 +104,9 @@ class BoxPosition(nn.Module):
 class AnchorPosition(nn.Module):
     """Makes the position of a query from the four numbers of its box, without sines (RT-DETR)."""
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, activation: MLPActivation = "relu") -> None:
         super().__init__()
-        self.mlp = MLP(4, 2 * d_model, d_model, 2)
+        self.mlp = MLP(4, 2 * d_model, d_model, 2, activation)
         xavier_uniform(self.mlp)
 
     def forward(self, boxes: Tensor) -> Tensor:

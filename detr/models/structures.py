@@ -123,6 +123,7 @@ class Decoded:
     boxes: Tensor  # [L, B, Q, 4] cxcywh in [0, 1]
     extras: dict[str, Tensor] = field(default_factory=dict)  # whatever else heads or losses read, each [L, B, Q, …]
     groups: dict[str, Group] = field(default_factory=dict)  # outputs of the decoder's own that are supervised
+    preliminary: Tensor | None = None  # [B, Q, 4] boxes of the first layer before its own, supervised while training
 
     def layer(self, index: int) -> Decoded:
         """Return one layer as the only one."""

@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms
 from detr.boxes import cxcywh_to_xyxy
 from detr.models.box_coder import BoxCoder
 from detr.models.heads import BoxHead, ClassHead
+from detr.models.layers import MLPActivation
 from detr.models.position_embedding import AnchorPosition, BoxPosition, box_sines
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import Decoded, Memory, QuerySet
@@ -48,6 +49,7 @@ class TwoStageQueries(Queries):
         detach: the content of `tokens` passes no gradient on to the encoder (RT-DETR).
         position: what positions in the decoder are made of: the `sines` of the anchors, or `anchors`, their four
             numbers alone (RT-DETR); content `anchors` brings its own.
+        activation: in the heads that make boxes and positions.
         class_agnostic: proposals tell objects from no objects, but not classes (Deformable DETR).
         border: tokens whose centre lies closer to an edge, in units of the image, are chosen last (0.01 in the code of
             Deformable DETR and DINO: the outermost tokens of levels that have more than 50 in a row).
@@ -73,6 +75,7 @@ class TwoStageQueries(Queries):
         content: Literal["tokens", "learned", "anchors"] = "tokens",
         detach: bool = False,
         position: Literal["sines", "anchors"] = "sines",
+        activation: MLPActivation = "relu",
         class_agnostic: bool = False,
         border: float = 0.0,
         distinct: float | None = None,
@@ -99,7 +102,9 @@ class TwoStageQueries(Queries):
         self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
         logits = (1 if self.sigmoid else 2) if class_agnostic else surroundings.num_logits
         self.class_head = ClassHead(d_model=d_model, num_logits=logits, sigmoid=self.sigmoid)
-        self.box_head = BoxHead(d_model=d_model, num_outputs=box_coder.num_outputs, corrects=True)
+        self.box_head = BoxHead(
+            d_model=d_model, num_outputs=box_coder.num_outputs, corrects=True, activation=activation
+        )
         self.detach = detach
         self.content = nn.Embedding(num_queries + self.further, d_model) if content == "learned" else None
         if self.content is not None:
@@ -109,7 +114,7 @@ class TwoStageQueries(Queries):
             nn.Sequential(nn.Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if made_of_anchors else None
         )
         embedding = AnchorPosition if position == "anchors" else BoxPosition
-        self.position = None if made_of_anchors else embedding(d_model)
+        self.position = None if made_of_anchors else embedding(d_model, activation)
 
     def forward(self, memory: Memory) -> QuerySet:
         tokens = self.token_head(memory.tokens)
@@ -135,6 +140,7 @@ class TwoStageQueries(Queries):
             copies=self.copies,
             weight=self.weight,
             class_agnostic=self.class_agnostic,
+            earlier=self.supervised == "chosen",
         )
         return QuerySet(
             content=content,

@@ -32,14 +32,14 @@ GROUPS = {
     ],
     "box_coder": ["logit", "relative"],
     "queries": ["learned", "anchors", "two_stage", "grouped_two_stage"],
-    "loss": ["detr", "focal", "varifocal", "ia_bce"],
+    "loss": ["detr", "focal", "varifocal", "ia_bce", "mal", "stable_dino"],
     "position_embedding": ["sine", "learned"],
     "backbone": ["resnet18", "efficientnet_lite0"],
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
-ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down", "none"]
-DECODERS = ["detr", "anchor", "conditional", "dab", "deformable", "lw_detr"]
+ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down", "none", "d_fine"]
+DECODERS = ["detr", "anchor", "conditional", "dab", "deformable", "lw_detr", "d_fine"]
 SMALL = [
     "~experiment",
     "neck=multi_level",
