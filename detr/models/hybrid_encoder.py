@@ -65,6 +65,8 @@ class FusingEncoder(TransformerEncoder):
         super().__init__(layer=layer, num_layers=num_layers)
         if num_levels < 2:
             raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
+        if output_width is not None and output_width < 1:
+            raise ValueError(f"output_width: expected at least 1, got {output_width}")
         self.num_levels = num_levels
         steps, d_model = range(num_levels - 1), layer.d_model
         self.lateral = nn.ModuleList(blocks.lateral(d_model) for _ in steps)
@@ -114,6 +116,8 @@ class HybridEncoder(FusingEncoder):
         expansion: float = 1.0,
         output_width: int | None = None,
     ) -> None:
+        if int(expansion * layer.d_model) < 1:
+            raise ValueError(f"expansion: expected a number above 0, got {expansion}")
         super().__init__(
             layer=layer,
             num_layers=num_layers,

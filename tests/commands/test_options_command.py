@@ -37,10 +37,10 @@ def test_every_group_and_every_option_is_listed() -> None:
 def test_every_key_of_an_option_has_type_default_and_words() -> None:
     found = {setting.key: setting for setting in settings("transformer", "deformable")}
     points = found["transformer.decoder.num_points"]
-    assert (points.kind, points.default) == ("int", "4")
+    assert (points.kind, points.default) == ("int or list of int", "4")
     assert points.words == documented(DeformableDecoder)["num_points"]
     activation = found["transformer.activation"]  # which others refer to
-    assert (activation.kind, activation.default) == ("relu | gelu | glu | prelu", "'relu'")
+    assert (activation.kind, activation.default) == ("relu | gelu | silu | glu | prelu", "'relu'")
     assert activation.words
     assert found["transformer.decoder.num_layers"].words == "decoder layers, at least 1."  # of the class that it names
     assert found["transformer.decoder.box_coder"].default == "${box_coder}"

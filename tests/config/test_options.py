@@ -55,6 +55,28 @@ STEPS = {
         "one_to_many=hybrid",
         "one_to_many.num_queries=30",
     ],
+    "dino": [
+        *QUICKSTART,
+        THREE_LEVELS,
+        "neck=deformable",
+        "transformer=deformable",
+        "transformer/decoder=dino",
+        "queries=dino",
+        "box_coder=dino",
+        "denoising=dino",
+    ],
+    "rt_detr": [
+        *QUICKSTART,
+        "detector=rt_detr_r18",
+        "backbone=resnet18_d",
+        "neck=rt_detr",
+        "position_embedding=grid",
+        "box_coder=clamped",
+        "queries=rt_detr",
+        "transformer=rt_detr_r18",
+        "transformer/encoder=rt_detr_narrow",
+        "transformer/decoder=rt_detr,rt_detr_v2",
+    ],
     "experiments": [
         UNTRAINED,
         "experiment=conditional_detr_r50,dab_detr_r50,dn_detr_r50,deformable_detr_r50,dino_r50,rt_detr_r50,finetune_custom,small_data,bccd_smoke",
@@ -66,7 +88,8 @@ LARGE = {
     "backbones": [*PAPER, "backbone=resnet101,resnet101_dc5"],
     "experiments": [
         "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
-        "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small"
+        "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small,"
+        "rt_detr_v2_r50"
     ],
     "vision_transformers": [
         "detector=rf_detr_nano",
@@ -81,6 +104,12 @@ LARGE = {
         "detector=lw_detr_tiny",
         "augmentation=square,square_384,square_512,square_560,square_576,square_704,lw_detr",
     ],
+    "rt_detrs": [
+        "detector=rt_detr_r34,rt_detr_r50,rt_detr_r101,rt_detr_v2_r18,rt_detr_v2_r34,rt_detr_v2_r50,rt_detr_v2_r101"
+    ],
+    "resnet_ds": ["detector=rt_detr_r50", "backbone=resnet34_d,resnet50_d,resnet101_d"],
+    "rt_detr_widths": ["detector=rt_detr_r50", "transformer=rt_detr_r34,rt_detr_r101"],
+    "rt_detr_encoders": ["detector=rt_detr_r50", "transformer/encoder=rt_detr,rt_detr_wide"],
 }
 SMALL = [
     *(word for word in TINY if "dataset.counts" not in word),
@@ -100,6 +129,7 @@ SWEEPS = {
         "augmentation.train.scales=[64,96]",
         "augmentation.eval.sizes=[96]",
     ],
+    "squares": [*QUICKSTART, "augmentation=square,rt_detr", "augmentation.size=96"],
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],
     "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=faster_coco_eval,pycocotools"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -53,16 +54,39 @@ class ResNetD(ResNet):
     Args:
         name: resnet18, resnet34, resnet50 or resnet101.
         weights: `imagenet` (the authors', distilled; downloaded), a local state dict with timm's names, or null.
+        levels, checkpointing: as for `ResNet`.
+        trainable: as for `ResNet`; null: as RT-DETR has it, all of small networks, and of large ones all but the stem.
+        frozen_norm: as for `ResNet`; RT-DETR has false for small networks.
 
-    The other arguments are those of `ResNet`, which also says what it raises; there is no dilation.
+    Raises:
+        UserError, ValueError: as `ResNet`.
     """
 
     MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     MODULES = ("conv1", "bn1", "act1", "maxpool", *ResNet.LEVELS)
 
+    def __init__(
+        self,
+        *,
+        name: str = "resnet50",
+        weights: str | None = "imagenet",
+        levels: Sequence[str | int] = ("layer2", "layer3", "layer4"),
+        trainable: Sequence[str] | None = None,
+        frozen_norm: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        if trainable is None:
+            trainable = [".*"] if name in ("resnet18", "resnet34") else ["layer"]
+        super().__init__(
+            name=name,
+            weights=weights,
+            levels=levels,
+            trainable=trainable,
+            frozen_norm=frozen_norm,
+            checkpointing=checkpointing,
+        )
+
     def network(self, name: str, *, dilation: bool) -> Any:
-        if dilation:
-            raise ValueError("dilation: a ResNet-D has none here; use backbone=resnet50 or resnet101")
         network: Any = timm.create_model(f"{name}d", pretrained=False)
         first = network.layer1[0]
         if first.downsample is None:
