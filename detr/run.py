@@ -188,6 +188,8 @@ def evaluate(config: Config) -> None:
             validation.evaluator = tiled(validation.evaluator, model, dataset.classes, values, size, overlap)
         if config.values["report"] and not dataset.annotated:
             raise UserError(f"report=true, but the {split} split has no annotations to compare with; leave it out")
+        if config.values["report"] and config.values["iou"] == "masks" and validation.evaluator.needs_masks is None:
+            raise UserError("iou=masks, but only boxes are evaluated; evaluator.masks=true evaluates masks, too")
         started = time.monotonic()
         with console.evaluation(len(dataset)) as bar:
             outcome = validation(model, bar.advance)
@@ -213,7 +215,8 @@ def evaluate(config: Config) -> None:
     if config.values["report"]:
         from detr.analysing.report import report  # here, as a training needs nothing of it
 
-        report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
+        places = dataset.files, folder.path
+        report(dataset.ground_truth(), outcome.results, *places, shown, checkpoint, split, config.values["iou"])
     if outcome.evaluation is not None:
         record = replace(record, intervals=resampled(dataset, outcome.results))
     folder.describe(record)
