@@ -39,10 +39,10 @@ def report(
         console: to print to.
         title: what the boxes are of.
         split: the name of the split.
-        iou: what overlaps are of.
+        iou: what overlaps are of; of masks only where the results have them.
 
     Raises:
-        UserError: the folder cannot be written, or there are no masks to take overlaps of.
+        UserError: the folder cannot be written, or objects have no masks to take overlaps of.
     """
     analysis = analyse(truth, results, iou)
     pictures: dict[str, list[Picture]] = {}

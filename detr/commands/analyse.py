@@ -104,6 +104,8 @@ def analyse(folder: Path, *, split: str | None = None, iou: str = "boxes", outpu
         results = Results.of(rows)
     except (ValueError, TypeError) as error:
         raise UserError(f"{predictions} cannot be read as COCO results ({error})") from error
+    if iou == "masks" and rows and not results.has_masks:
+        raise UserError(f"iou=masks, but {predictions} has boxes only; evaluator.masks=true evaluates masks, too")
     if not results.boxes.keys() <= {image["id"] for image in truth.images}:
         raise UserError(f"{predictions} has images that {data} does not have")
     target = place if output is None else Path(output).expanduser()

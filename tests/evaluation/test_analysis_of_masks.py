@@ -83,9 +83,7 @@ def test_a_ring_that_is_taken_for_a_disk_is_right_by_boxes_and_misplaced_by_mask
 def test_what_has_no_masks_is_told() -> None:
     box = {"image_id": 2, "category_id": CATEGORIES[0], "bbox": [0.0, 0.0, 40.0, 40.0]}
     mask = {"segmentation": rle(np.ones((40, 40), dtype=bool))}
-    with pytest.raises(UserError, match="no masks in the predictions"):
-        analyse(truth_of([box | mask]), Results.of([box | {"score": 0.9}]), "masks")
-    with pytest.raises(UserError, match="objects without a mask"):
+    with pytest.raises(UserError, match="annotation 1 of the ground truth has no mask"):
         analyse(truth_of([box]), Results.of([box | mask | {"score": 0.9}]), "masks")
     with pytest.raises(TypeError, match="expected compressed run lengths"):
         Results.of([box | {"score": 0.9, "segmentation": [[0, 0, 1, 1, 0, 1]]}])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detr.errors import UserError
 from detr.evaluation.analysis.calibration import Calibration, calibrate
 from detr.evaluation.analysis.matching import MatchedImage, match_images
 from detr.evaluation.analysis.names import KINDS, MISSED, Iou
@@ -125,14 +124,13 @@ def analyse(truth: Mapping[str, Any], results: Results, iou: Iou = "boxes") -> A
     Args:
         truth: COCO dictionary of the split, all of whose images were looked at.
         results: what was found; images that are not in it have no boxes.
-        iou: what overlaps are of, wherever one is asked for.
+        iou: what overlaps are of, wherever one is asked for; of masks only where the results have them.
 
     Raises:
-        UserError: overlaps of masks are wanted, and either side has none.
+        UserError: overlaps of masks are wanted, and an object has none.
     """
-    check_masks(truth, results, iou)
-    images = match_images(truth, results, iou=iou)
     loaded = GroundTruth(truth, "hotcoco", masks=iou == "masks")
+    images = match_images(truth, results, iou=iou)
     curves = curves_of(loaded, results, [each.image_id for each in images])
     counted = [~each.ignored for each in images]
     scores, categories, right = (
@@ -176,16 +174,6 @@ def analyse(truth: Mapping[str, Any], results: Results, iou: Iou = "boxes") -> A
         groups=by_crowdedness(truth, loaded, results),
         errors=[find_errors(each) for each in cut],
     )
-
-
-def check_masks(truth: Mapping[str, Any], results: Results, iou: Iou) -> None:
-    """Raise UserError if overlaps are to be those of masks, and objects or what was found have none."""
-    if iou == "boxes":
-        return
-    if len(results) and not results.has_masks:
-        raise UserError("iou=masks, but there are no masks in the predictions; a mask_head and evaluator.masks=true")
-    if not all(each.get("segmentation") for each in truth["annotations"]):
-        raise UserError("iou=masks, but the data set has objects without a mask; dataset.masks=true reads them")
 
 
 def _confusion(images: list[MatchedImage], categories: list[int]) -> NDArray[np.int64]:
