@@ -12,7 +12,14 @@ import pytest
 from command import BCCD, ROOT, run
 
 SPLITS = {"train": 8, "val": 4, "test": 4}
-SHRUNK = {"trainer.max_minutes=10": ["trainer.max_steps=2", "logger=none", "dataloader.num_workers=0"]}
+SHRUNK = {
+    "trainer.max_minutes=10": [
+        "trainer.max_steps=2",
+        "logger=none",
+        "dataloader.num_workers=0",
+        "augmentation.max_size=128",
+    ]
+}
 DOWNLOADS = "checkpoint=detr_r50"  # composed by test_readme.py
 
 
