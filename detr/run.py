@@ -167,7 +167,7 @@ def take_up(folder: RunFolder, source: str, trainer: Trainer) -> None:
 
 def evaluate(config: Config) -> None:
     """Evaluate weights on a split. A checkpoint's own config is the base; the overrides set aside come on top."""
-    checkpoint, split = config.values["checkpoint"], config.values["split"]
+    checkpoint, split, iou = (config.values[key] for key in ("checkpoint", "split", "iou"))
     folder = RunFolder(config.directory)
     if distributed.is_main():
         folder.claim()
@@ -186,8 +186,8 @@ def evaluate(config: Config) -> None:
 
             size, overlap = config.values["tiles"], config.values["overlap"]
             validation.evaluator = tiled(validation.evaluator, model, dataset.classes, values, size, overlap)
-        if config.values["report"] and not dataset.annotated:
-            raise UserError(f"report=true, but the {split} split has no annotations to compare with; leave it out")
+        if config.values["report"]:
+            check_report(dataset, split, masks=validation.evaluator.needs_masks is not None, iou=iou)
         started = time.monotonic()
         with console.evaluation(len(dataset)) as bar:
             outcome = validation(model, bar.advance)
@@ -213,7 +213,7 @@ def evaluate(config: Config) -> None:
     if config.values["report"]:
         from detr.analysing.report import report  # here, as a training needs nothing of it
 
-        report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split)
+        report(dataset.ground_truth(), outcome.results, dataset.files, folder.path, shown, checkpoint, split, iou)
     if outcome.evaluation is not None:
         record = replace(record, intervals=resampled(dataset, outcome.results))
     folder.describe(record)
@@ -225,6 +225,14 @@ def evaluate(config: Config) -> None:
             logger.log_evaluation(outcome.evaluation.named(), split)
         if logger.place is not None:
             console.places({"W&B": logger.place})
+
+
+def check_report(dataset: ImageSet, split: str, *, masks: bool, iou: str) -> None:
+    """Raise UserError if there is nothing to make an error report of: no annotations, or no masks to compare."""
+    if not dataset.annotated:
+        raise UserError(f"report=true, but the {split} split has no annotations to compare with; leave it out")
+    if iou == "masks" and not masks:
+        raise UserError("iou=masks, but only boxes are evaluated; evaluator.masks=true evaluates masks, too")
 
 
 def tell_training(evaluation: Evaluation, folder: RunFolder, record: RunRecord) -> None:

@@ -56,7 +56,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Sequence[Picture]], *, title
         TEMPLATE,
         title=f"Error report of {escape(title)}",
         subtitle=f"On the {escape(split)} split: {count(analysis.images, 'image')}, "
-        f"{count(analysis.objects, 'object')}; AP and F1 in points (× 100)",
+        f"{count(analysis.objects, 'object')}; AP and F1 in points (× 100), by IoU of {analysis.iou}",
         facts="".join(f"<div><b>{value}</b>{name}</div>" for name, value in facts.items()),
         summary="".join(f"<p>{escape(line)}</p>" for line in summary(analysis)),
         errors=_errors(analysis),

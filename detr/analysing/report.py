@@ -13,7 +13,7 @@ from detr.analysing.pictures import Picture, worst_pictures
 from detr.analysing.summary import points, summary
 from detr.errors import UserError
 from detr.evaluation.analysis.analysis import analyse
-from detr.evaluation.analysis.names import NUMBERS, PAGE
+from detr.evaluation.analysis.names import NUMBERS, PAGE, Iou
 from detr.evaluation.results import Results
 from detr.files import write_atomically, write_json
 from detr.tracking.console import Console
@@ -27,8 +27,9 @@ def report(
     console: Console,
     title: str,
     split: str,
+    iou: Iou = "boxes",
 ) -> None:
-    """Analyse boxes, write analysis.html and analysis.json into a folder, and print what they come to.
+    """Analyse what was found, write analysis.html and analysis.json into a folder, and print what they come to.
 
     Args:
         truth: COCO dictionary of the split, all of whose images were looked at.
@@ -38,15 +39,16 @@ def report(
         console: to print to.
         title: what the boxes are of.
         split: the name of the split.
+        iou: what overlaps are of; of masks only where the results have them.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or objects have no masks to take overlaps of.
     """
-    analysis = analyse(truth, results)
+    analysis = analyse(truth, results, iou)
     pictures: dict[str, list[Picture]] = {}
     note = f"Ground truth on the left, boxes with a score of at least {analysis.score:.3f} on the right."
     try:
-        pictures = worst_pictures(analysis, truth, files)
+        pictures = worst_pictures(analysis, truth, results, files)
     except UserError as error:
         note = f"No pictures: {error}."
     write_json(folder / NUMBERS, {"of": title, "split": split} | analysis.to_dict(), indent=1)
@@ -55,7 +57,7 @@ def report(
         "kind",
         "costs AP50",
         f"errors from {analysis.score:.3f}",
-        title="What goes wrong, in points",
+        title=f"What goes wrong, in points, by IoU of {iou}",
         title_justify="left",
     )
     for kind, cost in analysis.costs.items():

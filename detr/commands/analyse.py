@@ -11,6 +11,7 @@ A run or an evaluation has its predictions already, and takes seconds. With chec
 Arguments of a run are KEY=VALUE:
 
   split=val        train | val | test; what evaluate.py found last, or for val the best epoch of the training
+  iou=boxes        boxes | masks: what overlaps are of; masks where the detector finds some
   output=FOLDER    where the page and its numbers go instead
 
 What each number means, and what to do about it: docs/analysing.md.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from detr.comparison.data import SplitData
     from detr.comparison.evaluations import Evaluated
 
-KEYS = ("split", "output")
+KEYS = ("split", "iou", "output")
 HELP = "see detr analyse --help"
 
 
@@ -69,30 +70,33 @@ def parse(given: Sequence[str]) -> tuple[Path, dict[str, str]]:
         if word == folders[0]:
             continue
         if key not in KEYS:
-            hint = did_you_mean(key, KEYS) or f"; a run has {' and '.join(KEYS)}, checkpoint= all keys of evaluate.py"
+            hint = did_you_mean(key, KEYS) or f"; a run has {', '.join(KEYS)}; checkpoint= has all keys of evaluate.py"
             raise UserError(f"{key}: there is no such key{hint}")
         options[key] = value
     return Path(folders[0]).expanduser(), options
 
 
-def analyse(folder: Path, *, split: str | None = None, output: str | None = None) -> None:
+def analyse(folder: Path, *, split: str | None = None, iou: str = "boxes", output: str | None = None) -> None:
     """Analyse the predictions that lie in a folder, write the report and say what is in it.
 
     Raises:
-        UserError: there is no run, it has no predictions, or its data are not what they were.
+        UserError: there is no run, it has no predictions, no masks for `iou=masks`, or its data are not what they were.
     """
     # Here, so that `detr --help` need not wait for numpy.
     from detr.analysing.report import report
     from detr.comparison.images import read_predictions
     from detr.data.dataset import Split
+    from detr.evaluation.analysis.names import Iou
     from detr.evaluation.results import Results
     from detr.tracking.console import Console
 
     if split is not None and split not in get_args(Split):
         raise UserError(f"split: expected {', '.join(get_args(Split))}, got {split!r}")
+    if iou not in get_args(Iou):
+        raise UserError(f"iou: expected {' or '.join(get_args(Iou))}, got {iou!r}")
     place, data = found_in(folder, split)
     predictions = place / "predictions.json"
-    rows = read_predictions(predictions)
+    rows = read_predictions(predictions, masks=True)
     truth = data.read()
     if not truth.coco["annotations"]:
         raise UserError(f"the {data.split} split of {data} has no annotations: there is nothing to compare with")
@@ -100,10 +104,12 @@ def analyse(folder: Path, *, split: str | None = None, output: str | None = None
         results = Results.of(rows)
     except (ValueError, TypeError) as error:
         raise UserError(f"{predictions} cannot be read as COCO results ({error})") from error
+    if iou == "masks" and rows and not results.has_masks:
+        raise UserError(f"iou=masks, but {predictions} has boxes only; evaluator.masks=true evaluates masks, too")
     if not results.boxes.keys() <= {image["id"] for image in truth.images}:
         raise UserError(f"{predictions} has images that {data} does not have")
     target = place if output is None else Path(output).expanduser()
-    report(truth.coco, results, truth.files, target, Console(), title=str(folder), split=data.split)
+    report(truth.coco, results, truth.files, target, Console(), title=str(folder), split=data.split, iou=iou)  # type: ignore[arg-type]
 
 
 def found_in(folder: Path, split: str | None) -> tuple[Path, SplitData]:

@@ -10,7 +10,7 @@ Arguments are KEY=VALUE:
   checkpoint=PATH          a checkpoint, an https address, or the name of published weights (detr_r50, …)
   split=val                train | val | test
   tiles=PIXELS             look at larger images in tiles of this side, too; overlap=0.2 of it
-  report=true              an error report as well: analysis.html, see `detr analyse --help`
+  report=true              an error report as well: analysis.html, see `detr analyse --help`; iou=masks: of masks
   logger=wandb             a run of its own in Weights & Biases
   hydra.run.dir=FOLDER     where metrics.json, predictions.json and pictures go; outputs/evaluate/DATE by default
   any key of the training  dataset.root=…, dataloader.batch_size=…, trainer.device=…

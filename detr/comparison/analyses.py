@@ -21,6 +21,7 @@ class Reported:
 
     run: Run
     page: Path
+    iou: str  # what its overlaps are of: boxes or masks
     costs: dict[str, float]  # kind of error → what it costs of AP50, in points
 
 
@@ -36,13 +37,15 @@ def report_of(run: Run) -> Reported | None:
         return None
     try:
         content = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-        same = abs(content["AP"] - run.metrics()["AP"]) < AGREES
+        iou = content.get("iou", "boxes")
+        same = abs(content["AP"] - run.metrics()["segm/AP" if iou == "masks" else "AP"]) < AGREES
         costs = {kind: 100 * float(content["errors"][kind]["AP50_cost"]) for kind in KINDS}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Reported(run, (folder / PAGE).resolve(), costs) if same else None
+    return Reported(run, (folder / PAGE).resolve(), iou, costs) if same else None
 
 
-def mean_costs(found: Sequence[Reported]) -> dict[str, float]:
-    """Return kind → what it costs, as a mean over runs; nothing where there are none."""
-    return {kind: float(np.mean([each.costs[kind] for each in found])) for kind in KINDS} if found else {}
+def mean_costs(found: Sequence[Reported], iou: str) -> dict[str, float]:
+    """Return kind → what it costs by IoU of boxes or masks, as a mean over runs; nothing where there are none."""
+    costs = [each.costs for each in found if each.iou == iou]
+    return {kind: float(np.mean([each[kind] for each in costs])) for kind in KINDS} if costs else {}

@@ -85,12 +85,13 @@ def _truth(data: SplitData) -> Truth:
     return data.read()
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """Return the boxes of a predictions.json, without masks. Raises UserError if it is missing or none."""
+def read_predictions(path: Path, *, masks: bool = False) -> list[dict[str, Any]]:
+    """Return the boxes of a predictions.json, with masks where wanted. Raises UserError if it is missing or none."""
     try:
         results = json.loads(path.read_bytes())
         return [
-            {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": row["score"]}
+            {key: row[key] for key in ("image_id", "category_id", "bbox", "score")}
+            | ({"segmentation": row["segmentation"]} if masks and "segmentation" in row else {})
             for row in results
         ]
     except FileNotFoundError:

@@ -153,7 +153,8 @@ def _errors(comparison: Comparison) -> str:
         for each in own
     )
     content = f'<p class="soft">Error reports by detr analyse:</p><ul class="settings">{links}</ul>'
-    costs = [mean_costs(own) for own in found]
+    iou = found[0][0].iou if found[0] else "boxes"  # costs by boxes and by masks are not to be compared
+    costs = [mean_costs(own, iou) for own in found]
     if not costs[0] or not any(costs[1:]):
         return section("Errors by kind", content)
     rows = []

@@ -74,6 +74,7 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "attention": bool | Literal["all"],
         "attention_point": list[float] | None,
         "report": bool,
+        "iou": Literal["boxes", "masks"],
         "paths.output_root": str,
         "paths.data_root": str,
         "optimizer.lr": float,

@@ -59,3 +59,7 @@ def _expanded(found: re.Match[str]) -> str:
     if quote:  # the rest is in quotes as it stands
         return quote + home.replace(quote, f"\\{quote}") + slash + rest + quote
     return in_hydra(home + slash + rest, interpolated=True)
+
+
+# For configs, as `${home:PATH}`: Hydra reads the folders of runs before `expand_home` is called.
+OmegaConf.register_new_resolver("home", expanded, replace=True)

@@ -150,6 +150,15 @@ def encode(masks: NDArray[np.bool_]) -> list[RLE]:
     return [_text(hotcoco.mask.encode(mask)) for mask in masks]
 
 
+def run_lengths(segmentation: Any, size: Size) -> RLE:
+    """Return the "segmentation" of an annotation as compressed run lengths: polygons, or run lengths of either kind."""
+    if isinstance(segmentation, list):
+        return _text(hotcoco.mask.merge(hotcoco.mask.frPyObjects(segmentation, *size)))
+    if isinstance(segmentation["counts"], list):
+        return _text(hotcoco.mask.frPyObjects(segmentation, *size))
+    return segmentation
+
+
 def decode(rle: RLE) -> NDArray[np.bool_]:
     """Return the [h, w] mask."""
     return hotcoco.mask.decode(rle).astype(np.bool_)

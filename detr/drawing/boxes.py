@@ -63,11 +63,12 @@ def draw_boxes(
 
 
 def fitted(image: Image.Image, boxes: Boxes, side: int) -> tuple[Image.Image, Boxes]:
-    """Return an image whose longer side is at most `side` pixels, and its boxes there, without masks."""
+    """Return an image whose longer side is at most `side` pixels, and its boxes and masks there."""
     scale = min(1.0, side / max(1, *image.size))
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     corners = [(left * scale, top * scale, right * scale, bottom * scale) for left, top, right, bottom in boxes.corners]
-    return small, Boxes(corners, boxes.labels, boxes.scores)
+    masks = None if boxes.masks is None else np.array([_resized(each, small.size) for each in boxes.masks], dtype=bool)
+    return small, Boxes(corners, boxes.labels, boxes.scores, masks)
 
 
 def side_by_side(example: Example, *, min_score: float = DRAWN_SCORE) -> Image.Image:
@@ -127,13 +128,18 @@ def _text(boxes: Boxes, index: int, names: Sequence[str]) -> str:
 
 def _draw_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Color, width: int) -> None:
     """Tint the pixels of a mask [height, width], which is scaled to the canvas, and draw along its inner edge."""
-    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(canvas.size, Image.Resampling.NEAREST)
+    inside = Image.fromarray(_resized(mask, canvas.size).astype(np.uint8) * 255)
     framed = Image.new("L", (canvas.width + 2 * width, canvas.height + 2 * width))  # so that the picture's edge is one
     framed.paste(inside, (width, width))
     core = framed.filter(ImageFilter.MinFilter(2 * width + 1))
     core = core.crop((width, width, width + canvas.width, width + canvas.height))
     canvas.paste(color, mask=inside.point(lambda value: round(value * OPACITY)))
     canvas.paste(color, mask=ImageChops.subtract(inside, core))
+
+
+def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask [height, width] at another size (width, height), by the nearest pixel."""
+    return np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(np.bool_)
 
 
 def draw_frame(draw: ImageDraw.ImageDraw, corners: Corners, color: Color, width: int) -> None:

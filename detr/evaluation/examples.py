@@ -49,9 +49,16 @@ class Boxes:
         )
 
     @classmethod
-    def from_xywh(cls, boxes: Sequence[Sequence[float]], labels: list[int], scores: list[float] | None = None) -> Self:
-        """Convert boxes [n] of (left, top, width, height) in pixels."""
-        return cls([(left, top, left + width, top + height) for left, top, width, height in boxes], labels, scores)
+    def from_xywh(
+        cls,
+        boxes: Sequence[Sequence[float]],
+        labels: list[int],
+        scores: list[float] | None = None,
+        masks: NDArray[np.bool_] | None = None,
+    ) -> Self:
+        """Convert boxes [n] of (left, top, width, height) in pixels; masks [n, height, width]."""
+        corners = [(left, top, left + width, top + height) for left, top, width, height in boxes]
+        return cls(corners, labels, scores, masks)
 
     def above(self, score: float) -> Boxes:
         """Return those with at least this score; all where there are no scores."""

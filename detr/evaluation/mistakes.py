@@ -79,10 +79,10 @@ def find_mistakes(results: Results, ground_truth: Mapping[str, Any], score: floa
     images = []
     for image_id, boxes in results.boxes.items():
         kept = results.scores[image_id] >= score
-        pairs = _pairs(
+        found = _pairs(
             objects.get(image_id, []), boxes[kept], results.categories[image_id][kept], results.scores[image_id][kept]
         )
-        cells = [(index.get(true, nothing), index.get(found, nothing)) for true, found in pairs]
+        cells = [(index.get(true, nothing), index.get(box, nothing)) for true, box in found]
         for cell in cells:
             confusion[cell] += 1
         images.append(
@@ -131,15 +131,33 @@ def _pairs(
     categories: NDArray[np.int64],
     scores: NDArray[np.float64],
 ) -> list[tuple[int | None, int | None]]:
-    """(category of the object, category of the box) of each pair; None where there is none.
-
-    Boxes choose in the order of their scores, and take an object of their own class before any other.
-    """
+    """The pairs of an image, by boxes."""
     plain = [each for each in objects if not each.get("iscrowd")]
     crowds = [each for each in objects if each.get("iscrowd")]
-    ious = _overlaps(boxes, plain)
-    free = np.ones(len(plain), dtype=bool)
     true = np.array([each["category_id"] for each in plain], dtype=np.int64)
+    ignored = [_in_crowd(box, category, crowds) for box, category in zip(boxes, categories, strict=True)]
+    return pairs(_overlaps(boxes, plain), true, categories, scores, np.array(ignored, dtype=np.bool_))
+
+
+def pairs(
+    ious: NDArray[np.float64],
+    true: NDArray[np.int64],
+    categories: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    ignored: NDArray[np.bool_],
+) -> list[tuple[int | None, int | None]]:
+    """Return (category of the object, category of the box) of each pair in an image; None where there is none.
+
+    Boxes choose in the order of their scores, and take an object of their own class before any other.
+
+    Args:
+        ious: [n, m] of boxes with objects.
+        true: [m] categories of the objects.
+        categories: [n] of the boxes.
+        scores: [n].
+        ignored: [n] boxes that are no mistake where they find no object.
+    """
+    free = np.ones(len(true), dtype=bool)
     taken: dict[int, int] = {}
     for same in (True, False):
         for box in np.argsort(-scores, kind="stable").tolist():
@@ -147,10 +165,10 @@ def _pairs(
             if box not in taken and fits.any():
                 taken[box] = int(np.where(fits, ious[box], -1.0).argmax())
                 free[taken[box]] = False
-    pairs: list[tuple[int | None, int | None]] = [(int(category), None) for category in true[free]]
-    pairs += [(int(true[each]), int(categories[box])) for box, each in taken.items()]
-    left = [box for box in range(len(boxes)) if box not in taken]
-    return pairs + [(None, int(categories[box])) for box in left if not _in_crowd(boxes[box], categories[box], crowds)]
+    found: list[tuple[int | None, int | None]] = [(int(category), None) for category in true[free]]
+    found += [(int(true[each]), int(categories[box])) for box, each in taken.items()]
+    left = [box for box in range(len(categories)) if box not in taken and not ignored[box]]
+    return found + [(None, int(categories[box])) for box in left]
 
 
 def _overlaps(boxes: NDArray[np.float64], objects: list[dict[str, Any]]) -> NDArray[np.float64]:

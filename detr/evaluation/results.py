@@ -28,20 +28,32 @@ class Results:
         self.scores: dict[int, NDArray[np.float64]] = {}
         self.categories: dict[int, NDArray[np.int64]] = {}
         self._masks: MaskFile | None = None
+        self._places: dict[int, int] = {}  # image id → where its masks begin in the file
+
+    @property
+    def has_masks(self) -> bool:
+        return self._masks is not None
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Self:
-        """Return what a predictions.json holds, without masks. Raises ValueError or TypeError for what are no boxes."""
+        """Return what a predictions.json holds; masks if each row has one.
+
+        Raises:
+            ValueError, TypeError: for what are no boxes, or no run lengths.
+            UserError: the temporary file cannot be written.
+        """
         images: dict[int, list[Mapping[str, Any]]] = {}
         for row in rows:
             images.setdefault(row["image_id"], []).append(row)
         results = cls()
+        masks = all("segmentation" in row for own in images.values() for row in own)
         for image_id, own in images.items():
             results.add(
                 image_id,
                 np.array([row["category_id"] for row in own], dtype=np.int64),
                 np.array([row["bbox"] for row in own], dtype=np.float64).reshape(len(own), 4),
                 np.array([row["score"] for row in own], dtype=np.float64),
+                [_compressed(row["segmentation"]) for row in own] if masks else None,
             )
         return results
 
@@ -65,7 +77,13 @@ class Results:
         if rles is not None:
             if self._masks is None:
                 self._masks = MaskFile()
-            self._masks.append(rles)
+            self._places[image_id] = self._masks.append(rles)
+
+    def masks_of(self, image_id: int) -> list[RLE]:
+        """Return the masks of an image's detections, in their order; none of an image that never came."""
+        if self._masks is None or image_id not in self._places:
+            return []
+        return self._masks.read(self._places[image_id], len(self.boxes[image_id]))
 
     def __len__(self) -> int:
         return sum(map(len, self.boxes.values()))
@@ -87,16 +105,22 @@ class MaskFile:
     def __init__(self) -> None:
         self._stream = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the object
 
-    def append(self, rles: Sequence[RLE]) -> None:
-        """Append run lengths. Raises UserError if the disk is full."""
+    def append(self, rles: Sequence[RLE]) -> int:
+        """Append run lengths, and return where they begin. Raises UserError if the disk is full."""
         try:
-            self._stream.seek(0, os.SEEK_END)
+            place = self._stream.seek(0, os.SEEK_END)
             self._stream.writelines(json.dumps(rle).encode() + b"\n" for rle in rles)
         except OSError as error:
             raise UserError(
                 f"{tempfile.gettempdir()}: no room for the masks until predictions.json is written "
                 f"({error.strerror or error}); free some space, or set TMPDIR to another folder"
             ) from error
+        return place
+
+    def read(self, place: int, count: int) -> list[RLE]:
+        """Return so many run lengths from a place on."""
+        self._stream.seek(place)
+        return [json.loads(self._stream.readline()) for _ in range(count)]
 
     def __iter__(self) -> Iterator[RLE]:
         """All of them, in order, for one reader at a time."""
@@ -104,3 +128,10 @@ class MaskFile:
         self._stream.seek(0)
         for line in self._stream:
             yield json.loads(line)
+
+
+def _compressed(segmentation: Any) -> RLE:
+    """A mask of a predictions.json. Raises TypeError if it is none that we write."""
+    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("counts"), str):
+        raise TypeError(f"segmentation: expected compressed run lengths, got {str(segmentation)[:60]}")
+    return segmentation

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr import distributed
 from detr.config.check import check
+from detr.config.home import typed_at_home
 from detr.config.hydra_internals import register_sweeper, replace_basic_sweeper
 from detr.errors import Interrupted, UserError, in_words
 from detr.files import locked
@@ -74,7 +75,7 @@ class _Sweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         parser = OverridesParser.create(config_loader=self.jobs.loader)
         params = [f"{key}={value if isinstance(value, str) else in_hydra(value)}" for key, value in self.params.items()]
-        overrides = in_order(parser.parse_overrides(params), parser.parse_overrides(arguments))
+        overrides = in_order(parser.parse_overrides([*map(typed_at_home, params)]), parser.parse_overrides(arguments))
         swept = [each.key_or_group for each in overrides if each.is_sweep_override()]
         self.plan = Plan.read(self.folder) or Plan(self.folder, f"{self.jobs.config_name} {self.folder.name}")
         self.plan.keys = list(dict.fromkeys([*self.plan.keys, *swept]))

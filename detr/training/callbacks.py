@@ -23,6 +23,7 @@ class Ongoing(Protocol):
     ema: AveragedModel | None  # the moving average of the model, where there is one
     criterion: SetCriterion
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of fp16's gradients; of others it leaves them alone
     progress: Progress
     folder: RunFolder
     logger: Logger  # says nothing in all processes but the first

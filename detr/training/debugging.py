@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -173,15 +173,55 @@ def by_part(events: Any, steps: int, whole: float) -> list[str]:
 
 
 class Finite(Callback):
-    """Ends the run at the first output of a module that is not finite, and watches gradients for NaN."""
+    """Ends the run at the first output of a module, or the first gradient, that is not finite."""
 
     def on_fit_start(self, trainer: Ongoing) -> None:
-        torch.autograd.set_detect_anomaly(True)
-        weakref.finalize(self, torch.autograd.set_detect_anomaly, False)  # for the next job of a sweep
-        log.info("every module's output and every gradient is looked at, which takes its time")
+        scaled = trainer.scaler.is_enabled()
+        log.info(
+            "every module's output%s is looked at, which takes its time",
+            "" if scaled else " and every gradient",  # fp16's overflow by design: such a step is left out
+        )
+        backward = Backward(trainer)
         for root, whole in {"model": trainer.model, "loss": trainer.criterion}.items():
             for name, module in whole.named_modules():
-                module.register_forward_hook(finite_or_raise(".".join(filter(None, (root, name))), trainer))
+                full = ".".join(filter(None, (root, name)))
+                module.register_forward_hook(finite_or_raise(full, trainer))
+                if not scaled:
+                    module.register_forward_hook(functools.partial(backward.watch, full))
+        trainer.model.register_forward_pre_hook(lambda module, inputs: backward.seen.clear())
+
+
+class Backward:
+    """Watches the operations of a backward pass, each under the name of the innermost module that it is of."""
+
+    def __init__(self, trainer: Ongoing) -> None:
+        self.trainer = trainer
+        self.seen: set[Any] = set()  # operations of this forward pass, which are no other's as long as they are here
+
+    def watch(self, name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        """Watch what led to a module's outputs; it comes after those inside of it, and before those that it feeds."""
+        left = [tensor.grad_fn for tensor in tensors(outputs) if tensor.grad_fn is not None]
+        while left:
+            operation: Any = left.pop()
+            if operation in self.seen or operation.name().endswith("AccumulateGrad"):
+                continue
+            self.seen.add(operation)
+            operation.register_hook(
+                functools.partial(self.check, f"{name} ({type(module).__name__})", operation.name())
+            )
+            left += [each for each, _ in operation.next_functions if each is not None]
+
+    def check(self, name: str, operation: str, made: Any, given: Any) -> None:
+        """Raise UserError where an operation makes gradients that are not finite of such that are."""
+        wrong = [tensor for tensor in tensors(made) if not tensor.isfinite().all()]
+        if not wrong or not all(tensor.isfinite().all() for tensor in tensors(given)):
+            return
+        number, size = sum(int((~each.isfinite()).sum()) for each in wrong), sum(each.numel() for each in wrong)
+        raise UserError(
+            f"{name} has the first gradient that is not finite, of its {operation.removesuffix('0')}, in step "
+            f"{self.trainer.progress.step + 1}: {number} of {size} values; its output is finite: look for a root, a "
+            "logarithm or a division at 0"
+        )
 
 
 def finite_or_raise(name: str, trainer: Ongoing) -> Callable[[nn.Module, Any, Any], None]:

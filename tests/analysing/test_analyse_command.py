@@ -125,7 +125,7 @@ def test_predictions_and_data_that_do_not_fit_each_other_are_refused(trained: Pa
         ([], "expected one run's folder, or checkpoint=PATH, got none"),
         (["a", "b"], "got a, b"),
         (["a", "splt=val"], "did you mean split?"),
-        (["a", "dataset.root=b"], "a run has split and output"),
+        (["a", "dataset.root=b"], "a run has split, iou, output"),
         (["--html"], "got --html"),
     ],
 )

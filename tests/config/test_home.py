@@ -9,6 +9,7 @@ from command import only_error, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from detr.config import check, compose
+from detr.config.compose import load
 from detr.config.home import typed_at_home
 from detr.config.own import config_dir
 
@@ -76,6 +77,13 @@ def test_what_a_config_says(key: str, home: Path) -> None:
         assert values["dataset"]["train"]["images"] == f"{home}/x/images"
 
 
+def test_the_folder_of_a_sweep_that_a_config_places(home: Path) -> None:
+    """Hydra makes it, before anything of ours sees the config."""
+    config = load("train", ["paths.output_root='~/x'"])
+    assert str(config.hydra.sweep.dir).startswith(f"{home}/x/sweep/")
+    assert str(load("predict", ["paths.output_root='~/x'", "checkpoint=a", "source=b"]).output).startswith(f"{home}/x/")
+
+
 def test_a_folder_of_configs(home: Path) -> None:
     (home / "conf").mkdir()
     assert config_dir("~/conf") == f"{home}/conf"
@@ -89,3 +97,19 @@ def test_on_the_command_line(command: tuple[str, ...], tmp_path: Path) -> None:
     said = only_error(done) if verb != "check" else done.stdout
     assert str(tmp_path / ("none.pt" if more else "data")) in said
     assert "~" not in said
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_file(tmp_path: Path) -> None:
+    """Its folder, and paths among its values."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "mine.yaml").write_text(
+        "defaults: [train, override /dataset: custom, _self_]\n"
+        "paths: {output_root: ~/out}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {dataset.root: '~/a,~/b'}}}\n"
+    )
+    words = ["-cd", "conf", "-cn", "mine", "logger=none"]
+    done = run("-m", "detr", "train", *words, cwd=tmp_path, variables={"HOME": str(tmp_path)})
+    assert f"{tmp_path}/a" in done.stdout + done.stderr
+    assert "~" not in done.stdout + done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "out"]

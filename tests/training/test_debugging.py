@@ -16,7 +16,7 @@ from torch import nn
 
 from detr.config.compose import as_choice
 from detr.errors import UserError
-from detr.training.debugging import Overfit, finite_or_raise
+from detr.training.debugging import Finite, Overfit, finite_or_raise
 from detr.training.options import Progress
 
 WORDS = [*(word for word in TINY if "logger" not in word), "backbone.weights=null", "dataset.root=data"]
@@ -86,6 +86,50 @@ def test_the_cause_is_told(weight: float, given: float, cause: str) -> None:
     module.register_forward_hook(finite_or_raise("model.head", trainer))
     with pytest.raises(UserError, match=rf"model\.head \(Linear\) .* in step 7: 2 of 2 values; {cause}"):
         module(torch.full((1, 2), given))
+
+
+class Root(nn.Module):
+    """Its gradient at 0 is infinite, its value is not."""
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return given.square().sqrt()
+
+
+def test_the_first_gradient_that_is_not_finite_is_named_with_its_module() -> None:
+    """In the midst of modules, of which only the innermost is to blame; where nothing is wrong nothing is said."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.ReLU(), Root()), nn.Linear(3, 1))
+    trainer: Any = SimpleNamespace(
+        model=model, criterion=nn.Identity(), progress=Progress(step=6), scaler=torch.amp.GradScaler(enabled=False)
+    )
+    Finite().on_fit_start(trainer)
+    nn.init.ones_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    model(torch.ones(2, 3)).sum().backward()
+    said = (
+        r"model\.1\.1 \(Root\) has the first gradient that is not finite, of its SqrtBackward, in step 7: 3 of 6 values"
+    )
+    with pytest.raises(UserError, match=said):
+        model(torch.tensor([[1.0] * 3, [0.0] * 3])).sum().backward()
+
+
+TERM = """
+import torch
+from detr.losses.terms import Term
+
+class Distance(Term):
+    def forward(self, matched):
+        boxes = matched.predictions.boxes
+        return (boxes - boxes.detach()).square().sum((1, 2, 3)).sqrt()
+"""
+
+
+@pytest.mark.slow
+def test_nan_names_the_part_in_the_backward_pass(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(TERM)
+    done = train(tmp_path, "debug=nan", "logger=none", "+loss.terms.own={_target_: own.Distance}")
+    error = only_error(done)
+    assert "loss.terms.own (Distance) has the first gradient that is not finite, of its SqrtBackward" in error
+    assert "failed" in (tmp_path / "run/status.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import TINY, run
+from command import TINY, only_error, run
 from hotcoco.panoptic import pq_compute
 from PIL import Image
 from pycocotools.coco import COCO
@@ -57,9 +57,10 @@ def trained(shapes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an evaluation on the training split."""
+    """The folder of an evaluation on the training split, with an error report by masks."""
     folder = tmp_path_factory.mktemp("runs") / "evaluated"
-    done = run("evaluate.py", f"checkpoint={trained}/checkpoints/best.pt", "split=train", f"hydra.run.dir={folder}")
+    words = ["split=train", "report=true", "iou=masks", f"hydra.run.dir={folder}"]
+    done = run("evaluate.py", f"checkpoint={trained}/checkpoints/best.pt", *words)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -107,6 +108,42 @@ def test_evaluation_is_that_of_the_files(evaluated: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_reports_are_of_things_by_masks_or_boxes(evaluated: Path, tmp_path: Path) -> None:
+    metrics, report = (json.loads((evaluated / f"{name}.json").read_text()) for name in ("metrics", "analysis"))
+    assert (report["iou"], report["AP"]) == ("masks", pytest.approx(metrics["segm"]["AP"]))
+    assert [each["name"] for each in report["classes"]] == ["circle", "square", "triangle", "star", "cross"]
+    for iou, ap in {"masks": metrics["segm"]["AP"], "boxes": metrics["AP"]}.items():
+        done = run("-m", "detr", "analyse", str(evaluated), f"iou={iou}", f"output={tmp_path}/{iou}")
+        assert done.returncode == 0, done.stderr
+        again = json.loads((tmp_path / iou / "analysis.json").read_text())
+        assert (again["iou"], again["AP"]) == (iou, pytest.approx(ap))
+        assert iou == "boxes" or again["errors"] == report["errors"]
+
+
+@pytest.mark.slow
+def test_predict_finds_what_an_evaluation_finds(trained: Path, evaluated: Path, root: Path, tmp_path: Path) -> None:
+    words = [f"checkpoint={trained}/checkpoints/best.pt", f"source={root}/images/train", "threshold=0"]
+    done = run("-m", "detr", "predict", *words, f"output={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (json.loads((f / "panoptic.json").read_text())["annotations"] for f in (tmp_path / "out", evaluated))
+    assert len(ours) == len(theirs) == COUNTS["train"]
+    assert any(each["segments_info"] for each in theirs)
+    for mine, their in zip(ours, theirs, strict=True):
+        keys = ("id", "category_id", "area")
+        assert mine["file_name"] == their["file_name"]
+        assert [[each[key] for key in keys] for each in mine["segments_info"]] == [
+            [each[key] for key in keys] for each in their["segments_info"]
+        ]
+        pngs = [Image.open(folder / "panoptic" / mine["file_name"]) for folder in (tmp_path / "out", evaluated)]
+        assert np.array_equal(*map(np.asarray, pngs))
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == COUNTS["train"]
+    assert only_error(run("-m", "detr", "predict", *words, "tiles=64", f"output={tmp_path}/tiles")) == (
+        "error: tiles: a panoptic detector shares out the pixels of whole images; leave tiles out"
+    )
+    assert not (tmp_path / "tiles").exists()
+
+
+@pytest.mark.slow
 def test_threshold_of_segments(trained: Path, evaluated: Path, tmp_path: Path) -> None:
     checkpoint = f"checkpoint={trained}/checkpoints/best.pt"
     done = run("evaluate.py", checkpoint, "evaluator.min_score.sigmoid=1.0", f"hydra.run.dir={tmp_path}/none")
@@ -118,8 +155,17 @@ def test_threshold_of_segments(trained: Path, evaluated: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_boxes_alone_can_be_evaluated(trained: Path, tmp_path: Path) -> None:
-    overrides = ["evaluator=coco", "evaluator.masks=false", f"hydra.run.dir={tmp_path}/boxes"]
-    done = run("evaluate.py", f"checkpoint={trained}/checkpoints/best.pt", *overrides)
+    """In tiles as well, with an error report of what they found together; of masks there is none."""
+    checkpoint, boxes = f"checkpoint={trained}/checkpoints/best.pt", ["evaluator=coco", "evaluator.masks=false"]
+    tiles = ["tiles=96", "report=true", f"hydra.run.dir={tmp_path}/tiles"]
+    done = run("evaluate.py", checkpoint, *boxes, *tiles)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "tiles/analysis.json").read_text())
+    assert report["AP"] == pytest.approx(json.loads((tmp_path / "tiles/metrics.json").read_text())["AP"])
+    refused = run("evaluate.py", checkpoint, *boxes, *tiles[:2], "iou=masks", f"hydra.run.dir={tmp_path}/masks")
+    assert "iou=masks, but only boxes are evaluated; evaluator.masks=true" in only_error(refused)
+    assert "choose evaluator=coco evaluator.masks=false" in only_error(run("evaluate.py", checkpoint, *tiles[:2]))
+    done = run("evaluate.py", checkpoint, *boxes, f"hydra.run.dir={tmp_path}/boxes")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "boxes/metrics.json").read_text()).keys() == {*DEFINED, "per_class"}
     assert not (tmp_path / "boxes/panoptic.json").exists()

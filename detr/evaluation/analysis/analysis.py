@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from detr.evaluation.analysis.calibration import Calibration, calibrate
 from detr.evaluation.analysis.matching import MatchedImage, match_images
-from detr.evaluation.analysis.names import KINDS, MISSED
-from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of, rows_of
+from detr.evaluation.analysis.names import KINDS, MISSED, Iou
+from detr.evaluation.analysis.sizes import Group, by_crowdedness, by_size, curves_of
 from detr.evaluation.analysis.thresholds import Threshold, sweep
 from detr.evaluation.analysis.tide import Cost, ImageErrors, costs, find_errors
+from detr.evaluation.backends import GroundTruth
 from detr.evaluation.metrics import unique_names
-from detr.evaluation.mistakes import find_mistakes
+from detr.evaluation.mistakes import pairs
 from detr.evaluation.results import Results
 
 NO_THRESHOLD = 0.5  # score to look at errors from where no box is right at any
@@ -40,6 +41,7 @@ class ClassAnalysis:
 class Analysis:
     """Holds what is known of a detector on a split. K classes."""
 
+    iou: Iou  # what overlaps are of
     images: int
     objects: int
     boxes: int
@@ -78,6 +80,7 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """Return analysis.json; numbers are from 0 to 1, None where nothing is to be measured."""
         return {
+            "iou": self.iou,
             "images": self.images,
             "objects": self.objects,
             "boxes": self.boxes,
@@ -115,16 +118,20 @@ class Analysis:
         }
 
 
-def analyse(truth: Mapping[str, Any], results: Results) -> Analysis:
+def analyse(truth: Mapping[str, Any], results: Results, iou: Iou = "boxes") -> Analysis:
     """Return everything that can be said of boxes on a split.
 
     Args:
         truth: COCO dictionary of the split, all of whose images were looked at.
         results: what was found; images that are not in it have no boxes.
+        iou: what overlaps are of, wherever one is asked for; of masks only where the results have them.
+
+    Raises:
+        UserError: overlaps of masks are wanted, and an object has none.
     """
-    images = match_images(truth, results)
-    rows = rows_of(results, truth)
-    curves = curves_of(truth, rows)
+    loaded = GroundTruth(truth, "hotcoco", masks=iou == "masks")
+    images = match_images(truth, results, iou=iou)
+    curves = curves_of(loaded, results, [each.image_id for each in images])
     counted = [~each.ignored for each in images]
     scores, categories, right = (
         np.concatenate([values[kept] for values, kept in zip(column, counted, strict=True)])
@@ -150,25 +157,30 @@ def analyse(truth: Mapping[str, Any], results: Results) -> Analysis:
             )
         )
     base, kinds = costs([find_errors(each) for each in images])
+    cut = match_images(truth, results, score, iou)
+    known = [each.category for each in classes]
     return Analysis(
+        iou=iou,
         images=len(images),
         objects=len(objects),
-        boxes=len(rows),
+        boxes=sum(int(np.isin(each, known).sum()) for each in results.categories.values()),
         ap=by_size(curves),
         ap50=base,
         classes=classes,
         best=everything.best,
-        confusion=find_mistakes(_of(images), truth, score).confusion,
+        confusion=_confusion(cut, known),
         costs=kinds,
         calibration=calibrate(scores, right),
-        groups=by_crowdedness(truth, rows),
-        errors=[find_errors(each) for each in match_images(truth, results, score)],
+        groups=by_crowdedness(truth, loaded, results),
+        errors=[find_errors(each) for each in cut],
     )
 
 
-def _of(images: list[MatchedImage]) -> Results:
-    """The boxes that count; images in which nothing was found have missed objects, too."""
-    results = Results()
+def _confusion(images: list[MatchedImage], categories: list[int]) -> NDArray[np.int64]:
+    """[K + 1, K + 1] true class × class of the box; images in which nothing was found have missed objects, too."""
+    index: dict[int | None, int] = {category: place for place, category in enumerate([*categories, None])}
+    counts = np.zeros((len(index), len(index)), dtype=np.int64)
     for each in images:
-        results.add(each.image_id, each.categories, each.boxes, each.scores)
-    return results
+        for true, found in pairs(each.ious, each.object_categories, each.categories, each.scores, each.ignored):
+            counts[index[true], index[found]] += 1
+    return counts
