@@ -146,7 +146,11 @@ class DecoderLayer(ResidualLayer):
         self.feed_forward = FeedForward(config)
 
     def forward(self, content: Tensor, position: Tensor, memory: Memory, attention_mask: Tensor | None) -> Tensor:
-        """Apply the layer: content and position [B, Q, D], attention_mask [Q, Q] or None → [B, Q, D]."""
+        """Apply the layer to content and position [B, Q, D].
+
+        Args:
+            attention_mask: [Q, Q] bool, or a bias [B · heads, Q, Q].
+        """
 
         def attend_queries(x: Tensor) -> Tensor:
             placed = x + position

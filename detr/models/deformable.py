@@ -12,6 +12,7 @@ from detr.models.decoder import Decoder, Refinement
 from detr.models.deformable_attention import DeformableAttention
 from detr.models.encoder import Encoder, layers_of
 from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, multihead_attention, xavier_uniform
+from detr.models.relation import position_relation
 from detr.models.structures import Decoded, Features, Memory, QuerySet
 
 
@@ -44,7 +45,13 @@ class DeformableDecoderLayer(ResidualLayer):
     def forward(
         self, content: Tensor, position: Tensor, locations: Tensor, memory: Memory, attention_mask: Tensor | None
     ) -> Tensor:
-        """Apply the layer: content, position [B, Q, D], locations [B, Q, levels, 2 or 4], mask [Q, Q] → [B, Q, D]."""
+        """Apply the layer.
+
+        Args:
+            content, position: [B, Q, D].
+            locations: [B, Q, levels, 2 or 4].
+            attention_mask: [Q, Q] bool, or a bias [B · heads, Q, Q].
+        """
 
         def attend_queries(x: Tensor) -> Tensor:
             placed = x + position
@@ -105,9 +112,10 @@ class DeformableDecoder(Decoder):
         cross_heads: of cross-attention; null: as many as of self-attention (LW-DETR: twice as many).
         place_in_padded: positions of queries are made from boxes relative to the padded image, as far as the finest
             level tells (DINO, LW-DETR); else to the image without padding.
+        relation: bias self-attention by how boxes lie to each other (Relation-DETR, see `PositionRelation`).
 
     Raises:
-        ValueError: look_forward_twice without refinement; heads that do not divide the width.
+        ValueError: look_forward_twice without refinement; heads that do not divide the width; relation with one layer.
     """
 
     references = ("point", "anchor")
@@ -130,6 +138,7 @@ class DeformableDecoder(Decoder):
         final_norm: bool = False,
         cross_heads: int | None = None,
         place_in_padded: bool = False,
+        relation: bool = False,
     ) -> None:
         if look_forward_twice and not refine:
             raise ValueError("look_forward_twice goes by what a layer refines, but refine is false; set both or none")
@@ -148,9 +157,12 @@ class DeformableDecoder(Decoder):
         self.refine, self.look_forward_twice = refine, look_forward_twice
         self.normed_twice = final_norm and not layer.pre_norm
         self.place_in_padded = place_in_padded
+        self.relation = position_relation(layer.num_heads, num_layers) if relation else None
+        if relation:
+            self.references = ("anchor",)
 
     def forward(self, queries: QuerySet, memory: Memory, box_head: nn.Module) -> Decoded:
-        content, hidden = queries.content, []
+        content, hidden, mask = queries.content, [], queries.attention_mask
         ratios = memory.valid_ratios[:, None]  # [B, 1, levels, 2]
         refinement = Refinement(
             queries, box_head, self.box_coder, refine=self.refine, look_forward_twice=self.look_forward_twice
@@ -159,10 +171,12 @@ class DeformableDecoder(Decoder):
             location = refinement.location
             locations = location[:, :, None] * torch.cat([ratios] * (location.shape[-1] // 2), -1)
             position = queries.positions_at(locations[:, :, 0] if self.place_in_padded else location)
-            content = layer(content, position, locations, memory, queries.attention_mask)
+            content = layer(content, position, locations, memory, mask)
             hidden.append(self.norm(content))
             # As DINO's authors: references are refined by the state before the final norm.
             refinement.add(hidden[-1], content if self.normed_twice else hidden[-1])
+            if self.relation is not None:
+                mask = self.relation(location, refinement.boxes[-1], queries.attention_mask)
         return Decoded(torch.stack(hidden), torch.stack(refinement.boxes))
 
 

@@ -75,8 +75,7 @@ class Trainer:
         self.parallel = distributed.parallel(self.model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
-        decay, tau = self.options.ema_decay, self.options.ema_tau
-        self.ema = averaged(self.model, decay, tau) if decay else None
+        self.ema = averaged(self.model, options.ema_decay, options.ema_tau) if options.ema_decay else None
 
     def plan(self) -> None:
         """Fix how many steps the run has, if that is what fits into `max_minutes`; called before `fit`.
