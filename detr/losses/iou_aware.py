@@ -23,14 +23,24 @@ class IoUAwareBCE(Term):
         weight: what the criterion multiplies it with; at least 0.
         alpha: α, part of the score in the target.
         gamma: γ, how much less what is easy counts.
+        tau: of several that answer for one object the target of the r-th best, from 0, is multiplied with e^(−r / tau)
+            (Align-DETR's prime samples, section 3.4: 1.5). Its losses of boxes and its mixed matching are not here:
+            several answer where `one_to_many=hybrid` or the queries' `copies` let them. null: all count alike.
+
+    Raises:
+        ValueError: no such weight, exponent or tau.
     """
 
     classification = "sigmoid"
 
-    def __init__(self, *, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0) -> None:
+    def __init__(
+        self, *, weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0, tau: float | None = None
+    ) -> None:
         super().__init__(weight=weight)
         check_focus(alpha, gamma)
-        self.alpha, self.gamma = alpha, gamma
+        if tau is not None and tau <= 0:
+            raise ValueError(f"tau: expected a number above 0, got {tau}")
+        self.alpha, self.gamma, self.tau = alpha, gamma, tau
 
     def forward(self, matched: Matched) -> Tensor:
         logits = matched.predictions.logits
@@ -39,6 +49,8 @@ class IoUAwareBCE(Term):
         scores = logits.sigmoid()
         quality = iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         target = (scores[answers] ** self.alpha * quality ** (1 - self.alpha)).clamp(min=LEAST).detach()
+        if self.tau is not None and matched.copies > 1:
+            target = target * (-matched.ranks(target) / self.tau).exp()
         yes = torch.zeros_like(logits).index_put(answers, target)
         no = (scores**self.gamma).index_put(answers, 1 - target)
         losses = yes * F.softplus(-logits) + no * F.softplus(logits)

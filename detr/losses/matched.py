@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +34,7 @@ class Matched:
     matches: Matches
     normalizer: Normalizer
     groups: Mapping[str, Matched]  # all of them by name, for terms that compare groups or layers with each other
+    copies: int = 1  # queries that answer for one object
 
     def boxes(self) -> tuple[Tensor, Tensor]:
         """Return predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
@@ -48,6 +50,16 @@ class Matched:
         labels = self.targets.labels.new_full(self.predictions.logits.shape[:-1], elsewhere)
         labels[self.matches.index] = self.labels()
         return labels
+
+    def ranks(self, quality: Tensor) -> Tensor:
+        """Return [M] how many pairs of the same object and layer are better than each, by their quality [M]."""
+        objects = self.matches.layer * len(self.targets) + self.matches.target
+        order = quality.argsort(descending=True, stable=True)
+        order = order[objects[order].argsort(stable=True)]  # objects one after the other, the best pair of each first
+        sorted_objects = objects[order]
+        places = torch.arange(len(order), device=order.device)
+        ranks = places - torch.searchsorted(sorted_objects, sorted_objects)
+        return torch.empty_like(ranks).index_put((order,), ranks)
 
     def sum_by_layer(self, values: Tensor) -> Tensor:
         """Sum values [M] of the pairs to [L]."""

@@ -32,7 +32,7 @@ GROUPS = {
     ],
     "box_coder": ["logit", "relative"],
     "queries": ["learned", "anchors", "two_stage", "grouped_two_stage"],
-    "loss": ["detr", "focal", "varifocal", "ia_bce", "mal", "stable_dino"],
+    "loss": ["detr", "focal", "varifocal", "ia_bce", "mal", "stable_dino", "align"],
     "position_embedding": ["sine", "learned"],
     "backbone": ["resnet18", "efficientnet_lite0"],
     "denoising": ["none", "dn", "contrastive"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from detr.boxes import cxcywh_to_xyxy, iou
 from detr.losses.iou_aware import LEAST, IoUAwareBCE
-from detr.structures import Matches, Normalizer, Predictions, Targets
+from detr.losses.matcher import HungarianMatcher
+from detr.structures import Group, Matches, Normalizer, Predictions, Targets
 
 COUNTS = [3, 0, 2]
 
@@ -91,3 +93,21 @@ def test_without_objects() -> None:
     assert predictions.logits.grad is not None
     assert predictions.logits.grad.isfinite().all()
     assert predictions.logits.grad.abs().max() > 0
+
+
+def test_the_better_of_several_answers_count_more() -> None:
+    """With copies: by ranks that loops find; alone, or without tau, nothing changes."""
+    predictions, targets = in_double(random_predictions(3, logits=CLASSES)), random_targets(COUNTS)
+    group = Group(predictions=predictions, copies=2)
+    matches = HungarianMatcher(classification="sigmoid")({"": group}, targets)[""]
+    assert len(matches) == 2 * 2 * sum(COUNTS)
+    seen = replace(matched(predictions, targets, Normalizer(objects=10, images=3), matches), copies=2)
+    quality = torch.rand(len(matches), dtype=torch.float64)
+    rows = list(zip(matches.layer.tolist(), matches.target.tolist(), quality.tolist(), strict=True))
+    by_loops = [sum(own[:2] == other[:2] and other[2] > own[2] for other in rows) for own in rows]
+    assert seen.ranks(quality).tolist() == by_loops
+    assert set(by_loops) == {0, 1}
+    plain, ranked = IoUAwareBCE()(seen), IoUAwareBCE(tau=1.5)(seen)
+    assert not torch.allclose(plain, ranked)
+    torch.testing.assert_close(plain, IoUAwareBCE(tau=1e9)(seen))
+    torch.testing.assert_close(plain, IoUAwareBCE(tau=1.5)(replace(seen, copies=1)))
