@@ -66,6 +66,9 @@ MEANT = {
     ("optimizer/adamw", "lr"),
     ("optimizer/adamw", "weight_decay"),
     ("optimizer/sgd", "momentum"),
+    ("mask_head/product", "alpha"),  # cross-entropy, as its authors have it
+    ("mask_head/product", "gamma"),
+    ("mask_head/product", "weight"),
 }
 
 
