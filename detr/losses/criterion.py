@@ -86,9 +86,7 @@ class SetCriterion(nn.Module):
         whole_step = self.normalization == "global"
         # The paper's code: at least one object a process on average; as one batch, at least one in all of it.
         least = 1 / processes if whole_step else 1
-        return Normalizer(
-            max(least, objects / processes), images / processes, micro_batches, whole_step, processes
-        )
+        return Normalizer(max(least, objects / processes), images / processes, micro_batches, whole_step, processes)
 
     def forward(self, predictions: Predictions, targets: Targets, normalizer: Normalizer) -> Losses:
         """Return losses of one micro-batch, in fp32 at any precision of the model.

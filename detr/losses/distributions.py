@@ -12,6 +12,7 @@ from detr.losses.matched import Matched
 from detr.losses.terms import Term
 from detr.models.distribution import between_bins, movement
 
+
 class FineGrainedLocalization(Term):
     """Computes cross-entropy with the two bins around where an edge belongs, weighted by the box's IoU (equation 6).
 

@@ -159,9 +159,7 @@ class DFineDecoder(Decoder):
         self.preliminary = MLP(layer.d_model, layer.d_model, box_coder.num_outputs, 3, layer.activation)
         for parameter in self.preliminary.layers[-1].parameters():
             nn.init.zeros_(parameter)
-        self.quality = (
-            nn.ModuleList(LocationQuality(layer.activation) for _ in range(num_layers)) if quality else None
-        )
+        self.quality = nn.ModuleList(LocationQuality(layer.activation) for _ in range(num_layers)) if quality else None
 
     @property
     def box_outputs(self) -> int:

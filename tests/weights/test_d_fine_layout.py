@@ -11,7 +11,7 @@ import torch
 from d_fine_example import CLASSES, hgnet, small_d_fine
 from hugging_face_family import give_values_that_matter
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from detr.assembly import build_model
 from detr.config import compose, resolved

@@ -227,7 +227,9 @@ def config_of(model: DETR) -> dict[str, Any]:
         raise UserError("D-FINE's layout is for detector=d_fine_… only")
     layer, width = decoder.layers[0], encoder.lateral[0][0].in_channels
     if layer.feed_forward.activation is not nn.functional.relu:
-        raise UserError("transformers has no silu in D-FINE's heads, as DEIM has; only detector=d_fine_… can be written")
+        raise UserError(
+            "transformers has no silu in D-FINE's heads, as DEIM has; only detector=d_fine_… can be written"
+        )
     stage = encoder.top_down[0].stages[0][0]
     return {
         "model_type": "d_fine",
