@@ -285,8 +285,8 @@ def test_all_terms_and_gradients(counts: list[int]) -> None:
 def test_queries_and_images_have_no_order() -> None:
     predictions, targets = everything(COUNTS)
     reversed_targets = Targets.of(
-        [each for each in reversed(targets.labels.split(targets.counts))],
-        [each for each in reversed(targets.boxes.split(targets.counts))],
+        list(reversed(targets.labels.split(targets.counts))),
+        list(reversed(targets.boxes.split(targets.counts))),
     )
     predictions.groups = {name: predictions.groups[name] for name in ("encoder", "preliminary")}
     turned = predictions.map(lambda value: value.flip(1, 2))

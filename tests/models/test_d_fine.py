@@ -45,7 +45,7 @@ def test_a_fresh_detector_says_its_preliminary_box_in_every_layer() -> None:
 def test_the_preliminary_box_is_supervised_for_queries_and_for_groups(
     trained: tuple[DETR, Predictions, Targets],
 ) -> None:
-    model, predictions, targets = trained
+    model, predictions, _ = trained
     assert list(predictions.groups) == ["encoder", "denoising", "denoising_preliminary", "preliminary"]
     groups = predictions.groups
     assert [name for name, group in groups.items() if group.earlier] == ["encoder", "preliminary"]
