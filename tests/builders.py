@@ -14,6 +14,7 @@ from detr.losses.matcher import HungarianMatcher
 from detr.models.anchor import AnchorDecoder
 from detr.models.backbone import ResNet
 from detr.models.box_coder import LogitBoxCoder
+from detr.models.d_fine import DFineDecoder
 from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.decoder import Decoder, TransformerDecoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
@@ -37,7 +38,7 @@ CLASSES = 3
 def tiny_detr(
     *,
     queries: Literal["learned", "anchors", "two_stage"] = "learned",
-    transformer: Literal["standard", "dab", "deformable", "hybrid"] = "standard",
+    transformer: Literal["standard", "dab", "deformable", "hybrid", "d_fine"] = "standard",
     classification: Classification = "softmax",
     num_queries: int = 7,
     dropout: float = 0.0,
@@ -105,6 +106,7 @@ def _transformer(name: str, *, levels: int, anchors: bool) -> tuple[Callable[...
             functools.partial(DeformableDecoder, num_levels=levels, box_coder=coder),
         ),
         "hybrid": (HybridEncoder, anchored),
+        "d_fine": (TopDownEncoder, functools.partial(DFineDecoder, num_levels=levels, box_coder=coder)),
     }[name]
 
 

@@ -159,6 +159,7 @@ class Lists(TorchFunctionMode):
         pytest.param(TWO_STAGE, id="two_stage"),
         pytest.param({**TWO_STAGE, "transformer": "deformable"}, id="deformable"),
         pytest.param({**TWO_STAGE, "denoising": ContrastiveDenoising}, id="denoising"),
+        pytest.param({**TWO_STAGE, "transformer": "d_fine", "denoising": ContrastiveDenoising}, id="d_fine"),
     ],
 )
 def test_a_step_does_not_wait_for_the_device(options: dict[str, Any], auxiliary: bool, tmp_path: Path) -> None:
@@ -176,6 +177,7 @@ def test_a_step_does_not_wait_for_the_device(options: dict[str, Any], auxiliary:
         pytest.param({"masks": True}, id="masks"),
         pytest.param({**TWO_STAGE, "transformer": "deformable", "denoising": ContrastiveDenoising}, id="deformable"),
         pytest.param({"queries": "anchors", "transformer": "dab", "classification": "sigmoid"}, id="dab"),
+        pytest.param({**TWO_STAGE, "transformer": "d_fine", "denoising": ContrastiveDenoising}, id="d_fine"),
     ],
 )
 def test_a_step_has_the_same_bits_whatever_else_the_machine_does(options: dict[str, Any], tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from detr.environment import autocast
 from detr.evaluation.coco import CocoEvaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
+from detr.losses.distributions import DistributionDistillation, FineGrainedLocalization
 from detr.losses.masks import Dice, MaskFocal
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, CrossEntropy, Focal, GIoU
+from detr.models.d_fine import DFineDecoder
 from detr.models.detr import DETR
 from detr.structures import Classes, Sample
 from detr.tracking.logger import NullLogger
@@ -75,7 +77,7 @@ def trainer(
     """In the place of this process among those of its job."""
     data: Any = Samples(samples([1] * 4))  # what an epoch would read; tests give the steps their batches
     share = (distributed.rank(), distributed.world_size())
-    sigmoid = model.classification == "sigmoid"
+    sigmoid, distributions = model.classification == "sigmoid", isinstance(model.decoder, DFineDecoder)
     device = torch.device("cpu")
     parts = Parts(
         options=TrainerOptions(**options),
@@ -84,10 +86,12 @@ def trainer(
         criterion=SetCriterion(
             matcher=HungarianMatcher(classification=model.classification),
             terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)}
-            | ({} if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()}),
+            | ({} if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()})
+            | ({"fgl": FineGrainedLocalization(), "ddf": DistributionDistillation()} if distributions else {}),
             classification=model.classification,
             normalization=normalization,
             auxiliary=auxiliary,
+            unite_matches=distributions,
         ),
         optimizer=adamw(model=model, lr=lr, lr_by_pattern={"backbone": lr / 10}),
         schedule=schedule or Constant(),

@@ -24,6 +24,7 @@ TWO_STAGE: dict[str, Any] = {"queries": "two_stage", "classification": "sigmoid"
 CASES: dict[str, dict[str, Any]] = {
     "paper": {"steps": 3, "trainable": ["layer4"]},
     "two_stage": {"steps": 2, **TWO_STAGE},
+    "d_fine": {"steps": 2, **TWO_STAGE, "transformer": "d_fine"},
     "masks": {"steps": 4, "masks": True},
     "accumulate": {"steps": 2, "accumulate": 2},
     "process": {"steps": 1, "normalization": "process"},

@@ -80,7 +80,7 @@ def family_of(model: DETR) -> tuple[Family, dict[str, Any]]:
 
 def names(family: Family, model: DETR, classes: Classes) -> dict[str, Any]:
     """Return what a config.json says of a detector's class and of its classes."""
-    task = "ObjectDetection" if model.mask_head is None else "Segmentation"
+    task = "ObjectDetection" if model.mask_head is None else family.segmentation
     return {
         "architectures": [f"{family.classes}For{task}"],
         "id2label": {str(index): name for index, name in enumerate(classes.names)},

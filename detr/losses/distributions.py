@@ -1,4 +1,4 @@
-"""Losses of boxes as distributions (D-FINE, Peng et al. 2024, section 4; Peterande/D-FINE, dfine/dfine_criterion.py)."""
+"""Losses of boxes as distributions (D-FINE, Peng et al. 2024, section 4; Peterande/D-FINE, dfine_criterion.py)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from detr.boxes import cxcywh_to_xyxy, iou
 from detr.losses.matched import Matched
 from detr.losses.terms import Term
 from detr.models.distribution import between_bins, movement
+
 
 class FineGrainedLocalization(Term):
     """Computes cross-entropy with the two bins around where an edge belongs, weighted by the box's IoU (equation 6).
@@ -42,9 +43,9 @@ class FineGrainedLocalization(Term):
 class DistributionDistillation(Term):
     """Computes how far each layer's distributions are from the last layer's, which teach them (equation 7, "DDF").
 
-    Kullback-Leibler divergences with a temperature, weighted by the IoU of boxes that answer for an object, and of others
-    by the surest class of the last layer. Both kinds have a mean of their own, weighted by the roots of their numbers
-    among the queries that count. No gradient reaches the last layer.
+    Kullback-Leibler divergences with a temperature, weighted by the IoU of boxes that answer for an object, and of
+    others by the surest class of the last layer. Both kinds have a mean of their own, weighted by the roots of their
+    numbers among the queries that count. No gradient reaches the last layer.
 
     Args:
         weight: what the criterion multiplies it with; at least 0.
@@ -91,7 +92,7 @@ def overlap(matched: Matched) -> Tensor:
 
 
 def counts(matched: Matched) -> tuple[float, float]:
-    """Return how many queries of a layer answer for an object and how many do not, or as many as a process has of all."""
+    """Return how many queries of a layer answer for an object and how many do not; or a process's share of all."""
     images, queries = matched.predictions.logits.shape[1:3]
     if matched.normalizer.whole_step:
         return matched.normalizer.objects, matched.normalizer.images * queries - matched.normalizer.objects

@@ -1,4 +1,4 @@
-"""DEIM's matchability-aware loss (Huang et al. 2025, section 3.3; ShihuaHuang95/DEIM, engine/deim/deim_criterion.py)."""
+"""DEIM's matchability-aware loss (Huang et al. 2025, section 3.3; ShihuaHuang95/DEIM, deim_criterion.py)."""
 
 from __future__ import annotations
 

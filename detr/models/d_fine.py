@@ -92,7 +92,7 @@ class DFineDecoder(Decoder):
     """Refines distributions over how far the edges of a first box move, layer by layer (section 4.1).
 
     The first layer corrects the anchor to a preliminary box, which has losses of its own while training. It is the
-    reference of all layers: each adds to the distributions of the one before, and looks where the box is that they mean.
+    reference of all layers: each adds to the distributions of the one before, and looks at the box that they mean.
 
     Args:
         layer, num_layers, eval_layers: as in `TransformerDecoder`; its activation is that of all its heads, too.
@@ -159,9 +159,7 @@ class DFineDecoder(Decoder):
         self.preliminary = MLP(layer.d_model, layer.d_model, box_coder.num_outputs, 3, layer.activation)
         for parameter in self.preliminary.layers[-1].parameters():
             nn.init.zeros_(parameter)
-        self.quality = (
-            nn.ModuleList(LocationQuality(layer.activation) for _ in range(num_layers)) if quality else None
-        )
+        self.quality = nn.ModuleList(LocationQuality(layer.activation) for _ in range(num_layers)) if quality else None
 
     @property
     def box_outputs(self) -> int:
@@ -174,7 +172,9 @@ class DFineDecoder(Decoder):
         anchor = at_least_fp32(queries.reference)
         values = bin_values(self.bins, self.reach, self.curvature)
         content, box = queries.content, self.box_coder.decode(anchor)
-        hidden, boxes, distributions = [], [], []
+        hidden: list[Tensor] = []
+        boxes: list[Tensor] = []
+        distributions: list[Tensor] = []
         for index, layer in enumerate(self.active_layers):
             position = queries.positions_at(box).clamp(-LARGEST, LARGEST)
             before = content.detach() if index else 0

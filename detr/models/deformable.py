@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.models.box_coder import BoxCoder
-from detr.models.decoder import Decoder, Refinement
+from detr.models.decoder import Decoder, Reference, Refinement
 from detr.models.deformable_attention import DeformableAttention
 from detr.models.encoder import Encoder, layers_of
 from detr.models.layers import FeedForward, LayerConfig, ResidualLayer, multihead_attention, xavier_uniform
@@ -118,7 +118,7 @@ class DeformableDecoder(Decoder):
         ValueError: look_forward_twice without refinement; heads that do not divide the width; relation with one layer.
     """
 
-    references = ("point", "anchor")
+    references: tuple[Reference, ...] = ("point", "anchor")
     point_layers = 1
     reads_positions = False
     num_levels: int

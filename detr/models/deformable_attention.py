@@ -78,10 +78,10 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
-        for layer in (self.value_proj, self.output_proj):
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        for projection in (self.value_proj, self.output_proj):
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
 
     def forward(self, queries: Tensor, locations: Tensor, memory: Memory, tokens: Tensor) -> Tensor:
         """Attend to points of the tokens.

@@ -1,7 +1,7 @@
 """Boxes as distributions over how far each edge moves (D-FINE, Peng et al. 2024, section 4.1).
 
-A box is said beside a reference: each of its edges moves outward by a part of the reference's side, and what part is the
-mean of a distribution over bins, which lie closer to each other where edges move little.
+A box is said beside a reference: each of its edges moves outward by a part of the reference's side, and what part is
+the mean of a distribution over bins, which lie closer to each other where edges move little.
 """
 
 from __future__ import annotations

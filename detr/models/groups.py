@@ -54,9 +54,11 @@ def separate(predictions: Predictions, groups: dict[str, Group], matching: int) 
     """
     found = {}
     for name, group in groups.items():
-        outputs = group.outputs if group.queries is None else predictions.select(queries=group.queries)
-        found[name] = group.of(outputs)
-        for more, further in predictions.groups.items() if group.queries is not None else ():
+        if group.queries is None:
+            found[name] = group.of(group.outputs)
+            continue
+        found[name] = group.of(predictions.select(queries=group.queries))
+        for more, further in predictions.groups.items():
             found[f"{name}_{more}"] = group.of(further.outputs.select(queries=group.queries))
     for more, further in predictions.groups.items():
         found[more] = further.of(further.outputs.select(queries=slice(matching)))

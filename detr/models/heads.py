@@ -34,7 +34,7 @@ class ClassHead(nn.Linear):
             nn.init.constant_(self.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, decoded: Decoded) -> Tensor:  # type: ignore[override]
-        """Return [L, B, Q, K], to which the decoder may add how good it thinks a box is. Others may look at boxes, too."""
+        """Return [L, B, Q, K], to which the decoder may add how good it takes a box for. Others may see boxes, too."""
         logits = super().forward(decoded.hidden)
         quality = decoded.extras.get(QUALITY)
         return logits if quality is None else logits + quality

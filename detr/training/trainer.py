@@ -54,7 +54,7 @@ class Trainer:
 
     def __init__(self, parts: Parts, *, folder: RunFolder) -> None:
         self.parts = parts
-        self.options = parts.options
+        self.options = options = parts.options
         self.model = parts.model
         self.criterion = parts.criterion
         self.optimizer = parts.optimizer

@@ -47,6 +47,7 @@ class Family:
     processor: str  # of images
     classification: Classification = "sigmoid"
     denoising: bool = False  # weights of denoising are among theirs
+    segmentation: str = "Segmentation"  # the end of the name of the class with masks
 
     @property
     def layout(self) -> Layout:
@@ -60,6 +61,9 @@ FAMILIES = {
     "deformable_detr": Family("deformable_detr", "DeformableDetr", "DeformableDetrImageProcessor"),
     "rt_detr": Family("rt_detr", "RTDetr", "RTDetrImageProcessor", denoising=True),
     "rt_detr_v2": Family("rt_detr", "RTDetrV2", "RTDetrImageProcessor", denoising=True),
+    "d_fine": Family("d_fine", "DFine", "RTDetrImageProcessor", denoising=True),
+    "lw_detr": Family("lw_detr", "LwDetr", "DeformableDetrImageProcessor"),
+    "rf_detr": Family("rf_detr", "RfDetr", "RfDetrImageProcessor", segmentation="InstanceSegmentation"),
 }
 
 

@@ -65,6 +65,24 @@ ZOO: dict[str, OfficialFile | HubFolder] = {
         f"rt_detr_{size}_o365": HubFolder(f"PekingU/rtdetr_{size}vd_coco_o365", f"rt_detr_{size}")
         for size in ("r18", "r50", "r101")
     },
+    **{
+        f"d_fine_{size[0]}": HubFolder(f"ustc-community/dfine-{size}-coco", f"d_fine_{size[0]}")
+        for size in ("nano", "small", "medium", "large", "xlarge")
+    },
+    **{
+        f"d_fine_{size[0]}_o365": HubFolder(
+            f"ustc-community/dfine-{size}-obj2coco{'-e25' * (size == 'large')}", f"d_fine_{size[0]}"
+        )
+        for size in ("small", "medium", "large", "xlarge")
+    },
+    **{
+        f"lw_detr_{size}": HubFolder(f"AnnaZhang/lwdetr_{size}_60e_coco", f"lw_detr_{size}")
+        for size in ("tiny", "small", "medium", "large", "xlarge")
+    },
+    **{
+        f"rf_detr_{size}": HubFolder(f"Roboflow/rf-detr-{size}", f"rf_detr_{size}")
+        for size in ("nano", "small", "medium", "base", "large")
+    },
     **{f"rt_detr_v2_{size}": HubFolder(f"PekingU/rtdetr_v2_{size}vd", f"rt_detr_v2_{size}") for size in RESNETS},
 }
 

@@ -59,16 +59,18 @@ def test_whole_configs_fit_their_constructors(group: str, option: str) -> None:
 
 
 # Where an option sets what the constructor leaves to others: as many classes as the official weights have; sigmoids;
-# the paper's rates, and momentum, for torch's own optimizers.
+# the paper's rates, and momentum, for torch's own optimizers; points of each of three levels.
 MEANT = {
     ("dataset/coco_panoptic", "num_classes"),
     ("loss/focal", "classification"),
+    ("loss/mal", "classification"),
     ("optimizer/adamw", "lr"),
     ("optimizer/adamw", "weight_decay"),
     ("optimizer/sgd", "momentum"),
     ("mask_head/product", "alpha"),  # cross-entropy, as its authors have it
     ("mask_head/product", "gamma"),
     ("mask_head/product", "weight"),
+    ("transformer/decoder/d_fine", "num_points"),
 }
 
 
@@ -111,13 +113,13 @@ def test_every_part_of_a_pattern_is_found_in_a_parameters_name(experiment: str) 
 @pytest.mark.parametrize(
     ("words", "levels", "trainable"),
     [
-        (["backbone=resnet18"], [-3, -2], [r"blocks\.[3-6]|layer[34]"]),
+        (["backbone=resnet18"], [-3, -2], [r"blocks\.[3-6]|layer[34]|stages_[23]"]),
         (["experiment=dino_r50", "backbone=timm"], [-3, -2, -1], [".*"]),
-        (["experiment=finetune_custom", "mask_head=fpn"], [-4, -3, -2, -1], ["layer4"]),
-        (["experiment=shapes_masks", "backbone=resnet50"], [-4, -3, -2, -1], [r"blocks\.[3-6]|layer[34]"]),
-        (["mask_head=fpn"], [-3, -2], [r"blocks\.[3-6]|layer[34]"]),
+        (["experiment=finetune_custom", "mask_head=fpn"], [-4, -3, -2, -1], ["layer4|stages_3"]),
+        (["experiment=shapes_masks", "backbone=resnet50"], [-4, -3, -2, -1], [r"blocks\.[3-6]|layer[34]|stages_[23]"]),
+        (["mask_head=fpn"], [-3, -2], [r"blocks\.[3-6]|layer[34]|stages_[23]"]),
         (["~experiment"], ["layer4"], ["layer2", "layer3", "layer4"]),
-        (["backbone=resnet18", "backbone.levels=[-1]"], [-1], [r"blocks\.[3-6]|layer[34]"]),
+        (["backbone=resnet18", "backbone.levels=[-1]"], [-1], [r"blocks\.[3-6]|layer[34]|stages_[23]"]),
     ],
 )
 def test_backbones_that_ask_get_what_experiments_and_mask_heads_set(

@@ -284,6 +284,6 @@ def test_normalizers_of_several_processes() -> None:
     """The paper counts at least one object a process; as one batch it is at least one in all of them."""
     paper, whole = (criterion(normalization=each) for each in ("process", "global"))
     step = {"images": 4, "micro_batches": 1, "processes": 2}
-    assert paper.normalizer(objects=0, **step) == Normalizer(1, 2, 1)
-    assert whole.normalizer(objects=0, **step) == Normalizer(0.5, 2, 1, whole_step=True)
+    assert paper.normalizer(objects=0, **step) == Normalizer(1, 2, 1, processes=2)
+    assert whole.normalizer(objects=0, **step) == Normalizer(0.5, 2, 1, whole_step=True, processes=2)
     assert paper.normalizer(objects=6, **step).objects == whole.normalizer(objects=6, **step).objects == 3

@@ -10,13 +10,15 @@ from builders import random_images, random_targets
 from d_fine_example import CLASSES, QUERIES, WIDTH, criterion_of_d_fine, hgnet, small_d_fine
 from torch import Tensor
 
+from detr.assembly import build_model
+from detr.config import build, compose, resolved
 from detr.models.box_coder import LogitBoxCoder
 from detr.models.d_fine import DFineDecoder, Gate
 from detr.models.d_fine_encoder import DFineEncoder
 from detr.models.detr import DETR
 from detr.models.layers import LayerConfig
 from detr.models.structures import Decoded
-from detr.structures import Normalizer, Predictions, Targets
+from detr.structures import Classes, Normalizer, Predictions, Targets
 
 SIZES = [(96, 128), (64, 96)]  # the second is padded
 COUNTS = [2, 0]
@@ -43,7 +45,7 @@ def test_a_fresh_detector_says_its_preliminary_box_in_every_layer() -> None:
 def test_the_preliminary_box_is_supervised_for_queries_and_for_groups(
     trained: tuple[DETR, Predictions, Targets],
 ) -> None:
-    model, predictions, targets = trained
+    model, predictions, _ = trained
     assert list(predictions.groups) == ["encoder", "denoising", "denoising_preliminary", "preliminary"]
     groups = predictions.groups
     assert [name for name, group in groups.items() if group.earlier] == ["encoder", "preliminary"]
@@ -74,7 +76,9 @@ def test_quality_is_added_to_all_classes(trained: tuple[DETR, Predictions, Targe
     assert quality.std() > 1e-2
     head = model.class_head[0]  # type: ignore[index]
     state = torch.randn(1, 2, 4, WIDTH)
-    plain, better = (head(Decoded(state, torch.zeros(0), extras)) for extras in ({}, {"quality": torch.ones(1, 2, 4, 1)}))
+    plain, better = (
+        head(Decoded(state, torch.zeros(0), extras)) for extras in ({}, {"quality": torch.ones(1, 2, 4, 1)})
+    )
     torch.testing.assert_close(better, plain + 1)
 
 
@@ -98,7 +102,9 @@ def test_padding_changes_nothing() -> None:
     queries = model.queries(memory)
     other = memory.tokens + memory.padding[..., None] * torch.randn_like(memory.tokens)
     changed = type(memory)(other, memory.positions, memory.padding, memory.shapes, memory.strides)
-    torch.testing.assert_close(found(queries, memory, model.box_head).boxes, found(queries, changed, model.box_head).boxes)
+    torch.testing.assert_close(
+        found(queries, memory, model.box_head).boxes, found(queries, changed, model.box_head).boxes
+    )
 
 
 def step(model: DETR, counts: list[int]) -> tuple[Predictions, Tensor]:
@@ -120,6 +126,29 @@ def test_every_parameter_has_a_gradient(counts: list[int]) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+DETECTORS = [f"{family}_{size}" for family in ("d_fine", "deim") for size in "nsmlx"]
+QUICK = ("d_fine_n", "deim_x")  # of the others each takes a second or more
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in DETECTORS]
+)
+def test_a_step_of_every_detector(name: str) -> None:
+    """Its parts and its loss, at a small width."""
+    words = [f"detector={name}", "~experiment", "backbone=hgnetv2_b0", "backbone.weights=null"]
+    sizes = ["d_model=32", "num_heads=4", "dim_feedforward=32", "encoder.layer.d_model=32"]
+    plain = resolved(compose([*words, *(f"transformer.{size}" for size in sizes), "queries.num_queries=6"]))
+    classes = Classes.contiguous({index: str(index) for index in range(CLASSES)})
+    model, criterion = build_model(plain, classes, pretrained=False).train(), build(plain["loss"], "loss")
+    targets = random_targets(COUNTS, classes=CLASSES)
+    losses = criterion(model(*random_images(SIZES), targets), targets, Normalizer(objects=2, images=2))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert {"fgl", "ddf", "preliminary/giou", "denoising_preliminary/class"} <= losses.terms.keys()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in trained)
 
 
 def test_batch_norm_of_the_backbone_learns_if_asked_for() -> None:

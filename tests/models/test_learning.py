@@ -12,10 +12,14 @@ from hugging_face_family import Pyramid
 from torch import Tensor, nn
 
 from detr.losses.criterion import SetCriterion
+from detr.losses.distributions import DistributionDistillation, FineGrainedLocalization
+from detr.losses.matchability import Matchability
 from detr.losses.matcher import HungarianMatcher
 from detr.losses.terms import L1, Focal, GIoU, Varifocal
 from detr.models.box_coder import LogitBoxCoder
 from detr.models.conditional import ConditionalDecoder
+from detr.models.d_fine import DFineDecoder
+from detr.models.d_fine_encoder import DFineEncoder
 from detr.models.dab import DabDecoder, DabEncoder
 from detr.models.deformable import DeformableDecoder, DeformableEncoder
 from detr.models.denoising import ContrastiveDenoising, Denoising
@@ -65,6 +69,14 @@ DETECTORS: dict[str, dict[str, Any]] = {
         "queries": PROPOSALS,
         "term": Varifocal(),
     },
+    "d_fine": {
+        "encoder": lambda: DFineEncoder(num_layers=1, layer=LAYER, num_levels=3, num_blocks=1),
+        "decoder": lambda: DFineDecoder(num_layers=2, layer=LAYER, num_levels=3, box_coder=CODER),
+        "queries": functools.partial(TwoStageQueries, anchor_side=0.1, copies=1, supervised="chosen"),
+        "heads_per_layer": True,
+        "term": Matchability(),
+        "further": {"fgl": FineGrainedLocalization(), "ddf": DistributionDistillation()},
+    },
 }
 
 
@@ -89,6 +101,7 @@ def test_learns_by_heart(name: str) -> None:
     torch.manual_seed(1)
     parts = dict(DETECTORS[name])
     term: nn.Module = parts.pop("term", Focal())
+    further: dict[str, Any] = parts.pop("further", {})
     positions = SinePositionEmbedding(d_model=WIDTH)
     model = DETR(
         backbone=Pyramid(),
@@ -103,8 +116,9 @@ def test_learns_by_heart(name: str) -> None:
     ).train()
     criterion = SetCriterion(
         matcher=HungarianMatcher(classification="sigmoid", cost_class=2),
-        terms={"class": term, "bbox": L1(weight=5), "giou": GIoU(weight=2)},  # type: ignore[dict-item]
+        terms={"class": term, "bbox": L1(weight=5), "giou": GIoU(weight=2), **further},  # type: ignore[dict-item]
         classification="sigmoid",
+        unite_matches=bool(further),
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0)
     images, targets = coloured_rectangles()

@@ -11,7 +11,7 @@ import torch
 from d_fine_example import CLASSES, hgnet, small_d_fine
 from hugging_face_family import give_values_that_matter
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from detr.assembly import build_model
 from detr.config import compose, resolved
@@ -112,11 +112,11 @@ def test_tied_heads_are_those_of_the_first_layer() -> None:
 # Read in the authors' repository.
 AUTHORS_NAMES = {
     "backbone.stem.stem2a.conv.weight": "backbone.body.stem.stem2a.conv.weight",
-    "backbone.stages.2.blocks.1.layers.0.conv2.bn.running_var": "backbone.body.stages_2.blocks.1.layers.0.conv2.bn.running_var",
+    "backbone.stages.2.blocks.1.layers.0.conv2.bn.bias": "backbone.body.stages_2.blocks.1.layers.0.conv2.bn.bias",
     "backbone.stages.0.blocks.0.aggregation.1.lab.scale": "backbone.body.stages_0.blocks.0.aggregation.1.lab.scale",
     "encoder.input_proj.2.norm.weight": "neck.projections.2.1.weight",
     "encoder.encoder.0.layers.0.self_attn.in_proj_weight": "encoder.layers.0.self_attn.in_proj_weight",
-    "encoder.fpn_blocks.1.cv2.0.bottlenecks.0.conv2.conv.weight": "encoder.top_down.1.stages.0.0.blocks.0.narrow.0.weight",
+    "encoder.fpn_blocks.1.cv2.0.bottlenecks.0.conv2.norm.bias": "encoder.top_down.1.stages.0.0.blocks.0.narrow.1.bias",
     "encoder.pan_blocks.0.cv3.1.norm.bias": "encoder.bottom_up.0.stages.1.1.1.bias",
     "encoder.downsample_convs.1.0.cv2.conv.weight": "encoder.downsampling.1.1.0.weight",
     "decoder.enc_output.proj.weight": "queries.token_head.0.weight",

@@ -1,15 +1,15 @@
-"""D-FINE's weights as Hugging Face's transformers and as the authors (Peterande/D-FINE) call them; DEIM's as the latter.
+"""D-FINE's weights as Hugging Face's transformers and the authors (Peterande/D-FINE) call them; DEIM's as the latter.
 
 Otherwise than here, transformers keeps queries, keys and values of attention apart, heads of all layers a second time
-outside of the decoder, and those of the first layer alone where they are tied. Bins are told by `up` and `reg_scale`, the
-second of which is one over our curvature. What follows from the config alone is in some files; it is left out.
+outside of the decoder, and those of the first layer alone where they are tied. Bins are told by `up` and `reg_scale`,
+the second of which is one over our curvature. What follows from the config alone is in some files; it is left out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -223,12 +223,18 @@ def config_of(model: DETR) -> dict[str, Any]:
         and isinstance(decoder, DFineDecoder)
         and isinstance(queries, TwoStageQueries)
         and decoder.quality is not None
+        and len(encoder.layers) > 0
     ):
         raise UserError("D-FINE's layout is for detector=d_fine_… only")
-    layer, width = decoder.layers[0], encoder.lateral[0][0].in_channels
+    layer: Any = decoder.layers[0]
+    of_encoder: Any = encoder.layers[0]
+    lateral, fusion = cast("Any", encoder.lateral[0]), cast("Any", encoder.top_down[0])
+    width = lateral[0].in_channels
     if layer.feed_forward.activation is not nn.functional.relu:
-        raise UserError("transformers has no silu in D-FINE's heads, as DEIM has; only detector=d_fine_… can be written")
-    stage = encoder.top_down[0].stages[0][0]
+        raise UserError(
+            "transformers has no silu in D-FINE's heads, as DEIM has; only detector=d_fine_… can be written"
+        )
+    stage = fusion.stages[0][0]
     return {
         "model_type": "d_fine",
         "backbone_config": _backbone_config(backbone.body, levels=len(backbone.channels)),
@@ -238,8 +244,8 @@ def config_of(model: DETR) -> dict[str, Any]:
         "encode_proj_layers": [encoder.num_levels - 1],
         "encoder_hidden_dim": width,
         "encoder_layers": len(encoder.layers),
-        "encoder_ffn_dim": encoder.layers[0].feed_forward.linear1.out_features,
-        "encoder_attention_heads": encoder.layers[0].self_attn.num_heads,
+        "encoder_ffn_dim": of_encoder.feed_forward.linear1.out_features,
+        "encoder_attention_heads": of_encoder.self_attn.num_heads,
         "hidden_expansion": 2 * stage.entry[0].out_channels / width,
         "depth_mult": len(stage.blocks) / 3,
         "d_model": layer.self_attn.embed_dim,

@@ -77,7 +77,9 @@ def pairs(image: list[int], query: list[int], target: list[int]) -> Matches:
 
 def test_the_union_of_matchings() -> None:
     """A query has one object, the one that it has most often; an object may have several queries."""
-    found = union([pairs([0, 0, 1], [4, 2, 4], [0, 1, 2]), pairs([0, 0, 1], [2, 3, 0], [0, 1, 2]), pairs([0], [4], [0])])
+    found = union(
+        [pairs([0, 0, 1], [4, 2, 4], [0, 1, 2]), pairs([0, 0, 1], [2, 3, 0], [0, 1, 2]), pairs([0], [4], [0])]
+    )
     answers = zip(found.image.tolist(), found.query.tolist(), found.target.tolist(), strict=True)
     assert list(answers) == [(0, 2, 0), (0, 3, 1), (0, 4, 0), (1, 0, 2), (1, 4, 2)]
     often = union([pairs([0], [2], [0]), *[pairs([0], [2], [1])] * 2])
@@ -283,8 +285,8 @@ def test_all_terms_and_gradients(counts: list[int]) -> None:
 def test_queries_and_images_have_no_order() -> None:
     predictions, targets = everything(COUNTS)
     reversed_targets = Targets.of(
-        [each for each in reversed(targets.labels.split(targets.counts))],
-        [each for each in reversed(targets.boxes.split(targets.counts))],
+        list(reversed(targets.labels.split(targets.counts))),
+        list(reversed(targets.boxes.split(targets.counts))),
     )
     predictions.groups = {name: predictions.groups[name] for name in ("encoder", "preliminary")}
     turned = predictions.map(lambda value: value.flip(1, 2))
