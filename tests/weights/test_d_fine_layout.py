@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_said() -> None:
     model = small_d_fine(backbone=hgnet())
     with pytest.raises(UserError, match=r"file: model\.decoder\.other is no weight of D-FINE"):
         to_ours({"model.decoder.other": torch.zeros(1)}, "file")
-    with pytest.raises(UserError, match=r"file: encoder\.layers\.0\.self_attn\.k_proj\.bias is missing"):
+    with pytest.raises(UserError, match=r"file: .*self_attn\.k_proj\.bias is missing"):
         to_ours({"model.encoder.encoder.0.layers.0.self_attn.q_proj.bias": torch.zeros(1)}, "file")
     with pytest.raises(UserError, match=r"file: D-FINE has no place for mask_head\.weight"):
         to_theirs({**model.state_dict(), "mask_head.weight": torch.zeros(1)}, "file")
