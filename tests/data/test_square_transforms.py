@@ -10,7 +10,9 @@ from detr.data.transforms import RandomOverlapCrop, rt_detr_train
 
 
 def target(*boxes: tuple[float, ...]) -> dict[str, torch.Tensor]:
-    found = tv_tensors.BoundingBoxes(torch.tensor(boxes).view(-1, 4), format="XYXY", canvas_size=(60, 90))
+    found = tv_tensors.BoundingBoxes(
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4), format="XYXY", canvas_size=(60, 90)
+    )
     return {"boxes": found, "labels": torch.arange(len(boxes))}
 
 
