@@ -20,27 +20,21 @@ class LevelNeck(nn.Module):
     Args:
         strides: of the levels that it makes, in pixels of the image.
         backbone_levels: how many of the backbone's levels, the coarsest, the transformer reads.
-        d_model: width of the transformer.
-        position_embedding: padding [B, h, w] → [B, D, h, w].
-        level_embedding: add a learned vector for each level to its positions (Deformable DETR).
 
     Attributes:
         num_levels: that it makes.
+        position_embedding: padding [B, h, w] → [B, D, h, w]. A neck's constructor sets it last, as ours always did: what
+            is drawn before depends on the order.
+        level_embedding: a learned vector for each level [levels, D], which is added to its positions; None: none.
     """
 
-    def __init__(
-        self,
-        *,
-        strides: Sequence[int],
-        backbone_levels: int,
-        d_model: int,
-        position_embedding: nn.Module,
-        level_embedding: bool = False,
-    ) -> None:
+    position_embedding: nn.Module
+    level_embedding: nn.Parameter | None
+
+    def __init__(self, *, strides: Sequence[int], backbone_levels: int) -> None:
         super().__init__()
         self.strides, self.num_levels, self.backbone_levels = list(strides), len(strides), backbone_levels
-        self.position_embedding = position_embedding
-        self.level_embedding = nn.Parameter(torch.randn(len(strides), d_model)) if level_embedding else None
+        self.register_parameter("level_embedding", None)
 
     def freeze_positions(self) -> None:
         """Freeze positions that nothing reads: parameters without a gradient stop a training in several processes."""
@@ -114,18 +108,15 @@ class Neck(LevelNeck):
             extra = f" and extra_levels is {extra_levels}" if extra_levels else ""
             raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
         coarser = [strides[-1] * 2**step for step in range(1, extra_levels + 1)]
-        super().__init__(
-            strides=[*strides[-own:], *coarser],
-            backbone_levels=own,
-            d_model=d_model,
-            position_embedding=position_embedding,
-            level_embedding=level_embedding,
-        )
+        super().__init__(strides=[*strides[-own:], *coarser], backbone_levels=own)
         self.projections = nn.ModuleList(_projection(count, d_model, normalization) for count in channels[-own:])
         self.extra = nn.ModuleList(
             _projection(count, d_model, normalization, kernel_size=3, stride=2, padding=1)
             for count in [channels[-1], *[d_model] * extra_levels][:extra_levels]
         )
+        self.position_embedding = position_embedding
+        if level_embedding:
+            self.level_embedding = nn.Parameter(torch.randn(self.num_levels, d_model))
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         maps = [projection(level) for projection, level in zip(self.projections, features, strict=True)]

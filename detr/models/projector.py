@@ -57,8 +57,6 @@ class C2fProjector(LevelNeck):
         super().__init__(
             strides=[int(strides[0] / scale) for scale in scales],
             backbone_levels=len(channels),
-            d_model=d_model,
-            position_embedding=position_embedding,
         )
         self.sampling = nn.ModuleList(
             nn.ModuleList(_sampling(count, scale, normalization) for count in channels) for scale in scales
@@ -66,6 +64,7 @@ class C2fProjector(LevelNeck):
         joined = [sum(_sampled(count, scale) for count in channels) for scale in scales]
         self.projections = nn.ModuleList(C2f(count, d_model, num_blocks, normalization) for count in joined)
         self.norms = nn.ModuleList(LayerNorm2d(d_model, eps=1e-6) for _ in scales)
+        self.position_embedding = position_embedding
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         found = []
