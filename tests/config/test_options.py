@@ -89,7 +89,7 @@ LARGE = {
     "experiments": [
         "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
         "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small,"
-        "rt_detr_v2_r50"
+        "rt_detr_v2_r50,d_fine_m"
     ],
     "vision_transformers": [
         "detector=rf_detr_nano",
@@ -104,6 +104,22 @@ LARGE = {
         "detector=lw_detr_tiny",
         "augmentation=square,square_384,square_512,square_560,square_576,square_704,lw_detr",
     ],
+    "detectors": [
+        "detector=detr_r50,detr_r101,detr_r50_dc5,detr_r101_dc5,detr_r50_masks,detr_r101_masks,detr_r50_dc5_masks,"
+        "conditional_detr_r50,dab_detr_r50,dn_detr_r50,dino_r50,small,tiny,small_masks,"
+        "deformable_detr_r50,deformable_detr_r50_refine,deformable_detr_r50_two_stage"
+    ],
+    "d_fines": ["detector=d_fine_n,d_fine_s,d_fine_m,d_fine_l,d_fine_x,deim_n,deim_s,deim_m,deim_l,deim_x"],
+    "hgnets": ["detector=d_fine_m", "backbone=hgnetv2_b0,hgnetv2_b2,hgnetv2_b4,hgnetv2_b5", "queries=deim"],
+    "d_fine_sizes": ["detector=d_fine_m", "transformer=d_fine_s,d_fine_m,d_fine_l,d_fine_x", "loss=d_fine,deim"],
+    "d_fine_narrow": ["detector=d_fine_n", "transformer=d_fine_n", "neck=rt_detr_two_level"],
+    "d_fine_encoders": [
+        "detector=d_fine_l",
+        "transformer/encoder=d_fine_s,d_fine_m",
+        "transformer/decoder=d_fine",
+    ],
+    "d_fine_decoders": ["detector=d_fine_x", "transformer/decoder=d_fine_x", "transformer/encoder=d_fine_x"],
+    "d_fine_n_parts": ["detector=d_fine_n", "transformer/decoder=d_fine_n", "transformer/encoder=d_fine_n"],
     "rt_detrs": [
         "detector=rt_detr_r34,rt_detr_r50,rt_detr_r101,rt_detr_v2_r18,rt_detr_v2_r34,rt_detr_v2_r50,rt_detr_v2_r101"
     ],
