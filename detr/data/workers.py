@@ -29,14 +29,20 @@ class Reporting(Dataset[Sample | UserError]):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+    def __getitem__(self, key: Any) -> Sample | UserError:
         try:
-            sample = self.images[key]
+            return self.sample(key)
         except UserError as error:
             return UserError(*error.args)
+
+    def sample(self, key: Any) -> Sample:
+        """Raises UserError if the image cannot be read, or is not what an image of a data set must be."""
+        sample = self.images[key]
         fault = _fault(sample, self.images.classes.num_classes)
+        if fault is None:
+            return sample
         source = "dataset" if own_file(type(self.images)) else "augmentation"  # ours are right until they are changed
-        return sample if fault is None else UserError(f"{source}: {described(type(self.images))} gives {fault}")
+        raise UserError(f"{source}: {described(type(self.images))} gives {fault}")
 
 
 def _fault(sample: Any, num_classes: int) -> str | None:
