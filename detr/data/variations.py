@@ -58,7 +58,7 @@ class MultiScale:
         ValueError: no scale, or one that is not above 0.
     """
 
-    def __init__(self, *, scales: Sequence[float], stop_at: float = 1) -> None:
+    def __init__(self, *, scales: Sequence[float], stop_at: float = 0.85) -> None:
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales: expected at least one number above 0, got {list(scales)}")
         check_part("stop_at", stop_at)
