@@ -94,7 +94,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         seed=values["seed"],
         share=(distributed.rank(), distributed.world_size()),
         size_divisor=model.backbone.size_divisor,
-        variations=build_variations(values, model),
+        variations=build_variations(values, model.queries.num_queries),
     )
     validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)
@@ -172,8 +172,12 @@ def training_data(
     return subset, subset
 
 
-def build_variations(values: Values, model: DETR) -> Variations:
+def build_variations(values: Values, num_queries: int | None = None) -> Variations:
     """Return how training images vary beside `augmentation.train`: not at all with `trainer.overfit_batches`.
+
+    Args:
+        values: of the config.
+        num_queries: of the detector, for which there may not be too many objects in an image.
 
     Raises:
         UserError: a part is not what it must be, or refuses its arguments.
@@ -185,7 +189,7 @@ def build_variations(values: Values, model: DETR) -> Variations:
         mixing=None if mixing is None else build_a(Mixing, mixing),
         multi_scale=None if multi_scale is None else build_a(MultiScale, multi_scale),
         seed=values["seed"],
-        max_objects=model.queries.num_queries,
+        max_objects=num_queries,
     )
 
 

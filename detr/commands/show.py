@@ -88,5 +88,5 @@ def loader_of(images: ImageSet, values: Section, model: DETR) -> Loader:
         num_workers=0,
         seed=values["seed"],
         size_divisor=divisor,
-        variations=build_variations(values, model),
+        variations=build_variations(values, model.queries.num_queries),
     )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
 from detr.data.dataset import ImageSet
-from detr.data.variations import Key, Place, Variations, Varying
+from detr.data.variations import Key, Slot, Variations, Varying
 from detr.data.workers import CollateOrReport, Reporting, shield, shielding
 from detr.errors import UserError
 from detr.structures import Batch, Sample, Targets
@@ -118,7 +118,7 @@ class EpochSampler(Sampler[list[Key]]):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
 
-class _Placed(Sampler[list[tuple[Key, Place]]]):
+class _Slots(Sampler[list[tuple[Key, Slot]]]):
     """The batches of an epoch, each key with the place of its batch in the run."""
 
     def __init__(self, sampler: EpochSampler) -> None:
@@ -127,10 +127,10 @@ class _Placed(Sampler[list[tuple[Key, Place]]]):
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[list[tuple[Key, Place]]]:
+    def __iter__(self) -> Iterator[list[tuple[Key, Slot]]]:
         for batch, keys in enumerate(self.sampler, self.sampler.first_batch):
-            place = Place(self.sampler.epoch, batch, self.sampler.part(batch))
-            yield [(key, place) for key in keys]
+            slot = Slot(self.sampler.epoch, batch, self.sampler.part(batch))
+            yield [(key, slot) for key in keys]
 
 
 class _InOrder(Sampler[list[Key]]):
@@ -256,7 +256,7 @@ class TrainLoader(Loader):
         super().__init__(dataset, sampler, num_workers, size_divisor=size_divisor)
 
     def _source(self) -> tuple[Reporting, Iterable[list[Any]]]:
-        return Varying(self.dataset, self.variations, self.size_divisor), _Placed(self.sampler)
+        return Varying(self.dataset, self.variations, self.size_divisor), _Slots(self.sampler)
 
     def first(self, count: int) -> Iterator[Sample]:
         """Yield the first images of the coming epoch, read by this process.

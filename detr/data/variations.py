@@ -23,7 +23,7 @@ STRIDE = 32  # pixels of a cell of the coarsest features, as most detectors have
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Holds where in a run a batch is."""
 
     epoch: int
@@ -97,24 +97,24 @@ class Variations:
     seed: int = 0
     max_objects: int | None = None
 
-    def __call__(self, read: Callable[[Key], Sample], images: int, key: Key, place: Place, divisor: int) -> Sample:
+    def __call__(self, read: Callable[[Key], Sample], images: int, key: Key, slot: Slot, divisor: int) -> Sample:
         """Return an image as it is trained with.
 
         Args:
             read: gives an augmented image.
             images: how many there are.
             key: of this one.
-            place: of its batch.
+            slot: of its batch.
             divisor: of the sides of batches.
         """
         sample = read(key)
         if self.mixing is not None:
             draw = self._generator(key, 0)
-            mixed = self.mixing(sample, lambda: read((key[0], int(draw.integers(images)))), place.part, draw)
+            mixed = self.mixing(sample, lambda: read((key[0], int(draw.integers(images)))), slot.part, draw)
             sample = sample if self._crowded(mixed) else mixed
         if self.multi_scale is not None:
-            draw = self._generator((place.epoch, place.batch), 1)
-            sample = self.multi_scale(sample, place.part, draw, divisor=divisor)
+            draw = self._generator((slot.epoch, slot.batch), 1)
+            sample = self.multi_scale(sample, slot.part, draw, divisor=divisor)
         return sample
 
     def _generator(self, numbers: Key, purpose: int) -> np.random.Generator:
@@ -127,11 +127,11 @@ class Variations:
 class Varying(Reporting):
     """Returns images as a training sees them, or a UserError, by their key and the place of their batch."""
 
-    def __init__(self, images: ImageSet, variations: Variations, divisor: int) -> None:
+    def __init__(self, images: ImageSet, variations: Variations, divisor: int = 1) -> None:
         super().__init__(images)
         self.variations, self.divisor = variations, divisor
 
-    def sample(self, key: tuple[Key, Place]) -> Sample:
+    def sample(self, key: tuple[Key, Slot]) -> Sample:
         return self.variations(super().sample, len(self.images), *key, self.divisor)
 
 

@@ -29,7 +29,9 @@ def images(splits: Any) -> Any:  # noqa: F811
     return splits.split("train", transform=light_train(40), seed=3)
 
 
-def batches(images: Any, variations: Variations | None, *, workers: int = 0, part: float = 0, **more: Any) -> list[Batch]:
+def batches(
+    images: Any, variations: Variations | None, *, workers: int = 0, part: float = 0, **more: Any
+) -> list[Batch]:
     loader = train_loader(images, batch_size=2, num_workers=workers, seed=3, variations=variations, **more)
     loader.set_epoch(1, more.get("first", 0), lambda batch: part)
     return list(loader)
@@ -94,7 +96,9 @@ def test_crowded_images_stay_unmixed(images: Any) -> None:
     plain, dense = batches(images, None), batches(images, Variations(mixing))
     limit = int(max(max(batch.targets.counts) for batch in dense)) - 1
     some = batches(images, Variations(mixing, max_objects=limit))
-    for count, was, now in zip(*([c for b in each for c in b.targets.counts] for each in (dense, plain, some)), strict=True):
+    for count, was, now in zip(
+        *([c for b in each for c in b.targets.counts] for each in (dense, plain, some)), strict=True
+    ):
         assert now == (was if count > limit else count)
 
 
@@ -152,19 +156,14 @@ def test_what_is_resized() -> None:
 
 
 def test_a_config_builds_them() -> None:
-    class Model:
-        class queries:
-            num_queries = 9
-
-    model: Any = Model()
     values, _ = check(compose(["augmentation/mixing=dense", "augmentation/multi_scale=quarter", "seed=5"]))
-    variations = build_variations(values, model)
+    variations = build_variations(values, 9)
     assert isinstance(variations.mixing, DenseMixing)
     assert isinstance(variations.multi_scale, MultiScale)
     assert (variations.seed, variations.max_objects) == (5, 9)
     values, _ = check(compose(["augmentation/mixing=dense", "trainer.overfit_batches=1"]))
-    assert build_variations(values, model) == Variations()
-    assert build_variations(check(compose([]))[0], model) == Variations(seed=42, max_objects=9)
+    assert build_variations(values, 9) == Variations()
+    assert build_variations(check(compose([]))[0]) == Variations(seed=42)
 
 
 def test_no_scale_is_refused() -> None:

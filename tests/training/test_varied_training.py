@@ -1,4 +1,4 @@
-"""A training whose images are mixed and resized: a function of its seed, and at its end one of the augmentation alone."""
+"""A training whose images are mixed and resized: a function of its seed, as any other."""
 
 from __future__ import annotations
 
