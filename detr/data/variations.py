@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from detr.data.dataset import ImageSet
-from detr.data.workers import Reporting
+from detr.data.workers import Reporting, checked
 from detr.structures import Sample
 
 Key = tuple[int, int]  # (epoch, index)
@@ -83,7 +83,7 @@ class MultiScale:
 
 @dataclass(frozen=True)
 class Variations:
-    """Holds how the images of a training vary, and applies it.
+    """Holds how the images of a training vary.
 
     Args:
         mixing: of several images; None: none.
@@ -97,42 +97,41 @@ class Variations:
     seed: int = 0
     max_objects: int | None = None
 
-    def __call__(self, read: Callable[[Key], Sample], images: int, key: Key, slot: Slot, divisor: int) -> Sample:
-        """Return an image as it is trained with.
-
-        Args:
-            read: gives an augmented image.
-            images: how many there are.
-            key: of this one.
-            slot: of its batch.
-            divisor: of the sides of batches.
-        """
-        sample = read(key)
-        if self.mixing is not None:
-            draw = self._generator(key, 0)
-            mixed = self.mixing(sample, lambda: read((key[0], int(draw.integers(images)))), slot.part, draw)
-            sample = sample if self._crowded(mixed) else mixed
-        if self.multi_scale is not None:
-            draw = self._generator((slot.epoch, slot.batch), 1)
-            sample = self.multi_scale(sample, slot.part, draw, divisor=divisor)
-        return sample
-
-    def _generator(self, numbers: Key, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed % 2**64, *numbers, purpose])
-
-    def _crowded(self, sample: Sample) -> bool:
-        return self.max_objects is not None and len(sample.labels) > self.max_objects
-
 
 class Varying(Reporting):
-    """Returns images as a training sees them, or a UserError, by their key and the place of their batch."""
+    """Returns images as a training sees them, or a UserError, by their key and the slot of their batch.
+
+    Args:
+        images: of the training.
+        variations: of them.
+        divisor: of the sides of batches.
+    """
 
     def __init__(self, images: ImageSet, variations: Variations, divisor: int = 1) -> None:
         super().__init__(images)
         self.variations, self.divisor = variations, divisor
 
     def sample(self, key: tuple[Key, Slot]) -> Sample:
-        return self.variations(super().sample, len(self.images), *key, self.divisor)
+        own, slot = key
+        sample, multi_scale = self._mixed(own, slot), self.variations.multi_scale
+        if multi_scale is None:
+            return sample
+        draw = self._generator((slot.epoch, slot.batch), 1)
+        return multi_scale(sample, slot.part, draw, divisor=self.divisor)
+
+    def _mixed(self, key: Key, slot: Slot) -> Sample:
+        """An image alone, or with others."""
+        read, mixing, limit = super().sample, self.variations.mixing, self.variations.max_objects
+        sample = read(key)
+        if mixing is None:
+            return sample
+        draw = self._generator(key, 0)
+        mixed = mixing(sample, lambda: read((key[0], int(draw.integers(len(self.images))))), slot.part, draw)
+        mixed = checked(mixed, self.images.classes, "augmentation.mixing", type(mixing))
+        return sample if limit is not None and len(mixed.labels) > limit else mixed
+
+    def _generator(self, numbers: Key, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.variations.seed % 2**64, *numbers, purpose])
 
 
 def resized(sample: Sample, scale: float) -> Sample:

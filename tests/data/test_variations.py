@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from detr.data.loader import train_loader
 from detr.data.mixing import DenseMixing
 from detr.data.transforms import light_train
 from detr.data.variations import MultiScale, Variations
-from detr.structures import Batch
+from detr.errors import UserError
+from detr.structures import Batch, Sample
 
 SCALES = [0.5, 1, 1.6, 2.4]  # of 40 × 30: 32, 40, 64 and 96 pixels wide
 BOTH = Variations(mixing=DenseMixing(), multi_scale=MultiScale(scales=SCALES), seed=5)
@@ -164,6 +166,28 @@ def test_a_config_builds_them() -> None:
     values, _ = check(compose(["augmentation/mixing=dense", "trainer.overfit_batches=1"]))
     assert build_variations(values, 9) == Variations()
     assert build_variations(check(compose([]))[0]) == Variations(seed=42)
+
+
+class Doubled:
+    """A mixing of one's own: twice as many objects, or no sample at all."""
+
+    def __init__(self, *, wrong: bool = False) -> None:
+        self.wrong = wrong
+
+    def __call__(self, sample: Sample, partner: Any, part: float, draw: np.random.Generator) -> Any:
+        other = partner()
+        boxes, labels = torch.cat([sample.boxes, other.boxes]), torch.cat([sample.labels, other.labels])
+        return boxes if self.wrong else replace(sample, boxes=boxes, labels=labels)
+
+
+def test_a_mixing_of_ones_own(images: Any) -> None:
+    words = [f"+augmentation.mixing._target_={__name__}.Doubled", "+augmentation.mixing.wrong=false"]
+    variations = build_variations(check(compose(words))[0])
+    assert isinstance(variations.mixing, Doubled)
+    assert len(batches(images, variations)) == 3
+    wrong = replace(variations, mixing=Doubled(wrong=True))
+    with pytest.raises(UserError, match=r"augmentation\.mixing: .*Doubled .* gives a Tensor"):
+        batches(images, wrong)
 
 
 def test_no_scale_is_refused() -> None:
