@@ -23,6 +23,7 @@ from detr.config.kinds import expect
 from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
 from detr.data.loader import eval_loader, train_loader
+from detr.data.variations import Mixing, MultiScale, Variations
 from detr.environment import autocast, seed_everything, seed_torch
 from detr.errors import UserError
 from detr.evaluation.evaluator import Evaluator
@@ -93,6 +94,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         seed=values["seed"],
         share=(distributed.rank(), distributed.world_size()),
         size_divisor=model.backbone.size_divisor,
+        variations=build_variations(values, model.queries.num_queries),
     )
     validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)
@@ -168,6 +170,27 @@ def training_data(
     subset = train_set.subset(range(min(images, len(train_set))))
     check_objects(subset, "training images that trainer.overfit_batches takes, the first ones,")
     return subset, subset
+
+
+def build_variations(values: Values, num_queries: int | None = None) -> Variations:
+    """Return how training images vary beside `augmentation.train`: not at all with `trainer.overfit_batches`.
+
+    Args:
+        values: of the config.
+        num_queries: of the detector, for which there may not be too many objects in an image.
+
+    Raises:
+        UserError: a part is not what it must be, or refuses its arguments.
+    """
+    if values["trainer"]["overfit_batches"] is not None:
+        return Variations()
+    mixing, multi_scale = (values["augmentation"].get(name) for name in ("mixing", "multi_scale"))
+    return Variations(
+        mixing=None if mixing is None else build_a(Mixing, mixing),
+        multi_scale=None if multi_scale is None else build_a(MultiScale, multi_scale),
+        seed=values["seed"],
+        max_objects=num_queries,
+    )
 
 
 def split_of(data: DataSet, name: Split, **facts: Any) -> ImageSet:

@@ -13,6 +13,7 @@ from detr.checking.finding import Finding, Place
 from detr.checking.records import Records
 from detr.data.dataset import ImageSet
 from detr.data.images import read_image
+from detr.data.variations import Slot, Variations, Varying
 from detr.drawing.boxes import PAPER, draw_boxes, fitted, join_captioned
 from detr.errors import UserError
 from detr.evaluation.examples import Boxes
@@ -44,15 +45,19 @@ def finding_sheet(finding: Finding, records: Records | None) -> Image.Image | No
     return _grid(tiles) if tiles else None
 
 
-def augmented_sheet(images: ImageSet) -> Image.Image:
+def augmented_sheet(images: ImageSet, variations: Variations) -> Image.Image:
     """Return images with their boxes as a model receives them, augmented; evenly spread over the split.
+
+    Args:
+        images: of the training.
+        variations: of them, as at its beginning.
 
     Raises:
         UserError: an image cannot be read.
     """
-    tiles = []
+    tiles, varying = [], Varying(images, variations)
     for number in np.linspace(0, len(images) - 1, min(AUGMENTED, len(images))).astype(int).tolist():
-        sample = images[0, number]
+        sample = varying.sample(((0, number), Slot(epoch=0, batch=number, part=0)))
         height, width = sample.image.shape[-2:]
         corners = box_convert(sample.boxes, "cxcywh", "xyxy") * sample.boxes.new_tensor([width, height, width, height])
         picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy())

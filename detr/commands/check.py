@@ -147,6 +147,7 @@ def label_errors(report: Report, values: Section, progress: Progress) -> dict[st
 
 def write(report: Report, data: DataSet, values: Section, sheets: Mapping[str, Image]) -> Iterator[str]:
     """Write pictures, the page and, where it is asked for, a corrected copy; yield what to tell of it."""
+    from detr.assembly import build_variations
     from detr.checking.check import quiet
     from detr.checking.copying import write_copy
     from detr.checking.page import write_report
@@ -154,10 +155,11 @@ def write(report: Report, data: DataSet, values: Section, sheets: Mapping[str, I
     from detr.config import build
 
     output, augmented = Path(values["output"]), None
+    variations = build_variations(values)
     try:
         with quiet():
             images = data.split("train", transform=build(values["augmentation"]["train"]), seed=values["seed"])
-        augmented = augmented_sheet(images)
+        augmented = augmented_sheet(images, variations)
     except UserError:
         pass  # the findings have it
     page = write_report(report, output, root=values["dataset"]["root"], augmented=augmented, labels=sheets)

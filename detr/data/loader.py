@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
 from detr.data.dataset import ImageSet
+from detr.data.variations import Key, Slot, Variations, Varying
 from detr.data.workers import CollateOrReport, Reporting, shield, shielding
 from detr.errors import UserError
 from detr.structures import Batch, Sample, Targets
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[int, int]  # (epoch, index)
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly however many there are
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
@@ -57,6 +59,11 @@ def _padded(masks: Tensor, height: int, width: int) -> Tensor:
     return F.pad(masks, (0, width - masks.shape[-1], 0, height - masks.shape[-2]))
 
 
+def beginning(batch: int) -> float:
+    """Return that nothing of the run is over, whichever batch of an epoch it is."""
+    return 0.0
+
+
 class EpochSampler(Sampler[list[Key]]):
     """Yields the batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
 
@@ -80,13 +87,19 @@ class EpochSampler(Sampler[list[Key]]):
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
-        self.first_batch = 0
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Set which epoch comes next. `first_batch` skips batches, to resume within it."""
+    def set_epoch(self, epoch: int, first_batch: int = 0, part: Callable[[int], float] = beginning) -> None:
+        """Set which epoch comes next.
+
+        Args:
+            epoch: counted from 0.
+            first_batch: skips batches, to resume within it.
+            part: a batch of the epoch → the part of the run that is over before its step.
+        """
         self.epoch = epoch
         self.first_batch = first_batch
+        self.part = part
 
     @property
     def batches_per_epoch(self) -> int:
@@ -103,6 +116,21 @@ class EpochSampler(Sampler[list[Key]]):
         for batch in range(self.first_batch, self.batches_per_epoch):
             start = batch * self.together + self.rank * self.batch_size
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+class _Slots(Sampler[list[tuple[Key, Slot]]]):
+    """The batches of an epoch, each key with the place of its batch in the run."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[Key, Slot]]]:
+        for batch, keys in enumerate(self.sampler, self.sampler.first_batch):
+            slot = Slot(self.sampler.epoch, batch, self.sampler.part(batch))
+            yield [(key, slot) for key in keys]
 
 
 class _InOrder(Sampler[list[Key]]):
@@ -162,9 +190,10 @@ class Loader:
         self._batches = self._start()
 
     def _start(self) -> DataLoader[Sample | UserError]:
+        images, batches = self._source()
         return DataLoader(
-            Reporting(self.dataset),
-            batch_sampler=self.sampler,
+            images,
+            batch_sampler=batches,
             collate_fn=CollateOrReport(functools.partial(collate, size_divisor=self.size_divisor)),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -173,6 +202,10 @@ class Loader:
             worker_init_fn=shield,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _source(self) -> tuple[Reporting, Iterable[list[Any]]]:
+        """What gives images, and the keys of each batch."""
+        return Reporting(self.dataset), self.sampler
 
     @property
     def batch_size(self) -> int:
@@ -200,9 +233,40 @@ class Loader:
 
 
 class TrainLoader(Loader):
-    """Loads shuffled batches of equal length; call `set_epoch` before each epoch."""
+    """Loads shuffled batches of equal length; call `set_epoch` before each epoch.
+
+    Args:
+        dataset, num_workers, size_divisor: as for `Loader`.
+        sampler: of the epochs.
+        variations: of images, beside their augmentation.
+    """
 
     sampler: EpochSampler
+
+    def __init__(
+        self,
+        dataset: ImageSet,
+        sampler: EpochSampler,
+        num_workers: int,
+        *,
+        size_divisor: int = 1,
+        variations: Variations | None = None,
+    ) -> None:
+        self.variations = variations or Variations()
+        super().__init__(dataset, sampler, num_workers, size_divisor=size_divisor)
+
+    def _source(self) -> tuple[Reporting, Iterable[list[Any]]]:
+        return Varying(self.dataset, self.variations, self.size_divisor), _Slots(self.sampler)
+
+    def first(self, count: int) -> Iterator[Sample]:
+        """Yield the first images of the coming epoch, read by this process.
+
+        Raises:
+            UserError: an image cannot be loaded.
+        """
+        images, batches = self._source()
+        for key in itertools.islice(itertools.chain.from_iterable(batches), count):
+            yield images.sample(key)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -214,15 +278,21 @@ class TrainLoader(Loader):
         """Return the images of one batch of every process."""
         return self.sampler.together
 
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Set which epoch comes next. `first_batch` skips batches, to resume within it."""
-        self.sampler.set_epoch(epoch, first_batch)
+    def set_epoch(self, epoch: int, first_batch: int = 0, part: Callable[[int], float] = beginning) -> None:
+        """Set which epoch comes next; see `EpochSampler.set_epoch`."""
+        self.sampler.set_epoch(epoch, first_batch, part)
 
     def epochs(self) -> Iterator[Batch]:
-        """Yield the batches of one epoch after another, from the first one on, without an end."""
+        """Yield the batches of one epoch after another, from the first one on, without an end.
+
+        Each is as at another time of the run, so that they cost what its batches do on average.
+        """
         for epoch in itertools.count():
-            self.set_epoch(epoch)
+            self.set_epoch(epoch, part=functools.partial(self._spread, epoch))
             yield from self
+
+    def _spread(self, epoch: int, batch: int) -> float:
+        return (epoch * self.batches_per_epoch + batch) * GOLDEN % 1
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -257,6 +327,7 @@ def train_loader(
     seed: int,
     share: tuple[int, int] = (0, 1),
     size_divisor: int = 1,
+    variations: Variations | None = None,
 ) -> TrainLoader:
     """Build the loader of shuffled, augmented batches; one larger than the data set becomes smaller with a warning.
 
@@ -267,6 +338,7 @@ def train_loader(
         seed: of the order.
         share: (rank, processes).
         size_divisor: of the batches' height and width.
+        variations: of images, beside their augmentation.
 
     Raises:
         UserError: fewer images than processes.
@@ -286,7 +358,7 @@ def train_loader(
         )
         batch_size = fitting
     sampler = EpochSampler(len(dataset), batch_size, seed, share)
-    return TrainLoader(dataset, sampler, num_workers, size_divisor=size_divisor)
+    return TrainLoader(dataset, sampler, num_workers, size_divisor=size_divisor, variations=variations)
 
 
 def eval_loader(

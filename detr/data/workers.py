@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from detr.data.dataset import ImageSet
 from detr.errors import UserError, described, own_file, shown
-from detr.structures import Batch, Sample
+from detr.structures import Batch, Classes, Sample
 
 SLACK = 1e-3  # by which rounding may take a box out of its image
 CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
@@ -29,14 +29,35 @@ class Reporting(Dataset[Sample | UserError]):
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+    def __getitem__(self, key: Any) -> Sample | UserError:
         try:
-            sample = self.images[key]
+            return self.sample(key)
         except UserError as error:
             return UserError(*error.args)
-        fault = _fault(sample, self.images.classes.num_classes)
-        source = "dataset" if own_file(type(self.images)) else "augmentation"  # ours are right until they are changed
-        return sample if fault is None else UserError(f"{source}: {described(type(self.images))} gives {fault}")
+
+    def sample(self, key: Any) -> Sample:
+        """Raises UserError if the image cannot be read, or is not what an image of a data set must be."""
+        maker = type(self.images)
+        source = "dataset" if own_file(maker) else "augmentation"  # ours are right until they are changed
+        return checked(self.images[key], self.images.classes, source, maker)
+
+
+def checked(sample: Any, classes: Classes, source: str, maker: type) -> Sample:
+    """Return a sample.
+
+    Args:
+        sample: what may be one.
+        classes: of its labels.
+        source: the group of what made it, for messages.
+        maker: the class that made it.
+
+    Raises:
+        UserError: it is none, or has what would be misread or fail far from here.
+    """
+    fault = _fault(sample, classes.num_classes)
+    if fault is not None:
+        raise UserError(f"{source}: {described(maker)} gives {fault}")
+    return sample
 
 
 def _fault(sample: Any, num_classes: int) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -112,9 +111,8 @@ class Example:
 
 def first_seen(loader: TrainLoader, count: int) -> list[Example]:
     """Return the first images that a training sees, augmented as it sees them."""
-    keys = itertools.islice(itertools.chain.from_iterable(loader.sampler), count)
     examples = []
-    for sample in (loader.dataset[key] for key in keys):
+    for sample in loader.first(count):
         height, width = sample.image.shape[-2:]
         corners = cxcywh_to_xyxy(sample.boxes) * torch.tensor([width, height, width, height])
         examples.append(

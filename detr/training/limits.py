@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from detr.data.loader import TrainLoader
 from detr.training.budget import OVERTIME
@@ -39,6 +40,17 @@ class Limits:
     def moment(self, progress: Progress) -> Moment:
         """Return where the run is, for the schedule."""
         return self._moment(progress, progress.epoch + progress.batches / self.loader.batches_per_epoch, progress.step)
+
+    def parts(self, progress: Progress) -> Callable[[int], float]:
+        """Return a function: a batch of the current epoch → the part of the run that is over before its step."""
+        epoch, first, step = progress.epoch, progress.batches, progress.step
+        accumulate, whole = self.options.accumulate, self.loader.batches_per_epoch
+
+        def part(batch: int) -> float:
+            steps = (batch - first) // accumulate
+            return self._moment(progress, epoch + (first + steps * accumulate) / whole, step + steps).progress
+
+        return part
 
     def epoch_ends(self, progress: Progress) -> tuple[Moment, Moment]:
         """Return the last steps of the epoch that is just over and of the next one."""

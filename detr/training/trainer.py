@@ -169,7 +169,7 @@ class Trainer:
     def train_epoch(self) -> dict[str, float]:
         """Train the rest of the current epoch, as far as the limits allow. Returns means over its steps."""
         train_mode(self.model)
-        self.loader.set_epoch(self.progress.epoch, self.progress.batches)
+        self.loader.set_epoch(self.progress.epoch, self.progress.batches, self.limits.parts(self.progress))
         if not self.progress.batches:
             self.meter = Meter(since=self.progress.seconds)
         self.started = time.monotonic() - self.progress.seconds
