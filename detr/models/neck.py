@@ -23,8 +23,8 @@ class LevelNeck(nn.Module):
 
     Attributes:
         num_levels: that it makes.
-        position_embedding: padding [B, h, w] → [B, D, h, w]. A neck's constructor sets it last, as ours always did: what
-            is drawn before depends on the order.
+        position_embedding: padding [B, h, w] → [B, D, h, w]. A constructor sets it last: the order decides which random
+            numbers a part gets.
         level_embedding: a learned vector for each level [levels, D], which is added to its positions; None: none.
     """
 
