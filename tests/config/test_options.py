@@ -138,7 +138,7 @@ SMALL = [
 # Real trainings of a step, with an evaluation: sweeps.
 SWEEPS = {
     "schedules": [*QUICKSTART, "optimizer=adamw", "scheduler=multistep,step,cosine,constant", "trainer.precision=bf16"],
-    "augmentations": [*QUICKSTART, "augmentation=light,flip,none"],
+    "augmentations": [*QUICKSTART, "augmentation=light,light_640,flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,
         "augmentation=detr",
