@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import only_error, run
+from command import ROOT, only_error, run
 from official_layout import Architecture, write_official
 from PIL import Image
 
@@ -123,3 +123,12 @@ def test_cocos_classes_are_known_by_their_names(count: int) -> None:
     assert classes.category_ids[classes.names.index("couch")] == 63
     assert coco_named(spelt[1:]) is None
     assert coco_named([*spelt[:5], "dog", *spelt[6:]]) is None
+
+
+def test_the_documents_know_every_name() -> None:
+    """In rows of their own: those of published weights, and those of detectors."""
+    for names, page in ((ZOO, "weights.md"), (groups()["detector"], "family.md")):
+        rows = [
+            line for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")
+        ]
+        assert [name for name in names if not any(f"`{name}`" in row for row in rows)] == []
