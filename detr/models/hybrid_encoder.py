@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.encoder import TransformerEncoder
-from detr.models.layers import LayerConfig, group_norm
+from detr.models.layers import LayerConfig, convolution
 from detr.models.structures import Features, Memory
 
 Normalization = Literal["batch", "group"]
@@ -77,7 +77,7 @@ class FusingEncoder(TransformerEncoder):
         self.outputs = nn.ModuleList(
             nn.Identity()
             if output_width is None
-            else convolution(d_model, output_width, 1, blocks.normalization, activation=False)
+            else convolution(d_model, output_width, 1, blocks.normalization, activation=nn.Identity)
             for _ in range(num_levels)
         )
 
@@ -161,27 +161,11 @@ class RepBlock(nn.Module):
 
     def __init__(self, channels: int, normalization: Normalization) -> None:
         super().__init__()
-        self.wide = convolution(channels, channels, 3, normalization, activation=False)
-        self.narrow = convolution(channels, channels, 1, normalization, activation=False)
+        self.wide = convolution(channels, channels, 3, normalization, activation=nn.Identity)
+        self.narrow = convolution(channels, channels, 1, normalization, activation=nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.wide(x) + self.narrow(x))
-
-
-def convolution(
-    channels: int,
-    width: int,
-    size: int,
-    normalization: Normalization = "batch",
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: bool = True,
-) -> nn.Sequential:
-    """Return a convolution without a bias, a norm and SiLU: [B, channels, h, w] → [B, width, h / stride, …]."""
-    norm = nn.BatchNorm2d(width) if normalization == "batch" else group_norm(width)
-    kernel = nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, groups=groups, bias=False)
-    return nn.Sequential(kernel, norm, nn.SiLU() if activation else nn.Identity())
 
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from detr.models.layers import convolution
 from detr.models.neck import LevelNeck
 
 Normalization = Literal["batch", "layer"]
@@ -100,20 +101,6 @@ class C2f(nn.Module):
         for block in self.blocks:
             parts.append(block(parts[-1]))
         return self.exit(torch.cat(parts, 1))
-
-
-def convolution(
-    before: int,
-    after: int,
-    size: int,
-    normalization: Normalization,
-    *,
-    stride: int = 1,
-    activation: type[nn.Module] = nn.SiLU,
-) -> nn.Sequential:
-    """Return a convolution, its norm and an activation."""
-    norm = nn.BatchNorm2d(after) if normalization == "batch" else LayerNorm2d(after, eps=1e-6)
-    return nn.Sequential(nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False), norm, activation())
 
 
 def _sampling(channels: int, scale: float, normalization: Normalization) -> nn.Module:

@@ -24,7 +24,7 @@ from detr.data.dataset import Fingerprint
 from detr.errors import UserError
 from detr.files import write_with
 from detr.structures import Classes
-from detr.weights.official import COUNTER
+from detr.weights.renaming import COUNTER
 
 log = logging.getLogger(__name__)
 

@@ -16,32 +16,30 @@ from detr.models.backbones.dinov2 import DinoV2
 from detr.models.detr import DETR
 from detr.models.product_masks import ProductMaskHead
 from detr.models.projector import C2fProjector
+from detr.weights.layouts.blocks import State, our_names, their_names
 from detr.weights.layouts.lw_detr import (
     AUTHORS_DETECTOR,
     AUTHORS_PROJECTOR,
     DETECTOR,
-    State,
+    QUERIES_KEYS_VALUES,
     detector_config,
-    from_apart,
     inside,
+    our_groups,
     projection,
-    rename,
-    to_apart,
+    their_groups,
     vit_config,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
+FAMILY = "RF-DETR"
 MASK_TOKEN = ".embeddings.mask_token"
 
 
 def _backbone(prefix: str) -> Table:
     """DINOv2 of transformers, below a prefix."""
     blocks: Table = (
-        ("attention.attention.query.*", "attn.q_proj.*"),
-        ("attention.attention.key.*", "attn.k_proj.*"),
-        ("attention.attention.value.*", "attn.v_proj.*"),
+        *((f"{theirs}.*", f"attn.{x}_proj.*") for theirs, x in QUERIES_KEYS_VALUES),
         ("attention.output.dense.*", "attn.proj.*"),
-        *((f"attention.{x}_proj.*", f"attn.{x}_proj.*") for x in "qkv"),  # as transformers has them in memory
         ("attention.o_proj.*", "attn.proj.*"),
         ("layer_scale1.lambda1", "ls1.gamma"),
         ("layer_scale2.lambda1", "ls2.gamma"),
@@ -92,7 +90,7 @@ def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State
         UserError: a name that no table knows, or attention without its queries, keys or values.
     """
     read = {name: tensor for name, tensor in state.items() if not name.endswith(MASK_TOKEN)}
-    return from_apart(rename(read, (*TABLE, *IN_MEMORY), f"{source}: %s is no weight of RF-DETR"), source)
+    return our_groups(our_names(read, (*TABLE, *IN_MEMORY), FAMILY, source))
 
 
 def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -101,8 +99,7 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
     Raises:
         UserError: a weight that RF-DETR does not have.
     """
-    back = tuple((ours, theirs) for theirs, ours in TABLE)
-    theirs = rename(to_apart(state, joint=("decoder.",)), back, f"{source}: RF-DETR has no place for %s")
+    theirs = their_names(their_groups(state), TABLE, FAMILY, source)
     first = state["backbone.cls_token"]
     return theirs | {f"backbone.0.encoder.encoder{MASK_TOKEN}": first.new_zeros(1, first.shape[-1])}
 
