@@ -25,7 +25,7 @@ from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_ob
 from detr.data.loader import eval_loader, train_loader
 from detr.data.variations import Mixing, MultiScale, Variations
 from detr.environment import autocast, seed_everything, seed_torch
-from detr.errors import UserError
+from detr.errors import UserError, own_file
 from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
@@ -260,9 +260,12 @@ def build_optimizer(node: Section, model: DETR) -> torch.optim.Optimizer:
 
 
 def check_model(values: Values) -> None:
-    """Raise UserError if the detector's parts do not fit each other, before anything is read, fetched or computed."""
+    """Raise UserError if detector and loss do not fit each other, before anything is read, fetched or computed."""
     with torch.device("meta"):
-        build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+        model = build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+    criterion = build_a(SetCriterion, values["loss"])
+    if own_file(type(model.decoder)) is None:  # what another one says, its answer shows
+        criterion.check_extras(model.decoder.extras)
 
 
 def build_validation(

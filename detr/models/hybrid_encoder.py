@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.encoder import TransformerEncoder
-from detr.models.layers import LayerConfig, convolution
+from detr.models.layers import LayerConfig, Normalization, convolution
 from detr.models.structures import Features, Memory
-
-Normalization = Literal["batch", "group"]
 
 REP_BLOCKS = 3  # of RT-DETR's fusion block
 
@@ -101,7 +98,7 @@ class HybridEncoder(FusingEncoder):
     Args:
         layer, num_layers, num_levels: as in `FusingEncoder`.
         normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
-            32 groups, where there are few.
+            32 groups, where there are few; `layer`: of a token's channels.
         expansion: width of what is inside of a fusion block, in units of the encoder's.
         output_width: as in `FusingEncoder`; RT-DETR has it, for its decoder.
     """

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from detr.models.layers import convolution
+from detr.models.layers import Normalization, convolution
 from detr.models.neck import LevelNeck
-
-Normalization = Literal["batch", "layer"]
 
 WIDE = 512  # channels beyond which a level is narrowed before it is made finer
 
@@ -28,7 +25,7 @@ class C2fProjector(LevelNeck):
         scales: how much finer than the backbone each level is: 2, 1 or 0.5, fine to coarse.
         num_levels: how many these are.
         num_blocks: of two 3×3 convolutions in each C2f block.
-        normalization: of the convolutions: `batch` (LW-DETR) or `layer` (RF-DETR).
+        normalization: of the convolutions: `layer` (RF-DETR), `batch` (LW-DETR) or `group`.
 
     Raises:
         ValueError: other scales, another number of them, or strides that differ.
