@@ -160,6 +160,9 @@ AUTHORS: Table = (
 )
 
 
+MARKS = ("encoder.fpn_blocks.0.cv1.conv.weight", "decoder.dec_score_head.0.weight")  # by which AUTHORS is known
+
+
 def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State:
     """Return Hugging Face's or the authors' weights under our names.
 
@@ -190,6 +193,16 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
 
 # Of each size: width of the backbone's first stage and of the encoder, decoder layers.
 SIZES = {"n": (16, 128, 3), "s": (16, 256, 3), "m": (32, 256, 4), "l": (48, 256, 6), "x": (64, 384, 6)}
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of: D-FINE's and DEIM's differ in activations alone."""
+    size = (
+        len(state["backbone.body.stages_0.blocks.0.layers.0.conv.weight"]),
+        len(state["encoder.layers.0.norm1.weight"]),
+        layers_of(state, "decoder.layers"),
+    )
+    return [f"{family}_{name}" for name, each in SIZES.items() if each == size for family in ("d_fine", "deim")]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:

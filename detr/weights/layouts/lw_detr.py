@@ -25,6 +25,7 @@ from detr.weights.layouts.blocks import (
     changed,
     convolution,
     feed_forward,
+    layers_of,
     norms,
     our_names,
     their_names,
@@ -147,6 +148,8 @@ AUTHORS: Table = (
     ("backbone.0.projector.stages_sampling.*.*.*.*", "neck.sampling.*.*.*.*"),
 )
 
+MARKS = ("backbone.0.encoder.pos_embed", "transformer.enc_out_class_embed.0.weight")  # by which AUTHORS is known
+
 GROUP = re.compile(r"queries\.heads\.(\d+)\.(.+)")
 FURTHER = re.compile(r"queries\.(?:further_heads\.(\d+)\.)?((?:token|class|box)_head\..+)")
 
@@ -197,6 +200,18 @@ SIZES = {  # width and blocks of the backbone, width of the transformer, queries
     "lw_detr_large": (384, 10, 384, 300),
     "lw_detr_xlarge": (768, 10, 384, 300),
 }
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of."""
+    groups = 1 + layers_of(state, "queries.further_heads")
+    size = (
+        len(state["backbone.blocks.0.norm1.weight"]),
+        layers_of(state, "backbone.blocks"),
+        len(state["decoder.norm.weight"]),
+        len(state["queries.content.weight"]) // groups,
+    )
+    return [name for name, each in SIZES.items() if each == size]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from detr.weights.layouts.blocks import (
     attention,
     convolution,
     feed_forward,
+    layers_of,
     norms,
     our_names,
     resnet_stage,
@@ -124,6 +125,9 @@ AUTHORS: Table = (
 )
 
 
+MARKS = ("encoder.fpn_blocks.0.conv1.conv.weight", "decoder.dec_score_head.0.weight")  # by which AUTHORS is known
+
+
 def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State:
     """Return Hugging Face's or the authors' weights under our names.
 
@@ -150,6 +154,17 @@ SIZES = {
     "r50": ((3, 4, 6, 3), True, 256, 6),
     "r101": ((3, 4, 23, 3), True, 384, 6),
 }
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of. RT-DETRv2, interpolating, is RT-DETR in other words."""
+    size = (
+        tuple(layers_of(state, f"backbone.body.layer{stage}") for stage in (1, 2, 3, 4)),
+        "backbone.body.layer1.0.conv3.weight" in state,
+        len(state["encoder.layers.0.norm1.weight"]),
+        layers_of(state, "decoder.layers"),
+    )
+    return [f"rt_detr_{name}" for name, each in SIZES.items() if each == size]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:
