@@ -147,6 +147,12 @@ def check_parts(model: DETR) -> None:
             "transformer.decoder reads the positions of tokens, whose width transformer.encoder.output_width changes; "
             "use transformer/decoder=deformable, or transformer.encoder.output_width=null"
         )
+    read = model.backbone.strides[-model.neck.backbone_levels :]
+    if model.mask_head is not None and model.mask_head.climbs and model.neck.strides[: len(read)] != read:
+        raise ValueError(
+            "mask_head=fpn goes from the levels of the neck to finer ones of the backbone, but this neck joins the "
+            "backbone's levels to others; use mask_head=product, or neck=single_level"
+        )
     for name, part in {"encoder": model.encoder, "decoder": model.decoder}.items():
         if part.num_levels not in (None, model.neck.num_levels):
             raise ValueError(
