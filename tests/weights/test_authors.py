@@ -133,4 +133,3 @@ def test_weights_of_another_family_say_which() -> None:
         start_from(detector("d_fine"), weights, NAMES)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 700
-    print(error.value)
