@@ -57,8 +57,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
 
     Args:
         config: checked.
-        checkpoint: that the training will go on from; the caller loads its weights.
-        source: where it was found.
+        checkpoint, source: what the training will go on from, and where that is; the caller loads its weights.
 
     Raises:
         UserError: data, weights or parts are not what they should be, or do not fit each other.

@@ -64,7 +64,7 @@ class FusingEncoder(TransformerEncoder):
             raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
         if output_width is not None and output_width < 1:
             raise ValueError(f"output_width: expected at least 1, got {output_width}")
-        self.num_levels = num_levels
+        self.num_levels, self.output_width = num_levels, output_width or layer.d_model
         steps, d_model = range(num_levels - 1), layer.d_model
         self.lateral = nn.ModuleList(blocks.lateral(d_model) for _ in steps)
         self.top_down = nn.ModuleList(blocks.fusion(d_model) for _ in steps)

@@ -56,6 +56,7 @@ class C2fProjector(LevelNeck):
             strides=[int(strides[0] / scale) for scale in scales],
             backbone_levels=len(channels),
         )
+        self.d_model = d_model
         self.sampling = nn.ModuleList(
             nn.ModuleList(_sampling(count, scale, normalization) for count in channels) for scale in scales
         )

@@ -192,7 +192,9 @@ def _on_coco(detector: str, classes: Classes | None) -> tuple[str, ...]:
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
     """main.py's command line, which it leaves in its checkpoints."""
     arguments = content.get("args")
-    return vars(arguments) if isinstance(arguments, Namespace) else {}
+    if isinstance(arguments, Namespace):
+        return vars(arguments)
+    return dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def _integer(settings: Any, key: str) -> int | None:

@@ -19,6 +19,12 @@ DISTRIBUTIONS = "loss.terms.fgl needs distributions, which this transformer.deco
         ("detector=rf_detr_nano transformer=detr", "works with queries that have positions alone, but these have anch"),
         ("detector=rf_detr_nano mask_head=fpn", "mask_head=fpn goes from the levels of the neck to finer ones"),
         ("detector=rt_detr_r18 queries=learned", "denoising gives anchors, but the queries have points"),
+        ("detector=deformable_detr_r50 transformer/encoder=d_fine_x", "d_model is 384, but neck.d_model is 256"),
+        ("detector=small transformer.encoder.layer.d_model=64", "d_model is 64, but neck.d_model is 128"),
+        (
+            "detector=small transformer.encoder.layer.d_model=64 neck.d_model=64",
+            "gives tokens of width 64, but transformer.d_model is 128",
+        ),
         ("detector=rt_detr_r18 neck=c2f", "num_levels: expected at least 2 levels to fuse, got 1"),
         ("detector=rt_detr_v2_r18 neck.num_levels=2", "num_points: expected 2 numbers, one for each level"),
         ("detector=d_fine_n transformer.activation=gelu", "activation: expected relu or silu for this decoder"),
