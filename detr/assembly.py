@@ -25,7 +25,7 @@ from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_ob
 from detr.data.loader import eval_loader, train_loader
 from detr.data.variations import Mixing, MultiScale, Variations
 from detr.environment import autocast, seed_everything, seed_torch
-from detr.errors import UserError
+from detr.errors import UserError, own_file
 from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
 from detr.losses.criterion import SetCriterion
@@ -57,8 +57,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
 
     Args:
         config: checked.
-        checkpoint: that the training will go on from; the caller loads its weights.
-        source: where it was found.
+        checkpoint, source: what the training will go on from, and where that is; the caller loads its weights.
 
     Raises:
         UserError: data, weights or parts are not what they should be, or do not fit each other.
@@ -68,18 +67,19 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     device = distributed.own_device(options.device)
     seed_everything(values["seed"])
     with distributed.main_first():
+        weights = None if checkpoint is not None or values["init_from"] is None else load(values["init_from"])
         data = build_data(values, checkpoint)
         train_set, val_set = training_data(values, options.overfit_batches, data)
         place, held_out = str(Path.cwd()), getattr(data, "held_out", None)
         recipe = Recipe(config.stored, train_set.classes, train_set.fingerprint(), cwd=place, held_out=held_out)
         if checkpoint is not None and not values["resume_changed"]:
             check_unchanged(checkpoint.recipe, recipe, source)
-        fresh = checkpoint is None and values["init_from"] is None
+        fresh = checkpoint is None and weights is None
         model = build_model(values, train_set.classes, pretrained=fresh)
         check_capacity(train_set, model.queries.num_queries)
         origin = {} if checkpoint is None else checkpoint.recipe.origin
-        if checkpoint is None and values["init_from"] is not None:
-            origin = initialize(model, values["init_from"], train_set.classes)
+        if weights is not None:
+            origin = initialize(model, weights, train_set.classes)
         elif fresh and options.overfit_batches is None:
             warn_from_scratch(model, len(train_set))
     if distributed.rank():
@@ -260,9 +260,12 @@ def build_optimizer(node: Section, model: DETR) -> torch.optim.Optimizer:
 
 
 def check_model(values: Values) -> None:
-    """Raise UserError if the detector's parts do not fit each other, before anything is read, fetched or computed."""
+    """Raise UserError if detector and loss do not fit each other, before anything is read, fetched or computed."""
     with torch.device("meta"):
-        build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+        model = build_model(values, Classes.contiguous({0: ""}), pretrained=False)
+    criterion = build_a(SetCriterion, values["loss"])
+    if own_file(type(model.decoder)) is None:  # what another one says, its answer shows
+        criterion.check_extras(model.decoder.extras)
 
 
 def build_validation(
@@ -328,9 +331,9 @@ def warn_from_scratch(model: DETR, images: int) -> None:
         )
 
 
-def initialize(model: DETR, source: str, classes: Classes) -> dict[str, Any]:
+def initialize(model: DETR, weights: Weights, classes: Classes) -> dict[str, Any]:
     """Start from other weights, and return what became of them, for the run's record."""
-    transfer = start_from(model, load(source), classes)
+    transfer = start_from(model, weights, classes)
     for line in transfer.lines():
         log.info(line)
     return transfer.to_dict()

@@ -68,3 +68,14 @@ def check_patterns(key: str, patterns: Iterable[str]) -> None:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"{key}: expected a regular expression, got {pattern} ({error})") from error
+
+
+def name_rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
+    """Return a regular expression for dotted names like a pattern, and what `Match.expand` makes other names of.
+
+    In both, `*` is one part of a name and `**` the rest of it; what they stand for is carried over.
+    """
+    parts = [r"(.+)" if part == "**" else r"([^.]+)" if part == "*" else re.escape(part) for part in pattern.split(".")]
+    numbers = iter(range(1, 10))
+    filled = [rf"\{next(numbers)}" if part in ("*", "**") else part for part in replacement.split(".")]
+    return re.compile(r"\.".join(parts)), ".".join(filled)

@@ -160,7 +160,9 @@ def test_the_term_teaches_the_head(folder: Path) -> None:
 
 def test_a_decoder_that_does_not_say_what_a_term_needs_is_told(folder: Path) -> None:
     values = composed(folder, PLAIN, "+loss.terms.box_nll._target_=mylab.uncertain.BoxNLL")
-    with pytest.raises(UserError, match=r"^loss.terms.box_nll needs log_scale, which this decoder does not predict$"):
+    with pytest.raises(
+        UserError, match=r"^loss.terms.box_nll needs log_scale, which this transformer.decoder does not predict"
+    ):
         step(detector(values), build(values["loss"]))
 
 

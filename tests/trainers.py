@@ -72,9 +72,10 @@ def trainer(
     auxiliary: bool = True,
     schedule: Schedule | None = None,
     lr: float = 1e-2,
+    criterion: SetCriterion | None = None,
     **options: Any,
 ) -> Trainer:
-    """In the place of this process among those of its job."""
+    """In the place of this process among those of its job; `criterion` in the place of the detector's usual one."""
     data: Any = Samples(samples([1] * 4))  # what an epoch would read; tests give the steps their batches
     share = (distributed.rank(), distributed.world_size())
     sigmoid, distributions = model.classification == "sigmoid", isinstance(model.decoder, DFineDecoder)
@@ -83,7 +84,8 @@ def trainer(
         options=TrainerOptions(**options),
         recipe=Recipe({}, data.classes, Fingerprint(4, 4, "noise")),
         model=model,
-        criterion=SetCriterion(
+        criterion=criterion
+        or SetCriterion(
             matcher=HungarianMatcher(classification=model.classification),
             terms={"class": Focal() if sigmoid else CrossEntropy(), "bbox": L1(weight=5), "giou": GIoU(weight=2)}
             | ({} if model.mask_head is None else {"mask": MaskFocal(), "dice": Dice()})

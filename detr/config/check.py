@@ -152,7 +152,7 @@ class _Check:
         name, key = str(path[-1]), dotted(path)
         if name not in arguments and not (key in GROUPING and "params" in arguments):
             advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments) or 'nothing'}"
-            drop = f"where an experiment sets it, ~{dotted(path)} takes it away"
+            drop = f"where a detector or an experiment sets it, ~{dotted(path)} takes it away"
             raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):
             self.value(path, value, schema()[key] if key in schema() else arguments[name].annotation)

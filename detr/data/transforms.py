@@ -32,9 +32,7 @@ def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
         scales: lengths of the shorter side in pixels, one of which is drawn.
         max_size: the longer side's limit in pixels.
     """
-    resize = ResizeShortSide(scales, max_size)
-    crop = v2.Compose([ResizeShortSide([400, 500, 600], None), RandomSizeCrop(384, 600), resize])
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, crop])])
+    return _flipped_and_cropped(ResizeShortSide(scales, max_size))
 
 
 def light_train(max_size: int) -> v2.Transform:
@@ -56,7 +54,11 @@ def square_train(sizes: Sequence[int]) -> v2.Transform:
     Args:
         sizes: sides in pixels, one of which is drawn.
     """
-    resize = ResizeSquare(sizes)
+    return _flipped_and_cropped(ResizeSquare(sizes))
+
+
+def _flipped_and_cropped(resize: v2.Transform) -> v2.Transform:
+    """The paper's flip and, half the time, crop around a resize."""
     crop = v2.Compose([ResizeShortSide([400, 500, 600], None), RandomSizeCrop(384, 600), resize])
     return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, crop])])
 
@@ -72,7 +74,14 @@ def rt_detr_train(size: int) -> v2.Transform:
     return v2.Compose([v2.RandomPhotometricDistort(p=0.5), zoom, crop, flip, ResizeSquare([size])])
 
 
-class ResizeSquare(v2.Transform):
+class _Resizing(v2.Transform):
+    """A transform whose parameters are the size that comes out."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(inpt, size=list(params["size"]))
+
+
+class ResizeSquare(_Resizing):
     """Resizes to a square of a side drawn from `sizes`, whatever the image's shape.
 
     One size makes it deterministic.
@@ -87,11 +96,8 @@ class ResizeSquare(v2.Transform):
         side = self.sizes[_below(len(self.sizes))]
         return {"size": (side, side)}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _resize(inpt, params["size"])
 
-
-class ResizeShortSide(v2.Transform):
+class ResizeShortSide(_Resizing):
     """Resizes to a shorter side drawn from `sizes`, unless the longer side would exceed `max_size`.
 
     One size makes it deterministic.
@@ -108,11 +114,8 @@ class ResizeShortSide(v2.Transform):
         size = self.sizes[_below(len(self.sizes))]
         return {"size": short_side_size(_size(flat_inputs), size, self.max_size)}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _resize(inpt, params["size"])
 
-
-class ShrinkLongSide(v2.Transform):
+class ShrinkLongSide(_Resizing):
     """Scales images down whose longer side exceeds `max_size`; leaves smaller ones as they are."""
 
     def __init__(self, max_size: int) -> None:
@@ -122,9 +125,6 @@ class ShrinkLongSide(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         return {"size": long_side_size(_size(flat_inputs), self.max_size)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return _resize(inpt, params["size"])
 
 
 class _DroppingTransform(v2.Transform):
@@ -268,10 +268,6 @@ def drop_empty_boxes(target: Target) -> Target:
     if keep.all():
         return target
     return {name: tv_tensors.wrap(entry[keep], like=entry) for name, entry in target.items()}
-
-
-def _resize(inpt: Any, size: Size) -> Any:
-    return F.resize(inpt, size=list(size))
 
 
 def _size(flat_inputs: list[Any]) -> Size:

@@ -27,6 +27,6 @@ def config_of(weights: Weights, overrides: Sequence[str], folders: Sequence[str]
     if not weights.config:
         raise UserError(
             f"{weights.source} has no config of its own; give detector=NAME or the experiment it belongs to, such as "
-            f"{' or '.join(f'experiment={name}' for name in weights.likely_experiments())}"
+            f"{' or '.join(weights.likely_configs())}"
         )
     return override({}, [*weights.config, *overrides], folders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -75,6 +75,20 @@ class SetCriterion(nn.Module):
         self.normalization = normalization
         self.auxiliary, self.unite_matches = auxiliary, unite_matches
 
+    def check_extras(self, extras: Collection[str]) -> None:
+        """Raise UserError if a term reads what the decoder does not say.
+
+        Args:
+            extras: names of what it says beside logits and boxes.
+        """
+        for name, term in self.terms.items():
+            missing = [extra for extra in cast("Term", term).extras if extra not in extras]
+            if missing:
+                raise UserError(
+                    f"loss.terms.{name} needs {missing[0]}, which this transformer.decoder does not predict; use "
+                    "another loss, or a decoder that does (distributions: transformer/decoder=d_fine)"
+                )
+
     def normalizer(self, *, objects: float, images: float, micro_batches: int, processes: int) -> Normalizer:
         """Return what the losses of each micro-batch of an optimizer step are divided by.
 
@@ -94,6 +108,7 @@ class SetCriterion(nn.Module):
         Raises:
             NonFiniteError: from the matcher.
         """
+        self.check_extras(predictions.extras)
         if not self.auxiliary:
             predictions = predictions.last_layer()
         with torch.autocast(predictions.logits.device.type, enabled=False):
@@ -117,10 +132,7 @@ class SetCriterion(nn.Module):
         for name, module in self.terms.items():
             term = cast("Term", module)
             matched = boxed if term.localizes else seen
-            missing = [extra for extra in term.extras if extra not in matched.predictions.extras]
-            if missing and not group:
-                raise UserError(f"loss.terms.{name} needs {missing[0]}, which this decoder does not predict")
-            if not group or (term.of_groups and not missing):
+            if not group or (term.of_groups and set(term.extras) <= matched.predictions.extras.keys()):
                 value = term(matched)
                 _check_shape(name, term, value, layers=len(matched.predictions.logits))
                 found[f"{group}/{name}" if group else name] = weight * (term.weight * value)

@@ -110,6 +110,7 @@ class DFineDecoder(Decoder):
 
     references = ("anchor",)
     reads_positions = False
+    extras = ("distributions", "reference", "bins")
     num_levels: int
     reach: Tensor
     curvature: Tensor

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detr.models.hybrid_encoder import Blocks, FusingEncoder, FusionBlock, convolution
-from detr.models.layers import LayerConfig
+from detr.models.hybrid_encoder import Blocks, FusingEncoder, FusionBlock
+from detr.models.layers import LayerConfig, convolution
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ElanBlocks(Blocks):
     num_blocks: int = 3
 
     def lateral(self, d_model: int) -> nn.Module:
-        return convolution(d_model, d_model, 1, activation=False)
+        return convolution(d_model, d_model, 1, activation=nn.Identity)
 
     def fusion(self, d_model: int) -> nn.Module:
         return ElanBlock(d_model, int(self.expansion * d_model // 2), self.num_blocks)
@@ -35,8 +35,8 @@ class ElanBlocks(Blocks):
     def downsampling(self, d_model: int) -> nn.Module:
         """Return a 1×1 convolution, which mixes channels, and a 3×3 one that does not (SCDown)."""
         return nn.Sequential(
-            convolution(d_model, d_model, 1, activation=False),
-            convolution(d_model, d_model, 3, stride=2, groups=d_model, activation=False),
+            convolution(d_model, d_model, 1, activation=nn.Identity),
+            convolution(d_model, d_model, 3, stride=2, groups=d_model, activation=nn.Identity),
         )
 
 

@@ -34,6 +34,7 @@ class Decoder(nn.Module):
         point_layers: linear layers of the head that reads a point off a learned position; 0: it needs no points.
         num_levels: of the memory that it takes; None: any.
         reads_positions: those of the memory.
+        extras: names of what else it says of every query, for losses.
 
     Raises:
         ValueError: no such number of layers.
@@ -43,6 +44,7 @@ class Decoder(nn.Module):
     point_layers = 0
     num_levels: int | None = None
     reads_positions = True
+    extras: tuple[str, ...] = ()
 
     def __init__(
         self, *, layers: Iterable[nn.Module], norm: nn.Module, box_coder: BoxCoder | None, eval_layers: int | None

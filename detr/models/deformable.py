@@ -80,7 +80,7 @@ class DeformableEncoder(Encoder):
         self, *, layer: LayerConfig, num_layers: int = 6, num_levels: int = 4, num_points: int | Sequence[int] = 4
     ) -> None:
         super().__init__()
-        self.num_levels = num_levels
+        self.num_levels, self.d_model, self.output_width = num_levels, layer.d_model, layer.d_model
         self.layers = layers_of(
             lambda: DeformableEncoderLayer(layer, _attention(layer, num_levels, num_points)), num_layers
         )

@@ -84,7 +84,7 @@ class DETR(nn.Module):
         )
         self.denoising = None if denoising is None else denoising(num_classes=num_classes)
         self.one_to_many = one_to_many
-        check_parts(self)
+        check_parts(self, d_model)
         if not (encoder.reads_positions or decoder.reads_positions):
             self.neck.freeze_positions()
 
@@ -125,8 +125,8 @@ KINDS: dict[Reference, str] = {"none": "positions alone", "point": "points", "an
 OPTIONS: dict[Reference, str] = {"none": "learned", "point": "learned", "anchor": "anchors or two_stage"}
 
 
-def check_parts(model: DETR) -> None:
-    """Check that the parts of a detector fit each other.
+def check_parts(model: DETR, d_model: int) -> None:
+    """Check that the parts of a detector, whose decoder has width `d_model`, fit each other.
 
     Raises:
         ValueError: they do not.
@@ -146,6 +146,23 @@ def check_parts(model: DETR) -> None:
         raise ValueError(
             "transformer.decoder reads the positions of tokens, whose width transformer.encoder.output_width changes; "
             "use transformer/decoder=deformable, or transformer.encoder.output_width=null"
+        )
+    read = model.backbone.strides[-model.neck.backbone_levels :]
+    if model.mask_head is not None and model.mask_head.climbs and model.neck.strides[: len(read)] != read:
+        raise ValueError(
+            "mask_head=fpn goes from the levels of the neck to finer ones of the backbone, but this neck joins the "
+            "backbone's levels to others; use mask_head=product, or neck=single_level"
+        )
+    made, read_width = model.neck.d_model, model.encoder.d_model
+    if None not in (made, read_width) and made != read_width:
+        raise ValueError(
+            f"transformer.encoder.layer.d_model is {read_width}, but neck.d_model is {made}; make them equal "
+            "(neck=rt_detr takes the encoder's)"
+        )
+    if model.encoder.output_width not in (None, d_model):
+        raise ValueError(
+            f"transformer.encoder gives tokens of width {model.encoder.output_width}, but transformer.d_model is "
+            f"{d_model}; make them equal, or set transformer.encoder.output_width where it has one"
         )
     for name, part in {"encoder": model.encoder, "decoder": model.decoder}.items():
         if part.num_levels not in (None, model.neck.num_levels):

@@ -37,10 +37,14 @@ class Encoder(nn.Module):
 
     Attributes:
         num_levels: of the features that it takes; None: as many as there are.
+        d_model: width of these; None: any.
+        output_width: of the memory; None: it does not tell.
         keeps_positions: whether positions in the memory are as wide as its tokens, and so can be added to them.
     """
 
     num_levels: int | None = None
+    d_model: int | None = None
+    output_width: int | None = None
     keeps_positions = True
     layers: nn.ModuleList
 
@@ -70,6 +74,7 @@ class TransformerEncoder(Encoder):
 
     def __init__(self, *, layer: LayerConfig, num_layers: int = 6) -> None:
         super().__init__()
+        self.d_model = self.output_width = layer.d_model
         self.layers = layers_of(lambda: EncoderLayer(layer), num_layers)
         self.norm = nn.LayerNorm(layer.d_model) if layer.pre_norm else nn.Identity()
         xavier_uniform(self)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.encoder import TransformerEncoder
-from detr.models.layers import LayerConfig, group_norm
+from detr.models.layers import LayerConfig, Normalization, convolution
 from detr.models.structures import Features, Memory
-
-Normalization = Literal["batch", "group"]
 
 REP_BLOCKS = 3  # of RT-DETR's fusion block
 
@@ -67,7 +64,7 @@ class FusingEncoder(TransformerEncoder):
             raise ValueError(f"num_levels: expected at least 2 levels to fuse, got {num_levels}; use neck=multi_level")
         if output_width is not None and output_width < 1:
             raise ValueError(f"output_width: expected at least 1, got {output_width}")
-        self.num_levels = num_levels
+        self.num_levels, self.output_width = num_levels, output_width or layer.d_model
         steps, d_model = range(num_levels - 1), layer.d_model
         self.lateral = nn.ModuleList(blocks.lateral(d_model) for _ in steps)
         self.top_down = nn.ModuleList(blocks.fusion(d_model) for _ in steps)
@@ -77,7 +74,7 @@ class FusingEncoder(TransformerEncoder):
         self.outputs = nn.ModuleList(
             nn.Identity()
             if output_width is None
-            else convolution(d_model, output_width, 1, blocks.normalization, activation=False)
+            else convolution(d_model, output_width, 1, blocks.normalization, activation=nn.Identity)
             for _ in range(num_levels)
         )
 
@@ -101,7 +98,7 @@ class HybridEncoder(FusingEncoder):
     Args:
         layer, num_layers, num_levels: as in `FusingEncoder`.
         normalization: of the convolutions. `batch`: the paper's, for batches of some images; `group`: group norm with
-            32 groups, where there are few.
+            32 groups, where there are few; `layer`: of a token's channels.
         expansion: width of what is inside of a fusion block, in units of the encoder's.
         output_width: as in `FusingEncoder`; RT-DETR has it, for its decoder.
     """
@@ -161,27 +158,11 @@ class RepBlock(nn.Module):
 
     def __init__(self, channels: int, normalization: Normalization) -> None:
         super().__init__()
-        self.wide = convolution(channels, channels, 3, normalization, activation=False)
-        self.narrow = convolution(channels, channels, 1, normalization, activation=False)
+        self.wide = convolution(channels, channels, 3, normalization, activation=nn.Identity)
+        self.narrow = convolution(channels, channels, 1, normalization, activation=nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.wide(x) + self.narrow(x))
-
-
-def convolution(
-    channels: int,
-    width: int,
-    size: int,
-    normalization: Normalization = "batch",
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: bool = True,
-) -> nn.Sequential:
-    """Return a convolution without a bias, a norm and SiLU: [B, channels, h, w] → [B, width, h / stride, …]."""
-    norm = nn.BatchNorm2d(width) if normalization == "batch" else group_norm(width)
-    kernel = nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, groups=groups, bias=False)
-    return nn.Sequential(kernel, norm, nn.SiLU() if activation else nn.Identity())
 
 
 def _resized(level: Tensor, like: Tensor) -> Tensor:

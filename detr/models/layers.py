@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +16,7 @@ NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
 
 Activation = Literal["relu", "gelu", "silu", "glu", "prelu"]
 MLPActivation = Literal["relu", "silu"]
+Normalization = Literal["batch", "group", "layer"]  # of maps
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -135,6 +138,32 @@ def group_norm(d_model: int) -> nn.GroupNorm:
     if d_model % NORM_GROUPS:
         raise ValueError(f"transformer.d_model: expected a multiple of {NORM_GROUPS} for group norm, got {d_model}")
     return nn.GroupNorm(NORM_GROUPS, d_model)
+
+
+NORMS: dict[Normalization, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "layer": functools.partial(LayerNorm2d, eps=1e-6),
+}
+
+
+def convolution(
+    before: int,
+    after: int,
+    size: int,
+    normalization: Normalization = "batch",
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] = nn.SiLU,
+) -> nn.Sequential:
+    """Return a convolution without a bias, its norm and an activation: [B, before, h, w] → [B, after, h / stride, …].
+
+    Raises:
+        ValueError: group norm of a width that cannot be grouped.
+    """
+    kernel = nn.Conv2d(before, after, size, stride, padding=size // 2, groups=groups, bias=False)
+    return nn.Sequential(kernel, NORMS[normalization](after), activation())
 
 
 def frozen_parts(module: nn.Module) -> Iterator[nn.Module]:

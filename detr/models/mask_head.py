@@ -48,7 +48,13 @@ class AttentionMap(nn.Module):
 
 
 class QueryMasks(nn.Module):
-    """Offers what every mask head does: a mask for each query that somebody asks for."""
+    """Offers what every mask head does: a mask for each query that somebody asks for.
+
+    Attributes:
+        climbs: whether it goes from the neck's levels to finer ones of the backbone.
+    """
+
+    climbs = False
 
     def forward(
         self, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, backbone: list[Tensor]
@@ -88,6 +94,8 @@ class MaskHead(QueryMasks):
     Raises:
         ValueError: no such level; heads that do not divide the width.
     """
+
+    climbs = True
 
     def __init__(
         self,

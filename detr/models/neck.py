@@ -23,11 +23,13 @@ class LevelNeck(nn.Module):
 
     Attributes:
         num_levels: that it makes.
+        d_model: their width; None: it does not tell.
         position_embedding: padding [B, h, w] → [B, D, h, w]. A constructor sets it last: the order decides which random
             numbers a part gets.
         level_embedding: a learned vector for each level [levels, D], which is added to its positions; None: none.
     """
 
+    d_model: int | None = None
     position_embedding: nn.Module
     level_embedding: nn.Parameter | None
 
@@ -109,6 +111,7 @@ class Neck(LevelNeck):
             raise ValueError(f"num_levels is {num_levels}{extra}, but backbone.levels has {len(channels)}")
         coarser = [strides[-1] * 2**step for step in range(1, extra_levels + 1)]
         super().__init__(strides=[*strides[-own:], *coarser], backbone_levels=own)
+        self.d_model = d_model
         self.projections = nn.ModuleList(_projection(count, d_model, normalization) for count in channels[-own:])
         self.extra = nn.ModuleList(
             _projection(count, d_model, normalization, kernel_size=3, stride=2, padding=1)

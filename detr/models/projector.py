@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from detr.models.layers import Normalization, convolution
 from detr.models.neck import LevelNeck
-
-Normalization = Literal["batch", "layer"]
 
 WIDE = 512  # channels beyond which a level is narrowed before it is made finer
 
@@ -27,7 +25,7 @@ class C2fProjector(LevelNeck):
         scales: how much finer than the backbone each level is: 2, 1 or 0.5, fine to coarse.
         num_levels: how many these are.
         num_blocks: of two 3×3 convolutions in each C2f block.
-        normalization: of the convolutions: `batch` (LW-DETR) or `layer` (RF-DETR).
+        normalization: of the convolutions: `layer` (RF-DETR), `batch` (LW-DETR) or `group`.
 
     Raises:
         ValueError: other scales, another number of them, or strides that differ.
@@ -58,6 +56,7 @@ class C2fProjector(LevelNeck):
             strides=[int(strides[0] / scale) for scale in scales],
             backbone_levels=len(channels),
         )
+        self.d_model = d_model
         self.sampling = nn.ModuleList(
             nn.ModuleList(_sampling(count, scale, normalization) for count in channels) for scale in scales
         )
@@ -100,20 +99,6 @@ class C2f(nn.Module):
         for block in self.blocks:
             parts.append(block(parts[-1]))
         return self.exit(torch.cat(parts, 1))
-
-
-def convolution(
-    before: int,
-    after: int,
-    size: int,
-    normalization: Normalization,
-    *,
-    stride: int = 1,
-    activation: type[nn.Module] = nn.SiLU,
-) -> nn.Sequential:
-    """Return a convolution, its norm and an activation."""
-    norm = nn.BatchNorm2d(after) if normalization == "batch" else LayerNorm2d(after, eps=1e-6)
-    return nn.Sequential(nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False), norm, activation())
 
 
 def _sampling(channels: int, scale: float, normalization: Normalization) -> nn.Module:

@@ -24,7 +24,7 @@ from detr.data.dataset import Fingerprint
 from detr.errors import UserError
 from detr.files import write_with
 from detr.structures import Classes
-from detr.weights.official import COUNTER
+from detr.weights.renaming import COUNTER
 
 log = logging.getLogger(__name__)
 
@@ -217,11 +217,13 @@ def load_weights(
     source: str | Path,
     *,
     name_in_file: Callable[[str], str] = str,
+    advice: str = "use the config it had",
 ) -> None:
     """Load strictly: every name and shape must fit, every value be finite.
 
     Args:
         source: for messages, as `name_in_file`, which gives a weight's name in a file that has other names.
+        advice: what to do where they do not fit.
 
     Raises:
         UserError: with a report of what differs.
@@ -242,7 +244,7 @@ def load_weights(
     reports = [_shorten(kind, names) for kind, names in differences.items() if names]
     if reports:
         reports = [*architectural_differences(weights, wanted), *reports]
-        raise UserError(f"the weights of {source} do not fit the model: {'; '.join(reports)}; use the config it had")
+        raise UserError(f"the weights of {source} do not fit the model: {'; '.join(reports)}; {advice}")
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise UserError(

@@ -1,22 +1,17 @@
 """The official DETR's names for our weights, one table for both directions (facebookresearch/detr, models/).
 
-In a pattern, `*` is one part of a dotted name and `**` the rest of it; what they stand for is carried over.
 Shapes and values are the same on both sides.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from detr.errors import UserError
+from detr.weights.renaming import Renaming, Table, renamed
 
-Table = Sequence[tuple[str, str]]
-
-COUNTER = "num_batches_tracked"  # of batch norm; a frozen one has no use for it, and some files have it
 PREFIX = "detr."  # of everything but the mask head, in models that have one (models/segmentation.py)
 
 RESNET: Table = (
@@ -60,44 +55,6 @@ MASK_HEAD: Table = (
     *((f"mask_head.adapter{i + 1}.*", f"mask_head.adapters.{i}.*") for i in range(3)),
     ("mask_head.out_lay.*", "mask_head.output.*"),
 )
-
-
-def _rule(pattern: str, replacement: str) -> tuple[re.Pattern[str], str]:
-    """A regular expression for a pattern, and what `Match.expand` takes."""
-    parts = [r"(.+)" if part == "**" else r"([^.]+)" if part == "*" else re.escape(part) for part in pattern.split(".")]
-    numbers = iter(range(1, 10))
-    filled = [rf"\{next(numbers)}" if part in ("*", "**") else part for part in replacement.split(".")]
-    return re.compile(r"\.".join(parts)), ".".join(filled)
-
-
-def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
-    for pattern, replacement in rules:
-        if match := pattern.fullmatch(name):
-            return match.expand(replacement)
-    return None
-
-
-@dataclass(frozen=True)
-class Renaming:
-    """Applies a table as two functions."""
-
-    table: Table
-    prefix: str = ""  # of every name on their side
-    _forward: list[tuple[re.Pattern[str], str]] = field(init=False, repr=False)
-    _backward: list[tuple[re.Pattern[str], str]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        rows = [(self.prefix + theirs, ours) for theirs, ours in self.table]
-        object.__setattr__(self, "_forward", [_rule(theirs, ours) for theirs, ours in rows])
-        object.__setattr__(self, "_backward", [_rule(ours, theirs) for theirs, ours in rows])
-
-    def ours(self, name: str) -> str | None:
-        """Return our name for theirs; None if the table has none."""
-        return _rename(name, self._forward)
-
-    def theirs(self, name: str) -> str | None:
-        """Return their name for ours; None if the table has none."""
-        return _rename(name, self._backward)
 
 
 @dataclass(frozen=True)
@@ -145,20 +102,3 @@ def to_official(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]
     layout = WITH_MASKS if any(name.startswith("mask_head.") for name in weights) else PLAIN
     reason = f"{source} cannot be written in the official layout, which has no place for %s"
     return renamed(weights, layout.theirs, f"{reason}; only the paper's detector on a ResNet has that layout")
-
-
-def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str | None], complaint: str) -> dict[str, Tensor]:
-    """Return all weights under other names, without batch norm's counters.
-
-    Raises:
-        UserError: the complaint, its %s replaced by the name without another.
-    """
-    result = {}
-    for name, tensor in weights.items():
-        if name.endswith(COUNTER):
-            continue
-        other = rename(name)
-        if other is None:
-            raise UserError(complaint % name)
-        result[other] = tensor
-    return result

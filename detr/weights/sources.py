@@ -20,13 +20,16 @@ from detr.models.detr import DETR
 from detr.structures import Classes, Classification
 from detr.texts import pasted
 from detr.weights import hugging_face, official
+from detr.weights.authors import Layout, layout_of
+from detr.weights.authors import classes_of as authors_classes
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.hugging_face import FAMILIES, classes_of
 from detr.weights.layouts import detr
 from detr.weights.zoo import ZOO, HubFolder, OfficialFile, fetch, fetch_folder, is_address, official_files
 
 HEADS = 8  # of all published models
-PLACES = ("model", "ema", "model_ema", "state_dict")  # of the weights in a file, the first that is there
+# Of the weights in a file, the first that is there: moving averages, which authors evaluate, before others.
+PLACES = ("ema", "model_ema", "ema_model", "model", "state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -40,6 +43,7 @@ class Weights:
     classification: Classification | None = None  # what class logits mean; None: the number of logits tells
     checkpoint: Checkpoint | None = None  # None: not one of ours
     config: tuple[str, ...] = ()  # overrides of the config that they belong to; none: the source does not tell
+    detectors: tuple[str, ...] = ()  # that they may be of, where names and shapes leave several
     num_heads: int | None = None  # of attention, which names and shapes do not show; None: the source does not tell
     name_in_file: Callable[[str], str] = str  # our name → the file's
 
@@ -49,8 +53,14 @@ class Weights:
         heads = ("class_head.weight", "class_head.0.weight")  # one for all decoder layers, or one for each
         return next((len(self.tensors[name]) for name in heads if name in self.tensors), 0)
 
+    def likely_configs(self) -> list[str]:
+        """Return overrides of configs that the weights may belong to, one each."""
+        if self.config or self.detectors:
+            return list(self.config[:1]) or [f"detector={name}" for name in self.detectors]
+        return [f"experiment={name}" for name in self.likely_experiments()]
+
     def likely_experiments(self) -> list[str]:
-        """Return those that the weights may have been trained with; names and shapes do not tell whether it was DC5."""
+        """Return those that DETR's weights may have been trained with; names and shapes do not tell if it was DC5."""
         depth = "r101" if "backbone.body.layer3.6.conv1.weight" in self.tensors else "r50"
         task = "panoptic" if any(name.startswith("mask_head.") for name in self.tensors) else "coco"
         names = (f"detr_{depth}_{task}", f"detr_{depth}_dc5_{task}")
@@ -74,7 +84,9 @@ def load_strictly(model: DETR, weights: Weights) -> None:
             f"the weights of {weights.source} do not fit the model: transformer.num_heads is {weights.num_heads} in it "
             f"and {heads} here"
         )
-    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file)
+    likely = " or ".join(weights.likely_configs()) if weights.checkpoint is None else ""
+    advice = f"they are of {likely}" if likely else "use the config it had"
+    load_weights(model, weights.tensors, weights.source, name_in_file=weights.name_in_file, advice=advice)
 
 
 def load(source: str) -> Weights:
@@ -118,6 +130,8 @@ def _from_file(path: Path, source: str, experiment: str | None = None) -> Weight
     wrapped = _state_dict(content)
     prefix = _prefix(wrapped)
     state = {name.removeprefix(prefix): tensor for name, tensor in wrapped.items()}
+    if (authors := layout_of(state)) is not None:
+        return _of_authors(authors, state, source, heads=_integer(_arguments(content), "sa_nheads"))
     if not official.is_official(state):
         raise UserError(
             f"{source} is neither a checkpoint of this project nor one of the official DETR: it has neither config and "
@@ -134,6 +148,15 @@ def _from_file(path: Path, source: str, experiment: str | None = None) -> Weight
         num_heads=HEADS if experiment is not None else _integer(_arguments(content), "nheads"),
         name_in_file=lambda name: prefix + (layout.theirs(name) or name),
     )
+
+
+def _of_authors(layout: Layout, state: Mapping[str, Tensor], source: str, heads: int | None) -> Weights:
+    """Weights of a file of the authors of RT-DETR, D-FINE, DEIM, LW-DETR or RF-DETR."""
+    tensors = layout.to_ours(state, source)
+    weights = Weights(tensors=tensors, source=source, classification="sigmoid", num_heads=heads)
+    classes, detectors = authors_classes(weights.num_logits), tuple(layout.detectors_in(tensors))
+    config = _on_coco(detectors[0], classes) if len(detectors) == 1 else ()
+    return replace(weights, classes=classes, detectors=detectors, config=config)
 
 
 def _from_folder(folder: Path, source: str) -> Weights:
@@ -169,7 +192,9 @@ def _on_coco(detector: str, classes: Classes | None) -> tuple[str, ...]:
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
     """main.py's command line, which it leaves in its checkpoints."""
     arguments = content.get("args")
-    return vars(arguments) if isinstance(arguments, Namespace) else {}
+    if isinstance(arguments, Namespace):
+        return vars(arguments)
+    return dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def _integer(settings: Any, key: str) -> int | None:

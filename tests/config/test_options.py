@@ -145,6 +145,7 @@ SWEEPS = {
         "augmentation.train.scales=[64,96]",
         "augmentation.eval.sizes=[96]",
     ],
+    "several_images": [*QUICKSTART, "augmentation/mixing=none,dense", "augmentation/multi_scale=none,quarter"],
     "squares": [*QUICKSTART, "augmentation=square,rt_detr", "augmentation.size=96"],
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],

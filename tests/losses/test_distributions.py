@@ -333,5 +333,7 @@ def test_refused() -> None:
         DistributionDistillation(temperature=0)
     with pytest.raises(ValueError, match="gamma: expected at least 0, got -1"):
         Matchability(gamma=-1)
-    with pytest.raises(UserError, match=r"loss.terms.fgl needs distributions, which this decoder does not predict"):
+    with pytest.raises(
+        UserError, match=r"loss.terms.fgl needs distributions, which this transformer.decoder does not predict"
+    ):
         losses(random_predictions(3, logits=CLASSES), random_targets(COUNTS))

@@ -24,8 +24,10 @@ from detr.models.projector import C2fProjector
 from detr.models.queries import Surroundings
 from detr.models.structures import Features
 from detr.structures import Classes, Normalizer
+from detr.weights.checkpoint import load_weights
 from detr.weights.layouts import lw_detr, rf_detr
-from detr.weights.layouts.lw_detr import rename, to_apart
+from detr.weights.layouts.blocks import their_names
+from detr.weights.layouts.lw_detr import their_groups
 
 DETECTORS = [name for name in groups()["detector"] if name.startswith(("rf_detr_", "lw_detr_"))]
 
@@ -48,7 +50,7 @@ def test_the_same_numbers(case: str, training: bool) -> None:
     ours = detector(family, scales=scales, width=width)  # type: ignore[arg-type]
     layout = rf_detr if family == "rf" else lw_detr
     theirs = theirs_of(family, layout.config_of(ours))  # type: ignore[arg-type]
-    ours.load_state_dict(layout.to_ours(saved(theirs)), strict=True)
+    load_weights(ours, layout.to_ours(saved(theirs)), "theirs")
     ours, theirs = ours.double().train(training), theirs.double().train(training)
     for module in (*ours.modules(), *theirs.modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -287,12 +289,9 @@ def test_rates_are_the_authors(experiment: str, blocks: int) -> None:
     model = build_model(values, Classes.contiguous({0: "a"}), pretrained=False)
     optimizer = build_optimizer(values["optimizer"], model)
     layout = rf_detr if experiment.startswith("rf") else lw_detr
-    back = tuple((ours, theirs) for theirs, ours in layout.AUTHORS)
     groups_of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        joint = ("decoder.",) if layout is rf_detr else ("decoder.", "backbone.")
-        apart = to_apart({name: parameter.detach()}, joint=joint)
-        for theirs in rename(apart, back, "%s"):
+        for theirs in their_names(their_groups({name: parameter.detach()}), layout.AUTHORS, experiment, "here"):
             rate = their_rate(theirs, blocks=blocks, rate=1.5e-4, decay=0.8, base=1e-4)
             if "backbone.norm" in name:
                 rate *= 0.8

@@ -25,7 +25,7 @@ from detr.models.structures import Memory, QuerySet
 from detr.models.two_stage import TwoStageQueries
 from detr.structures import Classes, Normalizer, Targets
 from detr.weights.layouts import rt_detr
-from detr.weights.official import Renaming
+from detr.weights.renaming import Renaming
 
 CLASSES = Classes.contiguous({index: str(index) for index in range(3)})
 TINY = (

@@ -19,7 +19,7 @@ from detr.errors import UserError
 from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.weights.layouts.d_fine import AUTHORS, config_of, detector_of, to_ours, to_theirs
-from detr.weights.official import COUNTER, Renaming
+from detr.weights.renaming import COUNTER, Renaming
 
 NAMES = ["d_fine_n", "d_fine_s", "d_fine_m", "d_fine_l", "d_fine_x"]
 

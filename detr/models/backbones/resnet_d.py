@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from detr.models.backbone import ResNet
 from detr.models.hub import download_timeout, no_download
+from detr.texts import name_rule
 
 RELEASE = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
 FILES = {
@@ -21,15 +21,14 @@ FILES = {
     "resnet101": "ResNet101_vd_ssld_pretrained_from_paddle.pth",
 }
 
-PLACES = {"conv1.conv1_1": ("conv1.0", "conv1.1"), "conv1.conv1_2": ("conv1.3", "conv1.4")}
-STEM = {**PLACES, "conv1.conv1_3": ("conv1.6", "bn1")}
+STEM = (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1"))  # timm's convolutions and their norms
 
-# The authors' names and timm's, `*` being one part of a name.
+# The authors' names and timm's; see `name_rule`.
 AUTHORS = (
     *(
         row
-        for theirs, (convolution, norm) in STEM.items()
-        for row in ((f"{theirs}.conv.*", f"{convolution}.*"), (f"{theirs}.norm.*", f"{norm}.*"))
+        for number, (convolution, norm) in enumerate(STEM, 1)
+        for row in ((f"conv1.conv1_{number}.conv.*", f"{convolution}.*"), (f"conv1.conv1_{number}.norm.*", f"{norm}.*"))
     ),
     *(
         (f"res_layers.{stage}.blocks.*.branch2{'abc'[index]}.{kind}.*", f"layer{stage + 1}.*.{ours}{index + 1}.*")
@@ -107,12 +106,6 @@ class ResNetD(ResNet):
 
 def timm_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the authors' weights under timm's names; those that a ResNet-D has no place for are left out."""
-    found = {}
-    for pattern, ours in AUTHORS:
-        expression = re.compile(re.escape(pattern).replace(r"\*", "([^.]+)"))
-        numbers = iter([r"\1", r"\2"])
-        place = re.sub(r"\*", lambda _: next(numbers), ours)  # noqa: B023
-        for name in theirs:
-            if match := expression.fullmatch(name):
-                found[match.expand(place)] = theirs[name]
-    return found
+    rules = [name_rule(pattern, ours) for pattern, ours in AUTHORS]
+    matches = ((rule.fullmatch(name), ours, tensor) for name, tensor in theirs.items() for rule, ours in rules)
+    return {match.expand(ours): tensor for match, ours, tensor in matches if match}

@@ -12,17 +12,24 @@ from torch import Tensor
 from detr.errors import UserError
 from detr.models.backbone import ResNet
 from detr.models.detr import DETR
-from detr.weights.official import RESNET, Renaming, Table, renamed
+from detr.weights.official import RESNET
+from detr.weights.renaming import Renaming, Table, renamed
 
 State = dict[str, Tensor]
 
-JOINED = re.compile(r"(.+\.)in_proj_(weight|bias)")
-APART = re.compile(r"(.+_attn\.)([qkv])_proj\.(weight|bias)")
+JOINED = re.compile(r"(.+_attn\.)in_proj_(weight|bias)|(.+\.attn\.)qkv\.(weight|bias)")
+APART = re.compile(r"(.+[._]attn\.)([qkv])_proj\.(weight|bias)")
+SINES = "queries.position.mlp.layers.0.weight"  # reads those of x, y, width, height
 
 
 def attention(theirs: str, ours: str) -> Table:
     """Return rows of an attention whose queries, keys and values are apart there and joined here: see `joined`."""
     return tuple((f"{theirs}.{part}_proj.*", f"{ours}.{part}_proj.*") for part in ("q", "k", "v", "out"))
+
+
+def convolution(theirs: str, ours: str, names: tuple[str, str] = ("conv", "norm")) -> Table:
+    """Return rows of a convolution and its norm, by what they are called."""
+    return tuple((f"{theirs}.{name}.*", f"{ours}.{place}.*") for place, name in enumerate(names))
 
 
 def feed_forward(theirs: str, ours: str) -> Table:
@@ -83,7 +90,7 @@ def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: 
         UserError: a weight that the family does not have.
     """
     names, found = Renaming(table), {}
-    for name, tensor in separated(state).items():
+    for name, tensor in separated(state, names).items():
         theirs = names.theirs(name)
         if theirs is None:
             raise UserError(f"{source}: {family} has no place for {name}")
@@ -92,7 +99,9 @@ def their_names(state: Mapping[str, Tensor], table: Table, family: str, source: 
 
 
 def joined(apart: Mapping[str, Tensor], source: str, names: Renaming) -> State:
-    """Return q_proj, k_proj and v_proj of an attention as the in_proj of `nn.MultiheadAttention`, all else as it is.
+    """Return q_proj, k_proj and v_proj of an attention as one, all else as it is.
+
+    It is the in_proj of an `nn.MultiheadAttention`, and the qkv of a block of timm's, whose attention is called `attn`.
 
     Args:
         names: theirs, for messages.
@@ -105,7 +114,7 @@ def joined(apart: Mapping[str, Tensor], source: str, names: Renaming) -> State:
         match = APART.fullmatch(name)
         if match is None:
             state[name] = tensor
-        elif (target := f"{match[1]}in_proj_{match[3]}") not in state:
+        elif (target := _joint(match[1], match[3])) not in state:
             three = [f"{match[1]}{part}_proj.{match[3]}" for part in "qkv"]
             missing = [each for each in three if each not in apart]
             if missing:
@@ -114,17 +123,28 @@ def joined(apart: Mapping[str, Tensor], source: str, names: Renaming) -> State:
     return state
 
 
-def separated(state: Mapping[str, Tensor]) -> State:
-    """Undo `joined`."""
+def _joint(attention: str, kind: str) -> str:
+    return f"{attention}in_proj_{kind}" if attention.endswith("_attn.") else f"{attention}qkv.{kind}"
+
+
+def separated(state: Mapping[str, Tensor], names: Renaming) -> State:
+    """Undo `joined`, but for attention that is one in their names, too."""
     apart: State = {}
     for name, tensor in state.items():
         match = JOINED.fullmatch(name)
-        if match is None:
+        if match is None or names.theirs(name) is not None:
             apart[name] = tensor
         else:
+            attention, kind = (each for each in match.groups() if each is not None)
             parts = zip("qkv", tensor.chunk(3), strict=True)
-            apart |= {f"{match[1]}{part}_proj.{match[2]}": chunk.clone() for part, chunk in parts}
+            apart |= {f"{attention}{part}_proj.{kind}": chunk.clone() for part, chunk in parts}
     return apart
+
+
+def y_before_x(weight: Tensor) -> Tensor:
+    """Return a layer that reads sines of x, y, width and height as one that reads those of y, x, …; or the converse."""
+    x, y, width, height = weight.chunk(4, 1)
+    return torch.cat([y, x, width, height], 1)
 
 
 def layers_of(state: Mapping[str, Tensor], prefix: str) -> int:

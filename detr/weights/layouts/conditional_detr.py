@@ -25,7 +25,7 @@ from detr.weights.layouts.blocks import (
     sizes,
     their_names,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
 FAMILY = "Conditional DETR"
 ENCODER, DECODER = "model.encoder.layers.*", "model.decoder.layers.*"

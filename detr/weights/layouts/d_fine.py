@@ -23,12 +23,13 @@ from detr.weights.layouts.blocks import (
     State,
     attention,
     changed,
+    convolution,
     feed_forward,
     layers_of,
     our_names,
     their_names,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
 FAMILY = "D-FINE"
 DERIVED = (  # endings of names; the authors' decoder has its bins twice
@@ -37,11 +38,6 @@ DERIVED = (  # endings of names; the authors' decoder has its bins twice
 )
 SECOND = re.compile(r"(class|bbox)_embed\..+")  # heads outside of transformers' decoder
 HEAD = re.compile(r"(class_head|box_head)\.0\.(.+)")
-
-
-def _convolutions(theirs: str, ours: str, names: tuple[str, str] = ("conv", "norm")) -> Table:
-    """A convolution and its norm."""
-    return tuple((f"{theirs}.{name}.*", f"{ours}.{index}.*") for index, name in enumerate(names))
 
 
 def _backbone(theirs_stem: str, theirs_stages: str, names: tuple[str, str]) -> Table:
@@ -65,30 +61,30 @@ def _backbone(theirs_stem: str, theirs_stages: str, names: tuple[str, str]) -> T
 def _stage(theirs: str, ours: str) -> Table:
     """What a stage of a fusion block begins with, RepVGG blocks beside a shortcut."""
     return (
-        *_convolutions(f"{theirs}.conv1", f"{ours}.entry"),
-        *_convolutions(f"{theirs}.conv2", f"{ours}.direct"),
-        *_convolutions(f"{theirs}.bottlenecks.*.conv1", f"{ours}.blocks.*.wide"),
-        *_convolutions(f"{theirs}.bottlenecks.*.conv2", f"{ours}.blocks.*.narrow"),
+        *convolution(f"{theirs}.conv1", f"{ours}.entry"),
+        *convolution(f"{theirs}.conv2", f"{ours}.direct"),
+        *convolution(f"{theirs}.bottlenecks.*.conv1", f"{ours}.blocks.*.wide"),
+        *convolution(f"{theirs}.bottlenecks.*.conv2", f"{ours}.blocks.*.narrow"),
     )
 
 
 def _transformers_fusion(theirs: str, ours: str) -> Table:
     return (
-        *_convolutions(f"{theirs}.conv1", f"{ours}.entry"),
+        *convolution(f"{theirs}.conv1", f"{ours}.entry"),
         *_stage(f"{theirs}.csp_rep1", f"{ours}.stages.0.0"),
-        *_convolutions(f"{theirs}.conv2", f"{ours}.stages.0.1"),
+        *convolution(f"{theirs}.conv2", f"{ours}.stages.0.1"),
         *_stage(f"{theirs}.csp_rep2", f"{ours}.stages.1.0"),
-        *_convolutions(f"{theirs}.conv3", f"{ours}.stages.1.1"),
-        *_convolutions(f"{theirs}.conv4", f"{ours}.merge"),
+        *convolution(f"{theirs}.conv3", f"{ours}.stages.1.1"),
+        *convolution(f"{theirs}.conv4", f"{ours}.merge"),
     )
 
 
 def _authors_fusion(theirs: str, ours: str) -> Table:
     return (
-        *_convolutions(f"{theirs}.cv1", f"{ours}.entry"),
+        *convolution(f"{theirs}.cv1", f"{ours}.entry"),
         *(row for i in (0, 1) for row in _stage(f"{theirs}.cv{i + 2}.0", f"{ours}.stages.{i}.0")),
-        *(row for i in (0, 1) for row in _convolutions(f"{theirs}.cv{i + 2}.1", f"{ours}.stages.{i}.1")),
-        *_convolutions(f"{theirs}.cv4", f"{ours}.merge"),
+        *(row for i in (0, 1) for row in convolution(f"{theirs}.cv{i + 2}.1", f"{ours}.stages.{i}.1")),
+        *convolution(f"{theirs}.cv4", f"{ours}.merge"),
     )
 
 
@@ -111,10 +107,10 @@ TABLE: Table = (
     *attention("model.encoder.encoder.0.layers.*.self_attn", "encoder.layers.*.self_attn"),
     *feed_forward("model.encoder.encoder.0.layers.*", "encoder.layers.*"),
     *_rows("model.encoder.encoder.0.layers.*", "encoder.layers.*", NORMS),
-    *_convolutions("model.encoder.lateral_convs.*", "encoder.lateral.*"),
+    *convolution("model.encoder.lateral_convs.*", "encoder.lateral.*"),
     *_transformers_fusion("model.encoder.fpn_blocks.*", "encoder.top_down.*"),
-    *_convolutions("model.encoder.downsample_convs.*.conv1", "encoder.downsampling.*.0"),
-    *_convolutions("model.encoder.downsample_convs.*.conv2", "encoder.downsampling.*.1"),
+    *convolution("model.encoder.downsample_convs.*.conv1", "encoder.downsampling.*.0"),
+    *convolution("model.encoder.downsample_convs.*.conv2", "encoder.downsampling.*.1"),
     *_transformers_fusion("model.encoder.pan_blocks.*", "encoder.bottom_up.*"),
     ("model.enc_output.*.*", "queries.token_head.*.*"),
     ("model.enc_score_head.*", "queries.class_head.*"),
@@ -136,14 +132,14 @@ TABLE: Table = (
 
 AUTHORS: Table = (
     *_backbone("backbone.stem", "backbone.stages", ("conv", "bn")),
-    *_convolutions("encoder.input_proj.*", "neck.projections.*"),
-    *_convolutions("decoder.input_proj.*", "encoder.outputs.*"),
+    *convolution("encoder.input_proj.*", "neck.projections.*"),
+    *convolution("decoder.input_proj.*", "encoder.outputs.*"),
     ("encoder.encoder.0.layers.*.self_attn.**", "encoder.layers.*.self_attn.**"),
     *_rows("encoder.encoder.0.layers.*", "encoder.layers.*", LINEAR | {"norm1": "norm1", "norm2": "norm2"}),
-    *_convolutions("encoder.lateral_convs.*", "encoder.lateral.*"),
+    *convolution("encoder.lateral_convs.*", "encoder.lateral.*"),
     *_authors_fusion("encoder.fpn_blocks.*", "encoder.top_down.*"),
-    *_convolutions("encoder.downsample_convs.*.0.cv1", "encoder.downsampling.*.0"),
-    *_convolutions("encoder.downsample_convs.*.0.cv2", "encoder.downsampling.*.1"),
+    *convolution("encoder.downsample_convs.*.0.cv1", "encoder.downsampling.*.0"),
+    *convolution("encoder.downsample_convs.*.0.cv2", "encoder.downsampling.*.1"),
     *_authors_fusion("encoder.pan_blocks.*", "encoder.bottom_up.*"),
     ("decoder.enc_output.proj.*", "queries.token_head.0.*"),
     ("decoder.enc_output.norm.*", "queries.token_head.1.*"),
@@ -162,6 +158,9 @@ AUTHORS: Table = (
     ("decoder.dec_score_head.*.*", "class_head.*.*"),
     ("decoder.dec_bbox_head.**", "box_head.**"),
 )
+
+
+MARKS = ("encoder.fpn_blocks.0.cv1.conv.weight", "decoder.dec_score_head.0.weight")  # by which AUTHORS is known
 
 
 def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -194,6 +193,16 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
 
 # Of each size: width of the backbone's first stage and of the encoder, decoder layers.
 SIZES = {"n": (16, 128, 3), "s": (16, 256, 3), "m": (32, 256, 4), "l": (48, 256, 6), "x": (64, 384, 6)}
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of: D-FINE's and DEIM's differ in activations alone."""
+    size = (
+        len(state["backbone.body.stages_0.blocks.0.layers.0.conv.weight"]),
+        len(state["encoder.layers.0.norm1.weight"]),
+        layers_of(state, "decoder.layers"),
+    )
+    return [f"{family}_{name}" for name, each in SIZES.items() if each == size for family in ("d_fine", "deim")]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:
@@ -279,11 +288,11 @@ def _backbone_config(body: Any, *, levels: int) -> dict[str, Any]:
         "depths": [len(stage.blocks) for stage in stages],
         "stem_channels": [3, body.stem.stem1.conv.out_channels, stem],
         "stage_in_channels": [stem, *out[:-1]],
-        "stage_mid_channels": [convolution.out_channels for convolution in last],
+        "stage_mid_channels": [kernel.out_channels for kernel in last],
         "stage_out_channels": out,
         "stage_num_blocks": [len(stage.blocks) for stage in stages],
         "stage_numb_of_layers": [len(each) for each in layers],
-        "stage_kernel_size": [convolution.kernel_size[0] for convolution in last],
+        "stage_kernel_size": [kernel.kernel_size[0] for kernel in last],
         "use_learnable_affine_block": not isinstance(body.stem.stem1.lab, nn.Identity),
         "out_indices": list(range(5 - levels, 5)),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detr.errors import UserError
@@ -17,6 +16,7 @@ from detr.models.dab import DabDecoder
 from detr.models.detr import DETR
 from detr.weights.layouts.blocks import (
     RESNETS,
+    SINES,
     State,
     attention,
     changed,
@@ -26,14 +26,14 @@ from detr.weights.layouts.blocks import (
     resnet_config,
     sizes,
     their_names,
+    y_before_x,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
 FAMILY = "DAB-DETR"
 ENCODER, DECODER = "model.encoder.layers.*", "model.decoder.layers.*"
 PARTS = {"query_content": "query_content", "query_pos": "query_position", "query_pos_sine": "query_spatial"}
 PARTS |= {"key_content": "key_content", "key_pos": "key_position", "value": "value"}
-SINES = "queries.position.mlp.layers.0.weight"  # reads those of x, y, width, height
 
 TABLE: Table = (
     *RESNETS,
@@ -78,7 +78,7 @@ def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State
     Raises:
         UserError: a name that the table does not know, or attention without its queries, keys or values.
     """
-    return changed(our_names(state, TABLE, FAMILY, source), SINES, y_and_x_exchanged)
+    return changed(our_names(state, TABLE, FAMILY, source), SINES, y_before_x)
 
 
 def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -87,13 +87,7 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
     Raises:
         UserError: a weight that DAB-DETR does not have.
     """
-    return their_names(changed(dict(state), SINES, y_and_x_exchanged), TABLE, FAMILY, source)
-
-
-def y_and_x_exchanged(weight: Tensor) -> Tensor:
-    """Return the columns of a layer that reads the sines of a box, those of x and of y exchanged."""
-    first, second, width, height = weight.chunk(4, 1)
-    return torch.cat([second, first, width, height], 1)
+    return their_names(changed(dict(state), SINES, y_before_x), TABLE, FAMILY, source)
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:

@@ -31,7 +31,7 @@ from detr.weights.layouts.blocks import (
     sizes,
     their_names,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
 FAMILY = "Deformable DETR"
 ENCODER, DECODER = "model.encoder.layers.*", "model.decoder.layers.*"

@@ -29,7 +29,8 @@ from detr.weights.layouts.blocks import (
     sizes,
     their_names,
 )
-from detr.weights.official import MASK_HEAD, Renaming, Table
+from detr.weights.official import MASK_HEAD
+from detr.weights.renaming import Renaming, Table
 
 FAMILY = "Hugging Face's DETR"
 ENCODER, DECODER = "model.encoder.layers.*", "model.decoder.layers.*"

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detr.errors import UserError
@@ -20,9 +19,21 @@ from detr.models.deformable import DeformableDecoder
 from detr.models.detr import DETR
 from detr.models.grouped_two_stage import GroupedTwoStageQueries
 from detr.models.projector import C2fProjector
-from detr.weights.official import Renaming, Table
+from detr.weights.layouts.blocks import (
+    SINES,
+    State,
+    changed,
+    convolution,
+    feed_forward,
+    layers_of,
+    norms,
+    our_names,
+    their_names,
+    y_before_x,
+)
+from detr.weights.renaming import Table
 
-State = dict[str, Tensor]
+FAMILY = "LW-DETR"
 
 HEADS: Table = (
     ("enc_output.*.*", "queries.heads.*.token_head.0.*"),
@@ -37,37 +48,31 @@ def inside(theirs: str, ours: str, table: Table) -> Table:
     return tuple((theirs + name, ours + own) for name, own in table)
 
 
-def convolution(theirs: str, ours: str, norm: str) -> Table:
-    """Return the rows of a convolution and its norm, which goes by that name."""
-    return ((f"{theirs}.conv.weight", f"{ours}.0.weight"), (f"{theirs}.{norm}.*", f"{ours}.1.*"))
-
-
 def projection(theirs: str, ours: str, *, parts: tuple[str, str], blocks: str, norm: str) -> Table:
     """Return the rows of a C2f block, whose convolutions, inner blocks and norms go by these names."""
     inner = [
         row
         for number, part in enumerate(parts)
-        for row in convolution(f"{theirs}.{blocks}.*.{part}", f"{ours}.blocks.*.{number}", norm)
+        for row in convolution(f"{theirs}.{blocks}.*.{part}", f"{ours}.blocks.*.{number}", ("conv", norm))
     ]
     first, last = parts
     return (
-        *convolution(f"{theirs}.{first}", f"{ours}.entry", norm),
-        *convolution(f"{theirs}.{last}", f"{ours}.exit", norm),
+        *convolution(f"{theirs}.{first}", f"{ours}.entry", ("conv", norm)),
+        *convolution(f"{theirs}.{last}", f"{ours}.exit", ("conv", norm)),
         *inner,
     )
 
 
+DECODER = "model.decoder.layers.*"
+
 # Hugging Face's decoder and queries.
 DETECTOR: Table = (
     *inside("model.", "", HEADS),
-    *((f"model.decoder.layers.*.self_attn.{x}_proj.*", f"decoder.layers.*.self_attn.{x}_proj.*") for x in "qkv"),
-    ("model.decoder.layers.*.self_attn.o_proj.*", "decoder.layers.*.self_attn.out_proj.*"),
-    ("model.decoder.layers.*.cross_attn.**", "decoder.layers.*.cross_attn.**"),
-    ("model.decoder.layers.*.mlp.fc1.*", "decoder.layers.*.feed_forward.linear1.*"),
-    ("model.decoder.layers.*.mlp.fc2.*", "decoder.layers.*.feed_forward.linear2.*"),
-    ("model.decoder.layers.*.self_attn_layer_norm.*", "decoder.layers.*.norm1.*"),
-    ("model.decoder.layers.*.cross_attn_layer_norm.*", "decoder.layers.*.norm2.*"),
-    ("model.decoder.layers.*.layer_norm.*", "decoder.layers.*.norm3.*"),
+    *((f"{DECODER}.self_attn.{x}_proj.*", f"decoder.layers.*.self_attn.{x}_proj.*") for x in "qkv"),
+    (f"{DECODER}.self_attn.o_proj.*", "decoder.layers.*.self_attn.out_proj.*"),
+    (f"{DECODER}.cross_attn.**", "decoder.layers.*.cross_attn.**"),
+    *feed_forward(f"{DECODER}.mlp", "decoder.layers.*"),
+    *norms(DECODER, "decoder.layers.*", "self_attn_layer_norm", "cross_attn_layer_norm", "layer_norm"),
     ("model.decoder.layernorm.*", "decoder.norm.*"),
     ("model.decoder.ref_point_head.**", "queries.position.mlp.**"),
     ("model.reference_point_embed.weight", "queries.corrections.weight"),
@@ -98,6 +103,10 @@ AUTHORS_PROJECTOR: Table = (
     ("backbone.0.projector.stages.*.1.*", "neck.norms.*.*"),
 )
 
+QUERIES_KEYS_VALUES = (  # of a vision transformer's block, in files and as transformers has them in memory
+    *((f"attention.attention.{name}", name[0]) for name in ("query", "key", "value")),
+    *((f"attention.{x}_proj", x) for x in "qkv"),
+)
 LAYER, OWN = "model.backbone.backbone.encoder.layer.*.", "backbone.blocks.*."
 SCALE = "model.backbone.projector.scale_layers.*"
 
@@ -109,11 +118,9 @@ TABLE: Table = (
         LAYER,
         OWN,
         (
-            ("attention.attention.query.*", "attn.q_proj.*"),
-            ("attention.attention.key.*", "attn.k_proj.*"),
-            ("attention.attention.value.*", "attn.v_proj.*"),
+            *((f"{theirs}.weight", f"attn.{x}_proj.weight") for theirs, x in QUERIES_KEYS_VALUES),
+            *((f"{theirs}.bias", f"attn.{x}_bias") for theirs, x in QUERIES_KEYS_VALUES),
             ("attention.output.*", "attn.proj.*"),
-            *((f"attention.{x}_proj.*", f"attn.{x}_proj.*") for x in "qkv"),  # as transformers has them in memory
             ("attention.o_proj.*", "attn.proj.*"),
             ("layernorm_before.*", "norm1.*"),
             ("layernorm_after.*", "norm2.*"),
@@ -127,7 +134,7 @@ TABLE: Table = (
         f"{SCALE}.projector_layer", "neck.projections.*", parts=("conv1", "conv2"), blocks="bottlenecks", norm="norm"
     ),
     (f"{SCALE}.layer_norm.*", "neck.norms.*.*"),
-    *convolution(f"{SCALE}.sampling_layers.*.layers.*", "neck.sampling.*.*.*", "norm"),
+    *convolution(f"{SCALE}.sampling_layers.*.layers.*", "neck.sampling.*.*.*"),
     (f"{SCALE}.sampling_layers.*.layers.*.*", "neck.sampling.*.*.*.*"),
 )
 
@@ -137,15 +144,14 @@ AUTHORS: Table = (
     ("backbone.0.encoder.patch_embed.proj.*", "backbone.patch_embed.*"),
     ("backbone.0.encoder.blocks.**", "backbone.blocks.**"),
     *AUTHORS_PROJECTOR,
-    *convolution("backbone.0.projector.stages_sampling.*.*.*", "neck.sampling.*.*.*", "bn"),
+    *convolution("backbone.0.projector.stages_sampling.*.*.*", "neck.sampling.*.*.*", ("conv", "bn")),
     ("backbone.0.projector.stages_sampling.*.*.*.*", "neck.sampling.*.*.*.*"),
 )
 
-APART = re.compile(r"(.+)\.([qkv])_proj\.(weight|bias)")  # queries, keys or values of an attention
-TOGETHER = re.compile(r"(decoder\..+\.in_proj_|.+\.attn\.qkv\.)(weight|bias)|(.+\.attn)\.([qv])_bias")
+MARKS = ("backbone.0.encoder.pos_embed", "transformer.enc_out_class_embed.0.weight")  # by which AUTHORS is known
+
 GROUP = re.compile(r"queries\.heads\.(\d+)\.(.+)")
 FURTHER = re.compile(r"queries\.(?:further_heads\.(\d+)\.)?((?:token|class|box)_head\..+)")
-SINES = "queries.position.mlp.layers.0.weight"  # reads those of x, y, width, height
 
 
 def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -154,7 +160,7 @@ def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State
     Raises:
         UserError: a name that no table knows, or attention without its queries, keys or values.
     """
-    return from_apart(rename(state, (*TABLE, *AUTHORS), f"{source}: %s is no weight of LW-DETR"), source)
+    return our_groups(our_names(state, (*TABLE, *AUTHORS), FAMILY, source))
 
 
 def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -163,80 +169,28 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
     Raises:
         UserError: a weight that LW-DETR does not have.
     """
-    back = tuple((ours, theirs) for theirs, ours in TABLE)
-    return rename(to_apart(state), back, f"{source}: LW-DETR has no place for %s")
+    return their_names(their_groups(state), TABLE, FAMILY, source)
 
 
-def rename(state: Mapping[str, Tensor], table: Table, complaint: str) -> State:
-    """Return all weights under the names that a table has for them.
-
-    Raises:
-        UserError: the complaint, its %s replaced by the name without another.
-    """
-    names = Renaming(table)
-    result = {}
+def our_groups(state: State) -> State:
+    """Return weights with heads of further groups apart from those that count, and what reads sines of y, x as ours."""
+    ours = {}
     for name, tensor in state.items():
-        other = names.ours(name)
-        if other is None:
-            raise UserError(complaint % name)
-        result[other] = tensor
-    return result
-
-
-def from_apart(state: Mapping[str, Tensor], source: str) -> State:
-    """Join queries, keys and values, number groups as we do, and put x before y."""
-    result: State = {}
-    for name, tensor in state.items():
-        if match := APART.fullmatch(name):
-            result |= _joined(state, match, source)
-        elif match := GROUP.fullmatch(name):
+        if match := GROUP.fullmatch(name):
             before = "" if match[1] == "0" else f"further_heads.{int(match[1]) - 1}."
-            result[f"queries.{before}{match[2]}"] = tensor
-        else:
-            result[name] = _swapped(tensor) if name == SINES else tensor
-    return result
+            name = f"queries.{before}{match[2]}"
+        ours[name] = tensor
+    return changed(ours, SINES, y_before_x)
 
 
-def to_apart(state: Mapping[str, Tensor], *, joint: tuple[str, ...] = ()) -> State:
-    """Undo `from_apart`, but for attention in what is called `joint`: there it stays together."""
-    result: State = {}
+def their_groups(state: Mapping[str, Tensor]) -> State:
+    """Undo `our_groups`."""
+    theirs = {}
     for name, tensor in state.items():
-        match = TOGETHER.fullmatch(name)
-        if match and not name.startswith(joint):
-            result |= _separate(match, tensor)
-        elif match := FURTHER.fullmatch(name):
-            result[f"queries.heads.{0 if match[1] is None else int(match[1]) + 1}.{match[2]}"] = tensor
-        else:
-            result[name] = _swapped(tensor) if name == SINES else tensor
-    return result
-
-
-def _joined(state: Mapping[str, Tensor], match: re.Match[str], source: str) -> State:
-    """The weight or bias of an attention, whichever of the three was found first; keys may have no bias."""
-    module, part, kind = match.groups()
-    three = {each: state.get(f"{module}.{each}_proj.{kind}") for each in "qkv"}
-    if module.startswith("backbone.") and kind == "bias" and three["k"] is None:
-        return {f"{module}.{part}_bias": state[match[0]]}
-    missing = [each for each, tensor in three.items() if tensor is None]
-    if missing:
-        raise UserError(f"{source}: {module} has no {missing[0]}_proj.{kind}")
-    joint = f"{module}.in_proj_{kind}" if module.startswith("decoder.") else f"{module}.qkv.{kind}"
-    return {joint: torch.cat([tensor for tensor in three.values() if tensor is not None])}
-
-
-def _separate(match: re.Match[str], tensor: Tensor) -> State:
-    """Queries, keys and values of a joint weight or bias; or the bias of queries or values alone."""
-    joint, kind, module, part = match.groups()
-    if module:
-        return {f"{module}.{part}_proj.bias": tensor}
-    module = joint.removesuffix(".in_proj_").removesuffix(".qkv.")
-    return {f"{module}.{x}_proj.{kind}": each.clone() for x, each in zip("qkv", tensor.chunk(3), strict=True)}
-
-
-def _swapped(weight: Tensor) -> Tensor:
-    """A layer that reads sines of x, y, width and height, for those of y, x, …; and the other way round."""
-    x, y, width, height = weight.chunk(4, 1)
-    return torch.cat([y, x, width, height], 1)
+        if match := FURTHER.fullmatch(name):
+            name = f"queries.heads.{0 if match[1] is None else int(match[1]) + 1}.{match[2]}"
+        theirs[name] = tensor
+    return changed(theirs, SINES, y_before_x)
 
 
 SIZES = {  # width and blocks of the backbone, width of the transformer, queries
@@ -246,6 +200,18 @@ SIZES = {  # width and blocks of the backbone, width of the transformer, queries
     "lw_detr_large": (384, 10, 384, 300),
     "lw_detr_xlarge": (768, 10, 384, 300),
 }
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of."""
+    groups = 1 + layers_of(state, "queries.further_heads")
+    size = (
+        len(state["backbone.blocks.0.norm1.weight"]),
+        layers_of(state, "backbone.blocks"),
+        len(state["decoder.norm.weight"]),
+        len(state["queries.content.weight"]) // groups,
+    )
+    return [name for name, each in SIZES.items() if each == size]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:
@@ -313,7 +279,7 @@ def detector_config(model: DETR) -> dict[str, Any]:
         "decoder_ffn_dim": layer.feed_forward.linear1.out_features,
         "decoder_self_attention_heads": layer.self_attn.num_heads,
         "decoder_cross_attention_heads": cross.num_heads,
-        "decoder_n_points": cross.sampling_offsets.out_features // (2 * cross.num_heads * model.neck.num_levels),
+        "decoder_n_points": cross.points[0],
         "num_feature_levels": model.neck.num_levels,
         "num_queries": queries.num_queries,
         "group_detr": 1 + len(queries.further_heads),

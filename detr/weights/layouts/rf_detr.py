@@ -6,6 +6,7 @@ mask token of DINOv2, which no detector reads, is left out, and written as zeros
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,32 +17,30 @@ from detr.models.backbones.dinov2 import DinoV2
 from detr.models.detr import DETR
 from detr.models.product_masks import ProductMaskHead
 from detr.models.projector import C2fProjector
+from detr.weights.layouts.blocks import State, layers_of, our_names, their_names
 from detr.weights.layouts.lw_detr import (
     AUTHORS_DETECTOR,
     AUTHORS_PROJECTOR,
     DETECTOR,
-    State,
+    QUERIES_KEYS_VALUES,
     detector_config,
-    from_apart,
     inside,
+    our_groups,
     projection,
-    rename,
-    to_apart,
+    their_groups,
     vit_config,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
+FAMILY = "RF-DETR"
 MASK_TOKEN = ".embeddings.mask_token"
 
 
 def _backbone(prefix: str) -> Table:
     """DINOv2 of transformers, below a prefix."""
     blocks: Table = (
-        ("attention.attention.query.*", "attn.q_proj.*"),
-        ("attention.attention.key.*", "attn.k_proj.*"),
-        ("attention.attention.value.*", "attn.v_proj.*"),
+        *((f"{theirs}.*", f"attn.{x}_proj.*") for theirs, x in QUERIES_KEYS_VALUES),
         ("attention.output.dense.*", "attn.proj.*"),
-        *((f"attention.{x}_proj.*", f"attn.{x}_proj.*") for x in "qkv"),  # as transformers has them in memory
         ("attention.o_proj.*", "attn.proj.*"),
         ("layer_scale1.lambda1", "ls1.gamma"),
         ("layer_scale2.lambda1", "ls2.gamma"),
@@ -70,6 +69,10 @@ MASK_HEAD: Table = (
 
 AUTHORS: Table = (*AUTHORS_DETECTOR, *_backbone("backbone.0.encoder.encoder"), *AUTHORS_PROJECTOR, *MASK_HEAD)
 TABLE: Table = AUTHORS
+MARKS = (  # by which it is known
+    "backbone.0.encoder.encoder.embeddings.position_embeddings",
+    "transformer.enc_out_class_embed.0.weight",
+)
 
 IN_MEMORY: Table = (
     *DETECTOR,
@@ -92,7 +95,7 @@ def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State
         UserError: a name that no table knows, or attention without its queries, keys or values.
     """
     read = {name: tensor for name, tensor in state.items() if not name.endswith(MASK_TOKEN)}
-    return from_apart(rename(read, (*TABLE, *IN_MEMORY), f"{source}: %s is no weight of RF-DETR"), source)
+    return our_groups(our_names(read, (*TABLE, *IN_MEMORY), FAMILY, source))
 
 
 def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -101,13 +104,13 @@ def to_theirs(state: Mapping[str, Tensor], source: str = "these weights") -> Sta
     Raises:
         UserError: a weight that RF-DETR does not have.
     """
-    back = tuple((ours, theirs) for theirs, ours in TABLE)
-    theirs = rename(to_apart(state, joint=("decoder.",)), back, f"{source}: RF-DETR has no place for %s")
+    theirs = their_names(their_groups(state), TABLE, FAMILY, source)
     first = state["backbone.cls_token"]
     return theirs | {f"backbone.0.encoder.encoder{MASK_TOKEN}": first.new_zeros(1, first.shape[-1])}
 
 
-SIZES = {  # side of a patch, rows of positions, decoder layers; of all DINOv2 is the small one
+WIDTH = 384  # of the backbone: DINOv2 is the small one in all sizes
+SIZES = {  # side of a patch, rows of positions, decoder layers
     "rf_detr_nano": (16, 24, 2),
     "rf_detr_small": (16, 32, 3),
     "rf_detr_medium": (16, 36, 4),
@@ -116,11 +119,22 @@ SIZES = {  # side of a patch, rows of positions, decoder layers; of all DINOv2 i
 }
 
 
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of."""
+    size = (
+        state["backbone.patch_embed.weight"].shape[-1],
+        math.isqrt(state["backbone.pos_embed"].shape[1] - 1),
+        layers_of(state, "decoder.layers"),
+    )
+    small = len(state["backbone.blocks.0.norm1.weight"]) == WIDTH
+    return [name for name, each in SIZES.items() if each == size and small]
+
+
 def detector_of(config: Mapping[str, Any]) -> str | None:
     """Return which detector a config.json describes; None: none that has a name."""
     backbone = config.get("backbone_config") or {}
     patch, side = backbone.get("patch_size"), backbone.get("image_size")
-    plain = config.get("model_type") == "rf_detr" and backbone.get("hidden_size") == 384
+    plain = config.get("model_type") == "rf_detr" and backbone.get("hidden_size") == WIDTH
     if not plain or not isinstance(patch, int) or not isinstance(side, int):
         return None
     size = (patch, side // patch, config.get("decoder_layers"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detr.errors import UserError
 from detr.models.backbones.resnet_d import AUTHORS as RESNET_D
-from detr.models.backbones.resnet_d import ResNetD
+from detr.models.backbones.resnet_d import STEM, ResNetD
 from detr.models.deformable import DeformableDecoder
 from detr.models.detr import DETR
 from detr.models.hybrid_encoder import HybridEncoder
@@ -21,24 +21,20 @@ from detr.models.two_stage import TwoStageQueries
 from detr.weights.layouts.blocks import (
     State,
     attention,
+    convolution,
     feed_forward,
+    layers_of,
     norms,
     our_names,
     resnet_stage,
     their_names,
 )
-from detr.weights.official import Table
+from detr.weights.renaming import Table
 
 FAMILY = "RT-DETR"
 DERIVED = (".n_points_scale", ".num_points_scale", "decoder.anchors", "decoder.valid_mask")  # endings
 
 MODEL = "model.backbone.model"
-STEM = {0: ("conv1.0", "conv1.1"), 1: ("conv1.3", "conv1.4"), 2: ("conv1.6", "bn1")}
-
-
-def _convolution(theirs: str, ours: str, convolution: str, norm: str) -> Table:
-    """Rows of a convolution and its norm, by what they are called."""
-    return ((f"{theirs}.{convolution}.weight", f"{ours}.0.weight"), (f"{theirs}.{norm}.*", f"{ours}.1.*"))
 
 
 def _fusion(theirs: str, ours: str) -> Table:
@@ -46,11 +42,11 @@ def _fusion(theirs: str, ours: str) -> Table:
     parts = {"conv1": "entry", "conv2": "direct", "conv3": "exit"}
     branches = {"conv1": "wide", "conv2": "narrow"}
     return (
-        *(row for a, b in parts.items() for row in _convolution(f"{theirs}.{a}", f"{ours}.{b}", "conv", "norm")),
+        *(row for a, b in parts.items() for row in convolution(f"{theirs}.{a}", f"{ours}.{b}")),
         *(
             row
             for a, b in branches.items()
-            for row in _convolution(f"{theirs}.bottlenecks.*.{a}", f"{ours}.blocks.*.{b}", "conv", "norm")
+            for row in convolution(f"{theirs}.bottlenecks.*.{a}", f"{ours}.blocks.*.{b}")
         ),
     )
 
@@ -58,8 +54,8 @@ def _fusion(theirs: str, ours: str) -> Table:
 def _levels(prefix: str) -> Table:
     """Rows of what fuses levels in the encoder."""
     return (
-        *_convolution(f"{prefix}.lateral_convs.*", "encoder.lateral.*", "conv", "norm"),
-        *_convolution(f"{prefix}.downsample_convs.*", "encoder.downsampling.*", "conv", "norm"),
+        *convolution(f"{prefix}.lateral_convs.*", "encoder.lateral.*"),
+        *convolution(f"{prefix}.downsample_convs.*", "encoder.downsampling.*"),
         *_fusion(f"{prefix}.fpn_blocks.*", "encoder.top_down.*"),
         *_fusion(f"{prefix}.pan_blocks.*", "encoder.bottom_up.*"),
     )
@@ -70,20 +66,20 @@ ENCODER_LAYER, DECODER_LAYER = "model.encoder.encoder.0.layers.*", "model.decode
 TABLE: Table = (
     *(
         row
-        for index, (convolution, norm) in STEM.items()
+        for index, (kernel, norm) in enumerate(STEM)
         for row in (
-            (f"{MODEL}.embedder.embedder.{index}.convolution.*", f"backbone.body.{convolution}.*"),
+            (f"{MODEL}.embedder.embedder.{index}.convolution.*", f"backbone.body.{kernel}.*"),
             (f"{MODEL}.embedder.embedder.{index}.normalization.*", f"backbone.body.{norm}.*"),
         )
     ),
     *resnet_stage(MODEL, "backbone.body", 0, "shortcut", 1),
     *(row for index in (1, 2, 3) for row in resnet_stage(MODEL, "backbone.body", index, "shortcut.1", 1)),
-    *_convolution("model.encoder_input_proj.*", "neck.projections.*", "0", "1"),
+    *convolution("model.encoder_input_proj.*", "neck.projections.*", ("0", "1")),
     *attention(f"{ENCODER_LAYER}.self_attn", "encoder.layers.*.self_attn"),
     *feed_forward(ENCODER_LAYER, "encoder.layers.*"),
     *norms(ENCODER_LAYER, "encoder.layers.*", "self_attn_layer_norm", "final_layer_norm"),
     *_levels("model.encoder"),
-    *_convolution("model.decoder_input_proj.*", "encoder.outputs.*", "0", "1"),
+    *convolution("model.decoder_input_proj.*", "encoder.outputs.*", ("0", "1")),
     ("model.denoising_class_embed.weight", "denoising.embedding.weight"),
     ("model.weight_embedding.weight", "queries.content.weight"),
     ("model.enc_output.*.*", "queries.token_head.*.*"),
@@ -104,13 +100,13 @@ THEIR_ENCODER, THEIR_DECODER = "encoder.encoder.0.layers.*", "decoder.decoder.la
 
 AUTHORS: Table = (
     *((f"backbone.{theirs}", f"backbone.body.{ours}") for theirs, ours in RESNET_D),
-    *_convolution("encoder.input_proj.*", "neck.projections.*", "0", "1"),
-    *_convolution("encoder.input_proj.*", "neck.projections.*", "conv", "norm"),
+    *convolution("encoder.input_proj.*", "neck.projections.*", ("0", "1")),
+    *convolution("encoder.input_proj.*", "neck.projections.*"),
     (f"{THEIR_ENCODER}.self_attn.**", "encoder.layers.*.self_attn.**"),
     *((f"{THEIR_ENCODER}.linear{i}.*", f"encoder.layers.*.feed_forward.linear{i}.*") for i in (1, 2)),
     *norms(THEIR_ENCODER, "encoder.layers.*", "norm1", "norm2"),
     *_levels("encoder"),
-    *_convolution("decoder.input_proj.*", "encoder.outputs.*", "conv", "norm"),
+    *convolution("decoder.input_proj.*", "encoder.outputs.*"),
     ("decoder.denoising_class_embed.weight", "denoising.embedding.weight"),
     ("decoder.tgt_embed.weight", "queries.content.weight"),
     ("decoder.enc_output.0.*", "queries.token_head.0.*"),
@@ -127,6 +123,9 @@ AUTHORS: Table = (
     ("decoder.dec_score_head.*.*", "class_head.*.*"),
     ("decoder.dec_bbox_head.*.**", "box_head.*.**"),
 )
+
+
+MARKS = ("encoder.fpn_blocks.0.conv1.conv.weight", "decoder.dec_score_head.0.weight")  # by which AUTHORS is known
 
 
 def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State:
@@ -155,6 +154,17 @@ SIZES = {
     "r50": ((3, 4, 6, 3), True, 256, 6),
     "r101": ((3, 4, 23, 3), True, 384, 6),
 }
+
+
+def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
+    """Return which detectors weights under our names may be of. RT-DETRv2, interpolating, is RT-DETR in other words."""
+    size = (
+        tuple(layers_of(state, f"backbone.body.layer{stage}") for stage in (1, 2, 3, 4)),
+        "backbone.body.layer1.0.conv3.weight" in state,
+        len(state["encoder.layers.0.norm1.weight"]),
+        layers_of(state, "decoder.layers"),
+    )
+    return [f"rt_detr_{name}" for name, each in SIZES.items() if each == size]
 
 
 def detector_of(config: Mapping[str, Any]) -> str | None:
