@@ -89,7 +89,7 @@ LARGE = {
     "experiments": [
         "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
         "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small,"
-        "rt_detr_v2_r50,d_fine_m"
+        "rt_detr_v2_r50,d_fine_m,deim_m"
     ],
     "vision_transformers": [
         "detector=rf_detr_nano",
