@@ -45,7 +45,7 @@ def slow(*values: object) -> object:
         slow("rf_detr_nano", LIGHT, (96, 96)),
         slow("lw_detr_tiny", LIGHT, (128, 128)),
         slow("d_fine_n", DECODER, (96, 96)),
-        slow("detr_r50_masks", SIZES, (96, 128)),
+        slow("detr_r50_masks", [*SIZES, "transformer.num_heads=8"], (96, 128)),
         slow("rf_detr_nano", [*LIGHT, "mask_head=product"], (96, 96)),
     ],
 )
@@ -83,9 +83,7 @@ def loaded(folder: Path, *, masks: bool) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = getattr(transformers, config.architectures[0]) if masks else transformers.AutoModelForObjectDetection
     model, report = kind.from_pretrained(folder, output_loading_info=True)
-    lost = {
-        key for found in report.values() for key in found if not key.endswith("n_points_scale")
-    }  # follows from others
+    lost = {key for found in report.values() for key in found if not key.endswith("_points_scale")}  # derived
     assert not lost
     return model.eval()
 
@@ -142,6 +140,14 @@ def test_of_the_command_line_a_folder(tmp_path: Path) -> None:
     }
     config = json.loads((tmp_path / "folder/config.json").read_text())
     assert (config["model_type"], config["backbone"], len(config["id2label"])) == ("detr", "resnet18", 91)
+
+
+@pytest.mark.parametrize("words", [["transformer.num_heads=4"], ["mask_head.box=true"], ["mask_head=product"]])
+def test_mask_heads_that_transformers_does_not_have_are_refused(words: list[str], tmp_path: Path) -> None:
+    source = find(None, ["detector=detr_r50_masks", "backbone=resnet18", *SIZES, "transformer.num_heads=8", *words])
+    with pytest.raises(UserError, match=r"DETR's layout has masks of mask_head=fpn only, with box=false and as many"):
+        export_folder(source, tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("count", [80, 91])
