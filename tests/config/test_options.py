@@ -89,7 +89,7 @@ LARGE = {
     "experiments": [
         "experiment=detr_r50_coco,detr_r101_coco,detr_r50_dc5_coco,detr_r101_dc5_coco,detr_r50_masks,"
         "detr_r50_panoptic,detr_r50_dc5_panoptic,detr_r101_panoptic,rf_detr_small,lw_detr_small,"
-        "rt_detr_v2_r50,d_fine_m"
+        "rt_detr_v2_r50,d_fine_m,deim_m"
     ],
     "vision_transformers": [
         "detector=rf_detr_nano",
@@ -144,9 +144,16 @@ SWEEPS = {
         "augmentation=detr",
         "augmentation.train.scales=[64,96]",
         "augmentation.eval.sizes=[96]",
+        "augmentation/mixing=none",
+        "augmentation/multi_scale=none",
     ],
-    "several_images": [*QUICKSTART, "augmentation/mixing=none,dense", "augmentation/multi_scale=none,quarter"],
-    "squares": [*QUICKSTART, "augmentation=square,rt_detr", "augmentation.size=96"],
+    "squares": [
+        *QUICKSTART,
+        "augmentation=square,rt_detr",
+        "augmentation.size=96",
+        "augmentation/mixing=dense",
+        "augmentation/multi_scale=quarter",
+    ],
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],
     "evaluators": [*QUICKSTART, "evaluator=coco", "evaluator.backend=faster_coco_eval,pycocotools"],

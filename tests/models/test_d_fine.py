@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from builders import random_images, random_targets
 from d_fine_example import CLASSES, QUERIES, WIDTH, criterion_of_d_fine, hgnet, small_d_fine
 from torch import Tensor
 
-from detr.assembly import build_model
+from detr.assembly import build_model, build_optimizer
 from detr.config import build, compose, resolved
 from detr.models.box_coder import LogitBoxCoder
 from detr.models.d_fine import DFineDecoder, Gate
@@ -19,6 +20,8 @@ from detr.models.detr import DETR
 from detr.models.layers import LayerConfig
 from detr.models.structures import Decoded
 from detr.structures import Classes, Normalizer, Predictions, Targets
+from detr.weights.layouts.d_fine import AUTHORS
+from detr.weights.official import Renaming
 
 SIZES = [(96, 128), (64, 96)]  # the second is padded
 COUNTS = [2, 0]
@@ -195,3 +198,35 @@ def test_settings_of_the_decoder_are_checked(settings: dict[str, Any], complaint
 def test_settings_of_the_encoder_are_checked(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         DFineEncoder(layer=LAYER, **settings)
+
+
+# The authors' groups: the first pattern that is found in their name of a parameter, its learning rate and weight decay.
+RATES = {
+    "d_fine_m": [
+        (r"^(?=.*backbone)(?!.*norm|bn).*$", 2e-5, 1e-4),
+        (r"^(?=.*backbone)(?=.*norm|bn).*$", 2e-5, 0),
+        (r"^(?=.*(?:encoder|decoder))(?=.*(?:norm|bn|bias)).*$", 2e-4, 0),
+        ("", 2e-4, 1e-4),
+    ],
+    "deim_m": [
+        (r"^(?=.*backbone)(?!.*bn).*$", 4e-5, 1e-4),
+        (r"^(?=.*(?:norm|bn)).*$", 4e-4, 0),
+        ("", 4e-4, 1e-4),
+    ],
+}
+
+
+@pytest.mark.parametrize("experiment", RATES)
+def test_rates_are_the_authors(experiment: str) -> None:
+    """Of every parameter, but for DEIM's batch norms of the backbone, which have the backbone's."""
+    values, names = resolved(compose([f"experiment={experiment}"])), Renaming(AUTHORS)
+    with torch.device("meta"):
+        model = build_model(values, Classes.contiguous({0: "a"}), pretrained=False)
+    optimizer = build_optimizer(values["optimizer"], model)
+    groups_of = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        theirs, group = names.theirs(name), groups_of[id(parameter)]
+        assert theirs is not None, name
+        _, rate, decay = next(each for each in RATES[experiment] if re.search(each[0], theirs))
+        own = 4e-5 if experiment == "deim_m" and ".bn." in name else rate
+        assert (group["lr"], group["weight_decay"]) == (own, decay), theirs

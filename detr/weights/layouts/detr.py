@@ -17,6 +17,7 @@ from detr.models.backbone import ResNet
 from detr.models.decoder import TransformerDecoder
 from detr.models.detr import DETR
 from detr.models.encoder import TransformerEncoder
+from detr.models.mask_head import MaskHead
 from detr.models.position_embedding import LearnedPositionEmbedding
 from detr.weights.layouts.blocks import (
     THEIR_RESNET,
@@ -103,6 +104,12 @@ def config_of(model: DETR) -> dict[str, Any]:
     activation = getattr(first.feed_forward.activation, "__name__", "")
     if first.pre_norm or activation not in ("relu", "gelu"):
         raise UserError("DETR's layout has norms after each sublayer and relu or gelu: transformer=detr")
+    heads, masks = first.self_attn.num_heads, model.mask_head
+    plain = isinstance(masks, MaskHead) and not masks.box and masks.attention.num_heads == heads
+    if masks is not None and not plain:
+        raise UserError(
+            "DETR's layout has masks of mask_head=fpn only, with box=false and as many heads as the transformer"
+        )
     learned = isinstance(model.neck.position_embedding, LearnedPositionEmbedding)
     return {
         "model_type": "detr",
@@ -114,7 +121,7 @@ def config_of(model: DETR) -> dict[str, Any]:
         "d_model": first.self_attn.embed_dim,
         "position_embedding_type": "learned" if learned else "sine",
         "activation_function": activation,
-        **sizes(model, heads=first.self_attn.num_heads),
+        **sizes(model, heads=heads),
     }
 
 
