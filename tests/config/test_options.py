@@ -150,7 +150,7 @@ SWEEPS = {
     "squares": [
         *QUICKSTART,
         "augmentation=square,rt_detr",
-        "augmentation.size=96",
+        "++augmentation.size=96",  # Hydra composes a sweep without what is swept, and so without this key, too
         "augmentation/mixing=dense",
         "augmentation/multi_scale=quarter",
     ],

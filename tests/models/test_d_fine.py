@@ -21,7 +21,7 @@ from detr.models.layers import LayerConfig
 from detr.models.structures import Decoded
 from detr.structures import Classes, Normalizer, Predictions, Targets
 from detr.weights.layouts.d_fine import AUTHORS
-from detr.weights.official import Renaming
+from detr.weights.renaming import Renaming
 
 SIZES = [(96, 128), (64, 96)]  # the second is padded
 COUNTS = [2, 0]
