@@ -232,6 +232,7 @@ def test_every_option_takes_a_step(words: list[str]) -> None:
     assert losses.total.isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", each(LARGE), ids=label)
 def test_every_large_option_fits(words: list[str]) -> None:
     config = compose(words)
