@@ -20,7 +20,7 @@ from detr.sweeping.space import combinations, corners, space_of
 
 SWEEPS = ROOT / "sweeps"
 NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
-LARGE = {"ablations", "ingredients", "matcher_costs"}  # of many jobs
+LARGE = {"ablations", "family_ingredients", "ingredients", "matcher_costs"}  # of many jobs
 WANDB_FILES = sorted((SWEEPS / "wandb").glob("*.yaml"))
 
 
