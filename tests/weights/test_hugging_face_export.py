@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command import ROOT, only_error, run
@@ -56,7 +57,7 @@ def test_transformers_answers_as_we_do(detector: str, words: list[str], size: tu
     source = find(weights, [f"detector={detector}", *words, f"augmentation.eval.sizes=[{size[0]}]"])
     folder = export_folder(source, tmp_path / "folder")
     theirs = loaded(folder, masks=source.model.mask_head is not None)
-    picture = Image.effect_noise((160, 120), 90).convert("RGB")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
     inputs = transformers.AutoImageProcessor.from_pretrained(folder)(picture, return_tensors="pt")
     image, _ = source.transform(picture, {})
     assert inputs["pixel_values"].shape[-2:] == (image.height, image.width) == size
@@ -65,7 +66,7 @@ def test_transformers_answers_as_we_do(detector: str, words: list[str], size: tu
         pixels = inputs["pixel_values"]  # our model normalises: undo what their processor did
         images = pixels * source.model.backbone.std + source.model.backbone.mean
         answer = source.model(images, torch.zeros(1, *size, dtype=torch.bool))
-    assert said.logits.std(1).mean() > 1e-3  # queries differ: the comparison is not one of constants
+    assert said.logits.std(1).mean() > 1e-4  # queries differ: the comparison is not one of constants
     assert (said.logits - answer.logits[-1]).abs().max() < 1e-4
     assert (said.pred_boxes - answer.boxes[-1]).abs().max() < 1e-5
     if answer.masks is not None:
