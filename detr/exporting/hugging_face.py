@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from safetensors.torch import save
 from detr.data.transforms import ResizeShortSide, ResizeSquare, ShrinkLongSide
 from detr.errors import UserError
 from detr.exporting.source import Source
-from detr.files import write_atomically, write_json
+from detr.files import staged, write_atomically, write_json
 from detr.models.detr import DETR
 from detr.structures import Classes
 from detr.weights.hugging_face import CONFIG, FAMILIES, FILES, Family
@@ -25,14 +23,16 @@ PROCESSOR = "preprocessor_config.json"
 
 
 def export_folder(source: Source, output: Path) -> Path:
-    """Write a detector as `from_pretrained` of transformers reads it, all of it or nothing, and return the folder.
+    """Write a detector as `from_pretrained` of transformers reads it, and return the folder.
+
+    The config comes last, so that a folder that has one is whole.
 
     Args:
         source: the detector.
         output: the folder; what is there is replaced where it has the same name.
 
     Raises:
-        UserError: no family of transformers has these parts.
+        UserError: no family of transformers has these parts, or the folder cannot be written to.
     """
     family, config = family_of(source.model)
     ours = {
@@ -46,16 +46,12 @@ def export_folder(source: Source, output: Path) -> Path:
         CONFIG: config | names(family, source.model, source.classes),
         PROCESSOR: processor(family, source),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as draft:
+    with staged(output / CONFIG) as draft:
         for name, content in contents.items():
             if isinstance(content, bytes):
-                write_atomically(Path(draft, name), content)
+                write_atomically(draft.with_name(name), content)
             else:
-                write_json(Path(draft, name), content, indent=2)
-        output.mkdir(exist_ok=True)
-        for name in contents:
-            os.replace(Path(draft, name), output / name)
+                write_json(draft.with_name(name), content, indent=2)
     log.info("wrote %d weights and how images are prepared to %s", len(tensors), output)
     return output
 

@@ -25,7 +25,7 @@ from detr.weights.authors import classes_of as authors_classes
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.hugging_face import FAMILIES, classes_of
 from detr.weights.layouts import detr
-from detr.weights.zoo import ZOO, HubFolder, OfficialFile, fetch, fetch_folder, is_address, official_files
+from detr.weights.zoo import ZOO, HubFolder, OfficialFile, detector_of, fetch, fetch_folder, is_address, official_files
 
 HEADS = 8  # of all published models
 # Of the weights in a file, the first that is there: moving averages, which authors evaluate, before others.
@@ -100,7 +100,7 @@ def load(source: str) -> Weights:
     published = ZOO.get(source)
     if isinstance(published, HubFolder):
         weights = _from_folder(fetch_folder(published.repository), source)
-        return replace(weights, config=_on_coco(published.detector, weights.classes))
+        return replace(weights, config=_on_coco(detector_of(source), weights.classes))
     if isinstance(published, OfficialFile):
         return _from_file(fetch(published.address), source, published.experiment)
     if is_address(source):

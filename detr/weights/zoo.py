@@ -39,12 +39,12 @@ class HubFolder:
     """Holds one repository of the Hugging Face Hub."""
 
     repository: str
-    detector: str  # whose weights they are
 
 
+PRETRAINED = "_o365"
 RESNETS = ("r18", "r34", "r50", "r101")
 
-# By the detector's name; those that had seen Objects365 before COCO end in _o365.
+# By the detector's name, of those on the Hub; what had seen Objects365 before COCO ends in _o365.
 ZOO: dict[str, OfficialFile | HubFolder] = {
     "detr_r50": OfficialFile("detr-r50-e632da11.pth", "detr_r50_coco"),
     "detr_r50_dc5": OfficialFile("detr-r50-dc5-f0fb7ef5.pth", "detr_r50_dc5_coco"),
@@ -53,38 +53,36 @@ ZOO: dict[str, OfficialFile | HubFolder] = {
     "detr_r50_panoptic": OfficialFile("detr-r50-panoptic-00ce5173.pth", "detr_r50_panoptic"),
     "detr_r50_dc5_panoptic": OfficialFile("detr-r50-dc5-panoptic-da08f1b1.pth", "detr_r50_dc5_panoptic"),
     "detr_r101_panoptic": OfficialFile("detr-r101-panoptic-40021d53.pth", "detr_r101_panoptic"),
-    "conditional_detr_r50": HubFolder("microsoft/conditional-detr-resnet-50", "conditional_detr_r50"),
-    "dab_detr_r50": HubFolder("IDEA-Research/dab-detr-resnet-50", "dab_detr_r50"),
-    "deformable_detr_r50": HubFolder("SenseTime/deformable-detr", "deformable_detr_r50"),
-    "deformable_detr_r50_refine": HubFolder("SenseTime/deformable-detr-with-box-refine", "deformable_detr_r50_refine"),
-    "deformable_detr_r50_two_stage": HubFolder(
-        "SenseTime/deformable-detr-with-box-refine-two-stage", "deformable_detr_r50_two_stage"
-    ),
-    **{f"rt_detr_{size}": HubFolder(f"PekingU/rtdetr_{size}vd", f"rt_detr_{size}") for size in RESNETS},
+    "conditional_detr_r50": HubFolder("microsoft/conditional-detr-resnet-50"),
+    "dab_detr_r50": HubFolder("IDEA-Research/dab-detr-resnet-50"),
+    "deformable_detr_r50": HubFolder("SenseTime/deformable-detr"),
+    "deformable_detr_r50_refine": HubFolder("SenseTime/deformable-detr-with-box-refine"),
+    "deformable_detr_r50_two_stage": HubFolder("SenseTime/deformable-detr-with-box-refine-two-stage"),
+    **{f"rt_detr_{size}": HubFolder(f"PekingU/rtdetr_{size}vd") for size in RESNETS},
+    **{f"rt_detr_{size}_o365": HubFolder(f"PekingU/rtdetr_{size}vd_coco_o365") for size in ("r18", "r50", "r101")},
     **{
-        f"rt_detr_{size}_o365": HubFolder(f"PekingU/rtdetr_{size}vd_coco_o365", f"rt_detr_{size}")
-        for size in ("r18", "r50", "r101")
-    },
-    **{
-        f"d_fine_{size[0]}": HubFolder(f"ustc-community/dfine-{size}-coco", f"d_fine_{size[0]}")
+        f"d_fine_{size[0]}": HubFolder(f"ustc-community/dfine-{size}-coco")
         for size in ("nano", "small", "medium", "large", "xlarge")
     },
     **{
-        f"d_fine_{size[0]}_o365": HubFolder(
-            f"ustc-community/dfine-{size}-obj2coco{'-e25' * (size == 'large')}", f"d_fine_{size[0]}"
-        )
+        f"d_fine_{size[0]}_o365": HubFolder(f"ustc-community/dfine-{size}-obj2coco{'-e25' * (size == 'large')}")
         for size in ("small", "medium", "large", "xlarge")
     },
     **{
-        f"lw_detr_{size}": HubFolder(f"AnnaZhang/lwdetr_{size}_60e_coco", f"lw_detr_{size}")
+        f"lw_detr_{size}": HubFolder(f"AnnaZhang/lwdetr_{size}_60e_coco")
         for size in ("tiny", "small", "medium", "large", "xlarge")
     },
     **{
-        f"rf_detr_{size}": HubFolder(f"Roboflow/rf-detr-{size}", f"rf_detr_{size}")
+        f"rf_detr_{size}": HubFolder(f"Roboflow/rf-detr-{size}")
         for size in ("nano", "small", "medium", "base", "large")
     },
-    **{f"rt_detr_v2_{size}": HubFolder(f"PekingU/rtdetr_v2_{size}vd", f"rt_detr_v2_{size}") for size in RESNETS},
+    **{f"rt_detr_v2_{size}": HubFolder(f"PekingU/rtdetr_v2_{size}vd") for size in RESNETS},
 }
+
+
+def detector_of(name: str) -> str:
+    """Return the detector of weights on the Hub by their name."""
+    return name.removesuffix(PRETRAINED)
 
 
 def official_files() -> list[OfficialFile]:
@@ -140,22 +138,24 @@ def download(address: str, path: Path, sha256: str | None) -> None:
 def fetch_folder(repository: str) -> Path:
     """Return the local copy of a repository of the Hugging Face Hub, downloaded when first asked for.
 
-    It lies where the hub's own client keeps it. Every file has the SHA-256 that the hub states for it.
+    It lies where the hub's own client keeps it. What is downloaded has the SHA-256 that the hub states for it.
 
     Raises:
         UserError: no connection, no such repository, or a file that was damaged.
     """
     files = ["config.json", "model.safetensors"]
     try:
-        if any(try_to_load_from_cache(repository, file) is None for file in files):
+        missing = any(try_to_load_from_cache(repository, file) is None for file in files)
+        if missing:
             get_hf_file_metadata(hf_hub_url(repository, files[-1]), timeout=TIMEOUT)  # fails at once when offline
-        folder = Path(snapshot_download(repository, allow_patterns=files))
+        folder = Path(snapshot_download(repository, allow_patterns=files, local_files_only=not missing))
     except Exception as error:  # the client raises many kinds for "offline"
         raise UserError(
             f"{repository} could not be downloaded from the Hugging Face Hub ({first_line(error)}); "
             "download it elsewhere and give the folder"
         ) from error
-    stated = (folder / files[-1]).resolve()
-    if SHA256.fullmatch(stated.name) and hashlib.sha256(stated.read_bytes()).hexdigest() != stated.name:
-        raise UserError(f"{stated} was damaged during the download: its SHA-256 is not its name; delete it, try again")
+    blob = (folder / files[-1]).resolve()  # the cache calls files by their SHA-256
+    if missing and SHA256.fullmatch(blob.name) and hashlib.sha256(blob.read_bytes()).hexdigest() != blob.name:
+        blob.unlink()
+        raise UserError(f"{repository} was damaged during the download: its SHA-256 is not the Hub's; try again")
     return folder

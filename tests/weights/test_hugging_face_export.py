@@ -19,8 +19,9 @@ from detr.data.coco_categories import THINGS, coco_named
 from detr.errors import UserError
 from detr.exporting.hugging_face import export_folder
 from detr.exporting.source import find
+from detr.models.detr import DETR
 from detr.weights.sources import load, load_strictly
-from detr.weights.zoo import ZOO, HubFolder
+from detr.weights.zoo import ZOO, HubFolder, detector_of
 
 SMALL = Architecture(width=32, heads=4, feed_forward=48, layers=2, queries=7)
 DECODER = [
@@ -55,6 +56,8 @@ def test_transformers_answers_as_we_do(detector: str, words: list[str], size: tu
 
     weights = str(write_official(tmp_path / "detr.pth", SMALL)) if detector == "detr_r50" else None
     source = find(weights, [f"detector={detector}", *words, f"augmentation.eval.sizes=[{size[0]}]"])
+    if weights is None:  # drawn by us
+        spread(source.model)
     folder = export_folder(source, tmp_path / "folder")
     theirs = loaded(folder, masks=source.model.mask_head is not None)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
@@ -66,7 +69,7 @@ def test_transformers_answers_as_we_do(detector: str, words: list[str], size: tu
         pixels = inputs["pixel_values"]  # our model normalises: undo what their processor did
         images = pixels * source.model.backbone.std + source.model.backbone.mean
         answer = source.model(images, torch.zeros(1, *size, dtype=torch.bool))
-    assert said.logits.std(1).mean() > 1e-4  # queries differ: the comparison is not one of constants
+    assert said.logits.std(1).mean() > 1e-3  # queries differ: the comparison is not one of constants
     assert (said.logits - answer.logits[-1]).abs().max() < 1e-4
     assert (said.pred_boxes - answer.boxes[-1]).abs().max() < 1e-5
     if answer.masks is not None:
@@ -75,6 +78,14 @@ def test_transformers_answers_as_we_do(detector: str, words: list[str], size: tu
         torch.testing.assert_close(said.pred_masks[0], masks, rtol=1e-4, atol=1e-4)
     assert theirs.config.id2label[17] == "cat"
     load_strictly(source.model, load(str(folder)))  # and back
+
+
+@torch.no_grad()
+def spread(model: DETR) -> None:
+    """Let queries differ by more than drawn heads say of them."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("class_head.") and parameter.dim() > 1:
+            parameter.mul_(10)
 
 
 def loaded(folder: Path, *, masks: bool) -> Any:
@@ -91,10 +102,7 @@ def loaded(folder: Path, *, masks: bool) -> Any:
 
 @pytest.mark.parametrize("name", [name for name, each in ZOO.items() if isinstance(each, HubFolder)])
 def test_published_names_belong_to_detectors(name: str) -> None:
-    published = ZOO[name]
-    assert isinstance(published, HubFolder)
-    assert published.detector in groups()["detector"]
-    assert name in (published.detector, f"{published.detector}_o365")
+    assert detector_of(name) in groups()["detector"]
 
 
 def test_without_a_connection_the_repository_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +126,8 @@ def test_a_folder_of_the_hubs_cache_is_used(tmp_path: Path, monkeypatch: pytest.
     (snapshot / "model.safetensors").symlink_to(tmp_path / digest)
     (tmp_path / digest).write_bytes(weights)
     monkeypatch.setattr("detr.weights.zoo.snapshot_download", lambda *_, **__: str(snapshot))
-    monkeypatch.setattr("detr.weights.zoo.try_to_load_from_cache", lambda *_: str(snapshot))
+    monkeypatch.setattr("detr.weights.zoo.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("detr.weights.zoo.get_hf_file_metadata", lambda *_, **__: None)
     loaded = load("rt_detr_r18")
     assert loaded.config == ("detector=rt_detr_r18", "dataset=coco")
     assert loaded.classes == source.classes
