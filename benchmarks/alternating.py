@@ -1,0 +1,60 @@
+"""Two ways of doing the same, timed in turns: what a machine does beside them slows both alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of ours and of the peer's, and their ratio turn by turn.
+
+    Attributes:
+        ours, theirs: medians.
+        ratio: the median of ours / theirs; below 1: ours is faster.
+        low, high: its smallest and largest turn.
+    """
+
+    ours: float
+    theirs: float
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return (
+            f"ours {self.ours:.4g} s, theirs {self.theirs:.4g} s, "
+            f"ratio {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+        )
+
+
+def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], *, turns: int = 7, warmup: int = 1) -> Comparison:
+    """Return how long each takes, over so many turns of one after the other; the first is not always the same."""
+    for _ in range(warmup):
+        ours(), theirs()
+    found: list[tuple[float, float]] = []
+    for turn in range(turns):
+        if turn % 2:
+            other, mine = seconds(theirs), seconds(ours)
+        else:
+            mine, other = seconds(ours), seconds(theirs)
+        found.append((mine, other))
+    ratios = sorted(mine / other for mine, other in found)
+    return Comparison(
+        ours=statistics.median(mine for mine, _ in found),
+        theirs=statistics.median(other for _, other in found),
+        ratio=statistics.median(ratios),
+        low=ratios[0],
+        high=ratios[-1],
+    )
+
+
+def seconds(step: Callable[[], Any]) -> float:
+    """Return how long one call takes."""
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
