@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import detr  # noqa: F401 - before torch: it sets how threads wait for each other
+
 
 @dataclass(frozen=True)
 class Comparison:
