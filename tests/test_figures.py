@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import pytest
 from command import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -19,6 +20,5 @@ def fill(megabytes: int) -> None:
 
 
 def test_memory_is_what_a_task_adds_at_its_peak() -> None:
-    small, large = peak_memory(partial(fill, 10), partial(fill, 100)) or (0, 0)
-    assert 10 * MEGABYTE <= small < 14 * MEGABYTE
-    assert 100 * MEGABYTE <= large < 104 * MEGABYTE
+    found = peak_memory(partial(fill, 10), partial(fill, 100))
+    assert found == pytest.approx((10 * MEGABYTE, 100 * MEGABYTE), abs=3 * MEGABYTE)  # the system counts roughly
