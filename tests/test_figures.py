@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 import pytest
-from command import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from figure import peak_memory
 
 MEGABYTE = 2**20
