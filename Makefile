@@ -28,7 +28,7 @@ test-slow: setup
 
 # They ask for nothing but PyTorch with CUDA, timm and the pure-Python dependencies.
 test-gpu: setup
-	$(BIN)/pytest -m gpu
+	$(BIN)/pytest -n 8 --dist worksteal -m gpu tests/test_gpu.py
 
 lint: setup
 	$(BIN)/ruff check

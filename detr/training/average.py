@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,25 @@ def averaged(model: nn.Module, decay: float, tau: float | None = None) -> Averag
         tau: updates in which it nearly has: the decay rises as decay · (1 − e^(−n / tau)) (RT-DETR: 2000; RF-DETR:
             100); None: as (1 + n) / (10 + n) until it is reached.
     """
+    return _Average(model, decay, tau)
 
-    def update(averages: Any, parameters: Any, _: Tensor | int) -> None:
-        updates = int(average.n_averaged)  # the number that is passed is on the device, which would be waited for
-        torch._foreach_lerp_(averages, parameters, 1 - risen(decay, tau, updates))
 
-    average = AveragedModel(model, multi_avg_fn=torch.no_grad()(update))
-    return average
+class _Average(AveragedModel):
+    """Torch's own copies the number of updates to the device in each one, which would be waited for."""
+
+    def __init__(self, model: nn.Module, decay: float, tau: float | None) -> None:
+        super().__init__(model)
+        self.decay, self.tau = decay, tau
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        updates = int(self.n_averaged)  # kept on the host
+        average: list[Tensor] = list(self.module.parameters())
+        latest: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(average, latest, 1 - risen(self.decay, self.tau, updates) if updates else 1.0)
+        for mine, its in zip(self.module.buffers(), model.buffers(), strict=True):
+            mine.copy_(its)
+        self.n_averaged += 1
 
 
 def risen(decay: float, tau: float | None, updates: int) -> float:
