@@ -37,7 +37,7 @@ from detr.config.own import config_dir, folders_in, own_folders
 from detr.config.recorded import noted
 from detr.config.suggest import closest
 from detr.errors import Interrupted, OccupiedError, UserError, in_words
-from detr.files import LOCK
+from detr.files import LOCK, uncollected
 from detr.sweeping.devices import enter_worker
 from detr.sweeping.output import labelled
 from detr.sweeping.plan import job_facts, job_label
@@ -220,7 +220,8 @@ def _where_started() -> Iterator[None]:
 def _config(composed: DictConfig, aside: list[str]) -> Config:
     """What crosses the door."""
     try:
-        values, stored = check(composed)
+        with uncollected():  # it imports what the parts are made of
+            values, stored = check(composed)
     except MissingModuleError as error:
         before = noted(_resumed(composed)).get("code") or {}
         raise error.lay_in(before.get("places", {})) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import struct
@@ -17,6 +18,21 @@ from typing import Any, BinaryIO
 from detr.errors import OccupiedError, UserError
 
 LOCK = ".lock"
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause the garbage collection while files are read into many objects, through which it would go again and again.
+
+    None of them is garbage; imports and large JSON files take half of the time without it.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def write_with(path: Path | str, write: Callable[[BinaryIO], object]) -> None:

@@ -7,12 +7,15 @@ to replace the sweeper that it takes by itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -51,7 +54,7 @@ def run(task: Callable[[DictConfig], None], arguments: argparse.Namespace, confi
         config_name: the primary config, unless the command line names one.
     """
     hydra.main(**BEHAVIOUR)  # sets how Hydra behaves
-    with _raising():
+    with _raising(), _mode_unset() if _plain(arguments) else contextlib.nullcontext():
         _run_hydra(
             args=arguments,
             args_parser=get_args_parser(),
@@ -75,6 +78,25 @@ def replace_basic_sweeper(sweeper: type[Sweeper], **defaults: Any) -> None:
     node = {"_target_": f"{sweeper.__module__}.{sweeper.__name__}", **defaults}
     replacing: dict[str, Any] = {} if V1_3 else {"replace": True}
     ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=node, provider="detr", **replacing)
+
+
+def _plain(arguments: argparse.Namespace) -> bool:
+    """Whether nothing can set `hydra.mode`: neither the command line nor a config."""
+    of_hydra = [each for each in arguments.overrides if re.match(r"[+~]*hydra\b(?!\.run\.dir=)", each)]
+    if arguments.multirun or arguments.config_name or arguments.config_dir or of_hydra:
+        return False
+    return not any(b"MULTIRUN" in file.read_bytes() for file in CONF.rglob("*.yaml"))
+
+
+@contextmanager
+def _mode_unset() -> Iterator[None]:
+    """Hydra composes everything twice, the first time only to look whether the config sets `hydra.mode`."""
+    before = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,7 +197,7 @@ class Annotations:
         """Return the SHA-256 of what a training or an evaluation depends on, wherever the images lie."""
         digest = hashlib.sha256()
         for file in self.files:
-            digest.update(f"{Path(str(file)).name}\n".encode())
+            digest.update(f"{os.path.basename(file)}\n".encode())
         for array in (self.image_ids, self.sizes, self.offsets, self.category_ids, self.boxes, self.areas, self.crowd):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -222,14 +223,13 @@ def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def check_images_exist(files: Iterable[str], source: str, *, key: str = "dataset.*.images") -> None:
     """Raise UserError if a file is missing; `key` names its folder. Lists each folder once."""
-    by_folder: dict[Path, list[str]] = {}
-    for file in files:
-        path = Path(file)
-        by_folder.setdefault(path.parent, []).append(path.name)
+    by_folder: dict[str, list[str]] = {}
+    for folder, name in map(os.path.split, files):
+        by_folder.setdefault(folder, []).append(name)
     missing: list[Path] = []
     for folder, names in by_folder.items():
-        present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        missing += [folder / name for name in names if name not in present]
+        present = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        missing += [Path(folder, name) for name in names if name not in present]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{missing[0]}{others}: missing, but listed in {source}; check {key}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detr.errors import UserError
+from detr.files import uncollected
 
 MAX_COORDINATE = 1e9  # pixels; beyond it (or NaN) a number is no coordinate
 
@@ -19,7 +21,8 @@ Item = dict[str, Any]
 def load(path: Path) -> Item:
     """Return a file's content. Raises UserError if it is missing or not a JSON object."""
     try:
-        content = json.loads(path.read_bytes())
+        with uncollected():
+            content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such annotation file; set dataset.root or dataset.*.annotations") from None
     except OSError as error:
@@ -49,11 +52,15 @@ def name_of(item: Item, position: int) -> str:
 
 def integers(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.int64]:
     """Return [n] the whole number under a key of each entry. Raises UserError if one is none."""
+    values = [item.get(key) for item in items]
+    if set(map(type, values)) <= {int}:  # as nearly always, and ten times as fast as one by one
+        with contextlib.suppress(OverflowError):
+            return np.array(values, dtype=np.int64)
     for position, item in enumerate(items):
         if not is_whole(item.get(key)):
             found = f"got {str(item[key])[:60]!r}" if key in item else "but it is missing"
             raise UserError(f'{path}: {what} {name_of(item, position)}: "{key}": expected a whole number, {found}')
-    return np.array([int(item[key]) for item in items], dtype=np.int64)
+    return np.array([int(value) for value in values], dtype=np.int64)
 
 
 def is_whole(value: object) -> bool:
@@ -65,10 +72,13 @@ def is_whole(value: object) -> bool:
 
 def flags(path: Path, what: str, items: list[Item], key: str) -> NDArray[np.bool_]:
     """Return [n] the flag under a key of each entry, False where there is none. Raises UserError if one is no flag."""
+    values = [item.get(key) for item in items]
+    if set(map(type, values)) <= {int, type(None)} and set(values) <= {0, 1, None}:
+        return np.array(values, dtype=np.bool_)
     for position, item in enumerate(items):
         if not is_flag(item.get(key)):
             raise UserError(f"{path}: {what} {name_of(item, position)}: {flag_expected(key, item[key])}")
-    return np.array([bool(item.get(key)) for item in items], dtype=np.bool_)
+    return np.array(values, dtype=np.bool_)
 
 
 def is_flag(value: object) -> bool:

@@ -5,11 +5,13 @@ Format: https://cocodataset.org/#format-data (object detection, and image info w
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,7 @@ from detr.data.coco_json import (
 )
 from detr.data.segmentations import CocoSegmentations, read_segmentations
 from detr.errors import UserError
+from detr.files import uncollected
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,13 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: Masks
     content = load(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such image folder; set dataset.root or dataset.*.images")
+    with uncollected():
+        return _table(path, folder, content, require_annotations, masks, extras)
+
+
+def _table(
+    path: Path, folder: Path, content: Item, require_annotations: bool, masks: Masks, extras: bool
+) -> Annotations:
     categories = categories_of(path, content)
     images = items_of(path, content, "images")
     annotated = require_annotations or "annotations" in content
@@ -92,7 +102,7 @@ def _read_file(path: Path, folder: Path, require_annotations: bool, masks: Masks
     image_ids = unique(path, "image", integers(path, "image", images, "id"))
     sizes = np.stack([integers(path, "image", images, key) for key in ("height", "width")], axis=1)
     check_sizes(path, image_ids, sizes)
-    files = [str(folder / name) for name in strings(path, "image", images, "file_name")]
+    files = _paths(folder, strings(path, "image", images, "file_name"))
     annotation_ids = unique(path, "annotation", integers(path, "annotation", items, "id"))
     owners = _owners(path, items, annotation_ids, image_ids)
     order = np.argsort(owners, kind="stable")
@@ -132,34 +142,47 @@ def _further(item: Item) -> Item:
     return {key: value for key, value in item.items() if key not in READ}
 
 
+def _paths(folder: Path, names: list[str]) -> list[str]:
+    """The paths of images, as pathlib writes them."""
+    start = str(folder / "x")[:-1]
+    return [str(folder / name) if "/" in name or name.startswith(".") else start + name for name in names]
+
+
 def _owners(
     path: Path, items: list[Item], annotation_ids: NDArray[np.int64], image_ids: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    index_of = {image_id: index for index, image_id in enumerate(image_ids.tolist())}
-    references = integers(path, "annotation", items, "image_id").tolist()
-    for annotation_id, image_id in zip(annotation_ids, references, strict=True):
-        if image_id not in index_of:
-            raise UserError(
-                f'{path}: annotation {annotation_id} points to image {image_id}, which is not in "images"; '
-                "add the image or remove the annotation"
-            )
-    return np.array([index_of[image_id] for image_id in references], dtype=np.int64)
+    references = integers(path, "annotation", items, "image_id")
+    unknown = np.flatnonzero(~np.isin(references, image_ids))
+    if len(unknown):
+        row = unknown[0]
+        raise UserError(
+            f'{path}: annotation {annotation_ids[row]} points to image {references[row]}, which is not in "images"; '
+            "add the image or remove the annotation"
+        )
+    order = np.argsort(image_ids)
+    return order[np.searchsorted(image_ids, references, sorter=order)]
 
 
 def _category_ids(
     path: Path, items: list[Item], annotation_ids: NDArray[np.int64], categories: Mapping[int, str]
 ) -> NDArray[np.int64]:
     ids = integers(path, "annotation", items, "category_id")
-    for annotation_id, category_id in zip(annotation_ids, ids.tolist(), strict=True):
-        if category_id not in categories:
-            raise UserError(
-                f'{path}: annotation {annotation_id} has category {category_id}, which is not in "categories"; '
-                "add the category or remove the annotation"
-            )
+    unknown = np.flatnonzero(~np.isin(ids, np.array(list(categories), dtype=np.int64)))
+    if len(unknown):
+        row = unknown[0]
+        raise UserError(
+            f'{path}: annotation {annotation_ids[row]} has category {ids[row]}, which is not in "categories"; '
+            "add the category or remove the annotation"
+        )
     return ids
 
 
 def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
+    given = [item.get("bbox") for item in items]
+    if set(map(type, given)) <= {list} and set(map(len, given)) <= {4}:
+        boxes = _numbers(list(itertools.chain.from_iterable(given)))
+        if boxes is not None and bool((np.abs(boxes) < MAX_COORDINATE).all()):
+            return boxes.reshape(-1, 4)
     for position, item in enumerate(items):
         box = item.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
@@ -168,11 +191,22 @@ def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
                 f'{path}: annotation {name_of(item, position)}: "bbox": '
                 f"expected four finite numbers (x, y, width, height in pixels), {found}"
             )
-    return np.array([item["bbox"] for item in items], dtype=np.float64).reshape(-1, 4)
+    return np.array(given, dtype=np.float64).reshape(-1, 4)
+
+
+def _numbers(values: list[Any]) -> NDArray[np.float64] | None:
+    """Numbers as they are given nearly always, without a look at each; None: one may be none."""
+    if set(map(type, values)) <= {int, float}:
+        with contextlib.suppress(OverflowError):
+            return np.array(values, dtype=np.float64)
+    return None
 
 
 def _areas(path: Path, items: list[Item], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """The area evaluators sort objects by size with: as given, or of the box where it is not."""
+    given = _numbers([item.get("area") for item in items])
+    if given is not None and bool(((given >= 0) & (given < MAX_COORDINATE**2)).all()):
+        return given
     areas = boxes[:, 2] * boxes[:, 3]
     for position, item in enumerate(items):
         area = item.get("area")

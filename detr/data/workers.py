@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -94,12 +95,15 @@ def shielding() -> Iterator[None]:
     """Start worker processes with SIGTERM blocked, for `shield` to take up.
 
     Were it blocked by the worker itself, threads that libraries start in every forked process (OpenBLAS does) would
-    let it through.
+    let it through. The workers' garbage collection leaves alone what they were forked with: looking at an object writes
+    to it, which would give each process a copy of its own.
     """
+    gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else set()
     try:
         yield
     finally:
+        gc.unfreeze()
         if CAN_WAIT:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
