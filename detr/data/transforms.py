@@ -48,13 +48,14 @@ def flip_train(max_size: int) -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
 
 
-def square_train(sizes: Sequence[int]) -> v2.Transform:
+def square_train(sizes: Sequence[int], antialias: bool = True) -> v2.Transform:
     """Build the paper's pipeline with squares in place of sizes that keep an image's shape (LW-DETR, RT-DETR).
 
     Args:
         sizes: sides in pixels, one of which is drawn.
+        antialias: as `ResizeSquare` has it.
     """
-    return _flipped_and_cropped(ResizeSquare(sizes))
+    return _flipped_and_cropped(ResizeSquare(sizes, antialias))
 
 
 def _flipped_and_cropped(resize: v2.Transform) -> v2.Transform:
@@ -85,16 +86,25 @@ class ResizeSquare(_Resizing):
     """Resizes to a square of a side drawn from `sizes`, whatever the image's shape.
 
     One size makes it deterministic.
+
+    Args:
+        sizes: in pixels.
+        antialias: a pixel of a smaller image is of all pixels that it covers; else, as OpenCV has it, of four of them.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], antialias: bool = True) -> None:
         super().__init__()
         _check_sizes(sizes)
-        self.sizes = list(sizes)
+        self.sizes, self.antialias = list(sizes), antialias
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         side = self.sizes[_below(len(self.sizes))]
         return {"size": (side, side)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if self.antialias or not isinstance(inpt, Image.Image):
+            return super().transform(inpt, params)
+        return F.to_pil_image(F.resize(F.pil_to_tensor(inpt), size=list(params["size"]), antialias=False))
 
 
 class ResizeShortSide(_Resizing):
