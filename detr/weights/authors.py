@@ -31,6 +31,13 @@ def layout_of(names: Collection[str]) -> Layout | None:
     return next((each for each in LAYOUTS if set(each.MARKS) <= set(names)), None)
 
 
+def detectors_of(layout: Layout, ours: Mapping[str, Tensor], theirs: Collection[str]) -> tuple[str, ...]:
+    """Return which detectors a file may be of, by its weights under our names and by all names in it."""
+    found = layout.detectors_in(ours)
+    second = layout.FAMILY == rt_detr.FAMILY and any(name.endswith(rt_detr.SCALES) for name in theirs)
+    return tuple(name.replace("rt_detr_", "rt_detr_v2_") if second else name for name in found)
+
+
 def classes_of(num_logits: int, names: Any = None) -> Classes | None:
     """Return COCO's 80 or 91 classes for as many sigmoids; None: the file does not tell which they are.
 

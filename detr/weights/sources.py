@@ -21,7 +21,7 @@ from detr.models.detr import DETR
 from detr.structures import Classes, Classification
 from detr.texts import pasted
 from detr.weights import hugging_face, official
-from detr.weights.authors import Layout, layout_of
+from detr.weights.authors import Layout, detectors_of, layout_of
 from detr.weights.authors import classes_of as authors_classes
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.hugging_face import FAMILIES, classes_of
@@ -157,7 +157,7 @@ def _of_authors(layout: Layout, state: Mapping[str, Tensor], source: str, argume
     heads = _integer(arguments, "sa_nheads")
     weights = Weights(tensors=tensors, source=source, classification="sigmoid", num_heads=heads)
     classes = authors_classes(weights.num_logits, arguments.get("class_names"))
-    detectors = tuple(layout.detectors_in(tensors))
+    detectors = detectors_of(layout, tensors, state)
     config = _on_coco(detectors[0], classes) if len(detectors) == 1 else ()
     return replace(weights, classes=classes, detectors=detectors, config=config)
 

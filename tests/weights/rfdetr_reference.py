@@ -35,9 +35,10 @@ def spread(network: torch.nn.Module) -> None:
 
 
 def answers(detector: Any, folder: Path) -> dict[str, Any]:
-    """What network and `predict` say."""
-    network = detector.model.model.eval()
-    images = torch.load(folder / f"{detector.model.resolution}.pt")
+    """What network and `predict` say, in double precision: rounding else changes the order of proposals."""
+    torch.set_default_dtype(torch.float64)
+    network = detector.model.model.double().eval()
+    images = torch.load(folder / f"{detector.model.resolution}.pt").double()
     with torch.no_grad():
         said = network(images)
     picture = Image.open(folder / f"{detector.model.resolution}.png")
@@ -48,6 +49,7 @@ def answers(detector: Any, folder: Path) -> dict[str, Any]:
         "labels": torch.from_numpy(each.class_id),
         "masks": None if each.mask is None else torch.from_numpy(np.asarray(each.mask)),
     }
+    torch.set_default_dtype(torch.float32)
     outputs = {name: value for name, value in said.items() if isinstance(value, torch.Tensor)}
     return {"outputs": outputs, "encoder": said["enc_outputs"], "found": found}
 
