@@ -265,7 +265,7 @@ def check_model(values: Values) -> None:
         model = build_model(values, Classes.contiguous({0: ""}), pretrained=False)
     criterion = build_a(SetCriterion, values["loss"])
     if own_file(type(model.decoder)) is None:  # what another one says, its answer shows
-        criterion.check_extras(model.decoder.extras)
+        criterion.check_extras((*model.decoder.extras, *(() if model.mask_head is None else model.mask_head.extras)))
 
 
 def build_validation(

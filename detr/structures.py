@@ -137,6 +137,10 @@ MaskDecoder = Callable[[Tensor, Tensor], Tensor]
 of a training batch those that are matched, an eighth of all or fewer; the others would get no gradient anyway."""
 
 
+MASK_QUERIES = "mask_queries"  # the extra of `Predictions` that their `pixels` are multiplied with
+STATES = "states"  # the extra of proposals with what they were made of, [1, B, Q, D]
+
+
 @dataclass
 class Predictions:
     """Holds what the heads say, for every decoder layer: auxiliary losses are an axis, not names."""
@@ -146,6 +150,7 @@ class Predictions:
     extras: dict[str, Tensor] = field(default_factory=dict)  # what else a decoder says, each [L, B, Q, …]
     groups: dict[str, Group] = field(default_factory=dict)  # what is supervised beside these queries
     masks: MaskDecoder | None = None  # of the last layer's queries
+    pixels: list[Tensor] | None = None  # of each layer [B, D, h, w], where masks are products: see `MASK_QUERIES`
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Predictions:
         """Return the same with `function` applied to every tensor [L, B, Q, …], those of the groups included."""
@@ -161,7 +166,8 @@ class Predictions:
 
     def select(self, *, layers: slice = slice(None), queries: slice = slice(None)) -> Predictions:
         """Return some layers and queries of everything that is said, without groups and masks."""
-        return replace(self, groups={}, masks=None).map(lambda value: value[layers, :, queries])
+        pixels = None if self.pixels is None else self.pixels[layers]
+        return replace(self, groups={}, masks=None, pixels=pixels).map(lambda value: value[layers, :, queries])
 
     def supervised(self) -> dict[str, Group]:
         """Return everything that has losses, by the name of its group: these queries first, without a name."""

@@ -37,6 +37,7 @@ def detector(
     groups: int = GROUPS,
     grid: int = 6,
     masks: bool = False,
+    blocks: int = 2,
 ) -> DETR:
     """A small one of the family, with parts of a size each."""
     backbone: Any
@@ -73,7 +74,7 @@ def detector(
         queries=functools.partial(
             GroupedTwoStageQueries, num_queries=QUERIES, d_model=WIDTH, box_coder=RelativeBoxCoder()
         ),
-        mask_head=functools.partial(ProductMaskHead, d_model=WIDTH, num_blocks=2) if masks else None,
+        mask_head=functools.partial(ProductMaskHead, d_model=WIDTH, num_blocks=blocks) if masks else None,
         one_to_many=GroupMatching(groups=groups) if groups > 1 else None,
         num_classes=CLASSES,
         d_model=WIDTH,

@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from detr.data.moment import part_of_the_run
 from detr.errors import UserError
 
 Target = dict[str, Any]
@@ -24,23 +25,29 @@ Size = tuple[int, int]  # (height, width)
 GREY = (124, 116, 104)  # ImageNet's mean colour
 
 
-def detr_train(scales: Sequence[int], max_size: int) -> v2.Transform:
+def detr_train(scales: Sequence[int], max_size: int, until: float = 1.0) -> v2.Transform:
     """Build the paper's training pipeline: flip; then resize, or resize, crop and resize (appendix A.4;
     `make_coco_transforms` in datasets/coco.py of facebookresearch/detr).
 
     Args:
         scales: lengths of the shorter side in pixels, one of which is drawn.
         max_size: the longer side's limit in pixels.
+        until: the part of the run after which nothing is cropped.
     """
-    return _flipped_and_cropped(ResizeShortSide(scales, max_size))
+    return _flipped_and_cropped(ResizeShortSide(scales, max_size), until)
 
 
-def light_train(max_size: int) -> v2.Transform:
+def light_train(max_size: int, until: float = 1.0) -> v2.Transform:
     """Build a pipeline for small images and little time: flip, zoom and colour.
 
     The output has the size that `ShrinkLongSide(max_size)` gives, so that equal images make batches without padding.
+
+    Args:
+        max_size: the longer side's limit in pixels.
+        until: the part of the run after which images are only flipped and scaled down.
     """
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), RandomZoom(max_size), RandomPhotometric()])
+    strong = [RandomZoom(max_size), RandomPhotometric()]
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), Until(until, strong, [ShrinkLongSide(max_size)])])
 
 
 def flip_train(max_size: int) -> v2.Transform:
@@ -48,30 +55,57 @@ def flip_train(max_size: int) -> v2.Transform:
     return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
 
 
-def square_train(sizes: Sequence[int]) -> v2.Transform:
+def square_train(sizes: Sequence[int], antialias: bool = True, until: float = 1.0) -> v2.Transform:
     """Build the paper's pipeline with squares in place of sizes that keep an image's shape (LW-DETR, RT-DETR).
 
     Args:
         sizes: sides in pixels, one of which is drawn.
+        antialias: as `ResizeSquare` has it.
+        until: the part of the run after which nothing is cropped.
     """
-    return _flipped_and_cropped(ResizeSquare(sizes))
+    return _flipped_and_cropped(ResizeSquare(sizes, antialias), until)
 
 
-def _flipped_and_cropped(resize: v2.Transform) -> v2.Transform:
+def _flipped_and_cropped(resize: v2.Transform, until: float) -> v2.Transform:
     """The paper's flip and, half the time, crop around a resize."""
     crop = v2.Compose([ResizeShortSide([400, 500, 600], None), RandomSizeCrop(384, 600), resize])
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, crop])])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), Until(until, [v2.RandomChoice([resize, crop])], [resize])])
 
 
-def rt_detr_train(size: int) -> v2.Transform:
+def rt_detr_train(size: int, until: float = 1.0) -> v2.Transform:
     """Build RT-DETR's pipeline: colours, zooming out and crops as SSD has them (Liu et al. 2016, section 2.2), squares.
 
     Args:
         size: side in pixels.
+        until: the part of the run after which images are only flipped and resized.
     """
     crop = v2.RandomApply([RandomOverlapCrop()], p=0.8)
-    zoom, flip = v2.RandomZoomOut(fill=0), v2.RandomHorizontalFlip(0.5)
-    return v2.Compose([v2.RandomPhotometricDistort(p=0.5), zoom, crop, flip, ResizeSquare([size])])
+    strong = [v2.RandomPhotometricDistort(p=0.5), v2.RandomZoomOut(fill=0), crop]
+    return v2.Compose([Until(until, strong), v2.RandomHorizontalFlip(0.5), ResizeSquare([size])])
+
+
+class Until(v2.Transform):
+    """Applies some transforms until a part of the run is over, and others after it.
+
+    Args:
+        until: that part, in [0, 1]; 1: to the end.
+        first: until then, one after the other.
+        later: after it.
+
+    Raises:
+        ValueError: `until` is out of its range.
+    """
+
+    def __init__(self, until: float, first: Sequence[v2.Transform], later: Sequence[v2.Transform] = ()) -> None:
+        super().__init__()
+        if not 0 <= until <= 1:
+            raise ValueError(f"until: expected a number from 0 to 1, got {until}")
+        self.until, self.first = until, v2.Compose(first)
+        self.later = v2.Compose(later) if later else v2.Identity()
+
+    def forward(self, *inputs: Any) -> Any:
+        over = self.until < 1 and part_of_the_run() >= self.until
+        return self.later(*inputs) if over else self.first(*inputs)
 
 
 class _Resizing(v2.Transform):
@@ -85,16 +119,25 @@ class ResizeSquare(_Resizing):
     """Resizes to a square of a side drawn from `sizes`, whatever the image's shape.
 
     One size makes it deterministic.
+
+    Args:
+        sizes: in pixels.
+        antialias: a pixel of a smaller image is of all pixels that it covers; else, as OpenCV has it, of four of them.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], antialias: bool = True) -> None:
         super().__init__()
         _check_sizes(sizes)
-        self.sizes = list(sizes)
+        self.sizes, self.antialias = list(sizes), antialias
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         side = self.sizes[_below(len(self.sizes))]
         return {"size": (side, side)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if self.antialias or not isinstance(inpt, Image.Image):
+            return super().transform(inpt, params)
+        return F.to_pil_image(F.resize(F.pil_to_tensor(inpt), size=list(params["size"]), antialias=False))
 
 
 class ResizeShortSide(_Resizing):

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from detr.data.dataset import ImageSet
+from detr.data.moment import when
 from detr.data.workers import Reporting, checked
 from detr.structures import Sample
 
@@ -113,7 +114,8 @@ class Varying(Reporting):
 
     def sample(self, key: tuple[Key, Slot]) -> Sample:
         own, slot = key
-        sample, multi_scale = self._mixed(own, slot), self.variations.multi_scale
+        with when(slot.part):
+            sample, multi_scale = self._mixed(own, slot), self.variations.multi_scale
         if multi_scale is None:
             return sample
         draw = self._generator((slot.epoch, slot.batch), 1)

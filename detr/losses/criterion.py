@@ -86,7 +86,8 @@ class SetCriterion(nn.Module):
             if missing:
                 raise UserError(
                     f"loss.terms.{name} needs {missing[0]}, which this transformer.decoder does not predict; use "
-                    "another loss, or a decoder that does (distributions: transformer/decoder=d_fine)"
+                    "another loss, or parts that do (distributions: transformer/decoder=d_fine; mask_queries: "
+                    "mask_head=product)"
                 )
 
     def normalizer(self, *, objects: float, images: float, micro_batches: int, processes: int) -> Normalizer:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Matched:
     normalizer: Normalizer
     groups: Mapping[str, Matched]  # all of them by name, for terms that compare groups or layers with each other
     copies: int = 1  # queries that answer for one object
+    memo: dict[Any, Any] = field(default_factory=dict)  # what terms have in common, by what they ask for
 
     def boxes(self) -> tuple[Tensor, Tensor]:
         """Return predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""

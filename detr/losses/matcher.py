@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
+from detr.losses.mask_costs import mask_costs
 from detr.structures import Classification, Group, Matches, Predictions, Targets, at_least_fp32
 
 EPSILON = 1e-8  # beside a probability whose logarithm is taken
@@ -94,6 +95,8 @@ class HungarianMatcher(Matcher):
             (GIoU + 1) / 2, stretched until the best of each image is 1 (Stable-DINO, Liu et al. 2023, equation 7: 0.5).
             Otherwise than there, where objects of a class all get the overlap with the last of them, each has its own.
             0: none.
+        cost_mask_ce, cost_mask_dice: weights of binary cross-entropy and of 1 − Dice at points of masks, where masks
+            are products.
 
     Raises:
         ValueError: a negative weight or power, all weights zero, or a power where the logits are softmax's.
@@ -107,9 +110,12 @@ class HungarianMatcher(Matcher):
         cost_bbox: float = 5.0,
         cost_giou: float = 2.0,
         position_power: float = 0.0,
+        cost_mask_ce: float = 0.0,
+        cost_mask_dice: float = 0.0,
     ) -> None:
         super().__init__()
         weights = {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou}
+        weights |= {"cost_mask_ce": cost_mask_ce, "cost_mask_dice": cost_mask_dice}
         for name, weight in (weights | {"position_power": position_power}).items():
             if weight < 0:
                 raise ValueError(f"{name}: expected at least 0, got {weight}")
@@ -120,6 +126,7 @@ class HungarianMatcher(Matcher):
         self.classification, self.position_power = classification, position_power
         self.class_cost = CLASS_COSTS[classification]
         self.cost_class, self.cost_bbox, self.cost_giou = cost_class, cost_bbox, cost_giou
+        self.cost_mask_ce, self.cost_mask_dice = cost_mask_ce, cost_mask_dice
 
     @torch.no_grad()
     def forward(self, groups: Mapping[str, Group], targets: Targets) -> dict[str, Matches]:
@@ -171,7 +178,11 @@ class HungarianMatcher(Matcher):
                 class_cost = probability_cost(_columns(predictions.logits.sigmoid(), labels) * closeness)
             else:
                 class_cost = self.class_cost(predictions.logits, labels)
-            return self.cost_class * class_cost + self.cost_bbox * distances - self.cost_giou * overlaps
+            costs = self.cost_class * class_cost + self.cost_bbox * distances - self.cost_giou * overlaps
+            if predictions.pixels is not None and (self.cost_mask_ce or self.cost_mask_dice):
+                entropy, dice = mask_costs(predictions, targets)
+                costs = costs + self.cost_mask_ce * entropy + self.cost_mask_dice * dice
+            return costs
 
     def _closeness(self, overlaps: Tensor, counts: list[int]) -> Tensor:
         """What probabilities are multiplied with, by GIoU [L, B, Q, n] with the objects, so many in each image."""

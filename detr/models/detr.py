@@ -108,8 +108,10 @@ class DETR(nn.Module):
             predictions.groups = preliminary(decoded, self.class_head)
         predictions = separate(predictions, memory.groups | queries.groups | decoded.groups, queries.matching)
         if self.mask_head is not None:
-            hidden = decoded.hidden[-1][:, : queries.matching]
-            predictions.masks = self.mask_head(hidden, predictions.boxes[-1], memory, features, levels)
+            predictions = self.mask_head.layered(predictions, decoded.hidden, features)
+            if predictions.masks is None:
+                hidden = decoded.hidden[-1][:, : queries.matching]
+                predictions.masks = self.mask_head(hidden, predictions.boxes[-1], memory, features, levels)
         return predictions
 
     def with_further(self, queries: QuerySet, targets: Targets | None) -> QuerySet:
@@ -152,6 +154,11 @@ def check_parts(model: DETR, d_model: int) -> None:
         raise ValueError(
             "mask_head=fpn goes from the levels of the neck to finer ones of the backbone, but this neck joins the "
             "backbone's levels to others; use mask_head=product, or neck=single_level"
+        )
+    layers, depth = len(model.decoder.layers), None if model.mask_head is None else model.mask_head.depth
+    if depth is not None and depth > layers:
+        raise ValueError(
+            f"mask_head.num_blocks is {depth}, but there are {layers} decoder layers; give at most as many blocks"
         )
     made, read_width = model.neck.d_model, model.encoder.d_model
     if None not in (made, read_width) and made != read_width:

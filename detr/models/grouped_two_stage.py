@@ -12,7 +12,7 @@ from detr.models.heads import BoxHead, ClassHead
 from detr.models.queries import Surroundings
 from detr.models.structures import Decoded, Memory, QuerySet
 from detr.models.two_stage import TwoStageQueries, rows
-from detr.structures import Group, Predictions, at_least_fp32
+from detr.structures import STATES, Group, Predictions, at_least_fp32
 
 
 class ProposalHeads(nn.Module):
@@ -92,6 +92,7 @@ class GroupedTwoStageQueries(TwoStageQueries):
                 predictions=Predictions(
                     torch.cat([said.logits for _, said in further], 2),
                     torch.cat([said.boxes for _, said in further], 2),
+                    {STATES: torch.cat([said.extras[STATES] for _, said in further], 2)},
                 ),
                 parts=more.parts,
                 copies=more.copies,
@@ -129,7 +130,8 @@ class GroupedTwoStageQueries(TwoStageQueries):
         states = rows(tokens, best)
         boxes = self.box_coder.correct(rows(anchors, best), at_least_fp32(heads.box_head(states)))
         located = self.box_coder.decode(boxes).masked_fill(last.gather(1, best)[..., None], 1.0)
-        said = Predictions(heads.class_head(Decoded(states[None], located[None])), located[None])
+        logits = heads.class_head(Decoded(states[None], located[None]))
+        said = Predictions(logits, located[None], {STATES: states[None]})
         if size is not None and size > best.shape[1]:  # fewer tokens than queries: they are taken in turns
             boxes = boxes[:, torch.arange(size, device=boxes.device) % best.shape[1]]
         return boxes.detach(), said

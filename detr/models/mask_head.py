@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.structures import Features, Memory
-from detr.structures import MaskDecoder, at_least_fp32
+from detr.structures import MaskDecoder, Predictions, at_least_fp32
 
 NORM_GROUPS = 8
 BOX_CHANNELS = 3
@@ -52,9 +52,23 @@ class QueryMasks(nn.Module):
 
     Attributes:
         climbs: whether it goes from the neck's levels to finer ones of the backbone.
+        extras: what it adds to `Predictions.extras`.
+        depth: how many decoder layers it has parts for; None: any number.
     """
 
     climbs = False
+    extras: tuple[str, ...] = ()
+    depth: int | None = None
+
+    def layered(self, predictions: Predictions, hidden: Tensor, features: Features) -> Predictions:
+        """Return the predictions with what masks of all layers and groups are made of; here they are as they were.
+
+        Args:
+            predictions: of the queries that count, with the groups.
+            hidden: [L, B, Q, D] of all queries.
+            features: of the neck.
+        """
+        return predictions
 
     def forward(
         self, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, backbone: list[Tensor]

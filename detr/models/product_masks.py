@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.mask_head import QueryMasks, current_autocast
-from detr.models.structures import Features, Memory
-from detr.structures import MaskDecoder, at_least_fp32
+from detr.models.structures import Features
+from detr.structures import MASK_QUERIES, STATES, Group, MaskDecoder, Predictions, at_least_fp32
 
 
 class PixelBlock(nn.Module):
@@ -30,18 +31,20 @@ class PixelBlock(nn.Module):
 class ProductMaskHead(QueryMasks):
     """Scales the finest level of the neck up, and multiplies each pixel with what a query says.
 
-    The authors supervise masks of every decoder layer, each after one block more, and of the proposals; here all blocks
-    serve the last layer.
+    Pixels pass through a block more before each decoder layer's masks; those of the proposals are made of them as they
+    are. The 1 × 1 convolution of pixels is taken to the queries' side of the product: there are fewer of them.
 
     Args:
         channels, num_levels: of the backbone, which this head has no use for.
         d_model: width of the transformer.
-        num_blocks: of pixels; the authors have as many as decoder layers.
+        num_blocks: of pixels, as many as decoder layers; of fewer, the last one serves the layers that are left.
         stride: of a mask's pixels, in pixels of the image.
 
     Raises:
         ValueError: a number below 1.
     """
+
+    extras = (MASK_QUERIES,)
 
     def __init__(
         self, *, channels: Sequence[int], num_levels: int, d_model: int = 256, num_blocks: int = 4, stride: int = 4
@@ -50,7 +53,7 @@ class ProductMaskHead(QueryMasks):
         for name, value in {"num_blocks": num_blocks, "stride": stride}.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.stride = stride
+        self.stride, self.depth = stride, num_blocks
         self.blocks = nn.Sequential(*(PixelBlock(d_model) for _ in range(num_blocks)))
         self.pixels = nn.Conv2d(d_model, d_model, 1)
         self.norm = nn.LayerNorm(d_model)
@@ -58,20 +61,49 @@ class ProductMaskHead(QueryMasks):
         self.queries = nn.Linear(d_model, d_model)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(
-        self, hidden: Tensor, boxes: Tensor, memory: Memory, features: Features, backbone: list[Tensor]
-    ) -> MaskDecoder:
+    def layered(self, predictions: Predictions, hidden: Tensor, features: Features) -> Predictions:
         finest, stride = features.maps[0], features.strides[0]
         size = [side * stride // self.stride for side in finest.shape[-2:]]
         scaled = F.interpolate(finest, size=size, mode="bilinear", align_corners=False)
-        pixels = self.pixels(self.blocks(scaled))
-        queries = self.queries(hidden + self.mlp(self.norm(hidden)))
-        precision = current_autocast(hidden.device.type)  # the criterion asks from outside of it
+        pixels = [scaled]
+        for block in self.blocks[: len(hidden)]:
+            pixels.append(block(pixels[-1]))
+        pixels = pixels[1:] + pixels[-1:] * (len(hidden) - len(self.blocks))
+        asked = self.ask(hidden)
 
-        def decode(image: Tensor, query: Tensor) -> Tensor:
-            with precision:
-                # Not `pixels[image]`: on CPUs threads would add up its gradient in any order, and no run be repeatable.
-                products = torch.einsum("mc,mchw->mhw", queries[image, query], pixels.index_select(0, image))
-                return at_least_fp32(products + self.bias)
+        def described(said: Predictions, queries: Tensor, of_layers: list[Tensor]) -> Predictions:
+            return replace(said, extras={**said.extras, MASK_QUERIES: queries}, pixels=of_layers)
 
-        return decode
+        def of_group(group: Group) -> Group:
+            said = group.outputs
+            if group.queries is not None and len(said.boxes) == len(hidden):
+                return replace(group, predictions=described(said, asked[:, :, group.queries], pixels))
+            if STATES in said.extras:
+                return replace(group, predictions=described(said, self.ask(said.extras[STATES]), [scaled]))
+            return group
+
+        matching = asked[:, :, : predictions.boxes.shape[2]]
+        groups = {name: of_group(group) for name, group in predictions.groups.items()}
+        masks = last_masks(matching[-1], pixels[-1])
+        return replace(described(predictions, matching, pixels), groups=groups, masks=masks)
+
+    def ask(self, states: Tensor) -> Tensor:
+        """Return what pixels are multiplied with, [L, B, Q, D + 1], of states [L, B, Q, D]; the last is added."""
+        queries = self.queries(states + self.mlp(self.norm(states)))
+        assert self.pixels.bias is not None
+        offset = queries @ self.pixels.bias[:, None] + self.bias
+        return torch.cat([queries @ self.pixels.weight[:, :, 0, 0], offset], -1)
+
+
+def last_masks(queries: Tensor, pixels: Tensor) -> MaskDecoder:
+    """Return a function that computes masks of queries [B, Q, D + 1] times pixels [B, D, h, w]."""
+    precision = current_autocast(queries.device.type)  # the criterion asks from outside of it
+
+    def decode(image: Tensor, query: Tensor) -> Tensor:
+        with precision:
+            asked = queries[image, query]
+            # Not `pixels[image]`: on CPUs threads would add up its gradient in any order, and no run be repeatable.
+            products = torch.einsum("mc,mchw->mhw", asked[:, :-1], pixels.index_select(0, image))
+            return at_least_fp32(products + asked[:, -1, None, None])
+
+    return decode

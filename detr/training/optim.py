@@ -40,7 +40,7 @@ def grouped(
         model: whose parameters; those with a learning rate of 0 are frozen.
         lr: of parameters that no pattern matches.
         weight_decay: of parameters that no pattern matches; None where the algorithm has none.
-        lr_by_pattern: regular expression → learning rate; the first that is found in a parameter's name counts.
+        lr_by_pattern: regular expression → learning rate; the last that is found in a parameter's name counts.
         weight_decay_by_pattern: regular expression → weight decay, likewise.
         layer_decay: each stage of the backbone learns this much slower than the one behind it, the last one this much
             slower than its learning rate says (BEiT, Bao et al. 2022); None: all alike.
@@ -125,12 +125,18 @@ def train_mode(model: nn.Module) -> None:
 
 
 def _by_pattern(key: str, model: nn.Module, patterns: Mapping[str, float]) -> dict[str, str | None]:
-    """Parameter name → the first pattern that is found in it."""
+    """Parameter name → the last pattern that is found in it.
+
+    Configs add patterns behind those of the options that they choose: what is said later is more specific.
+    """
     check_patterns(key, patterns)
-    found = {}
-    for name, _ in model.named_parameters():
-        found[name] = next((pattern for pattern in patterns if re.search(pattern, name)), None)
-    unused = [pattern for pattern in patterns if pattern not in found.values()]
+    names = [name for name, _ in model.named_parameters()]
+    found: dict[str, str | None] = dict.fromkeys(names)
+    unused = []
+    for pattern in patterns:
+        matching = [name for name in names if re.search(pattern, name)]
+        found |= dict.fromkeys(matching, pattern)
+        unused += [] if matching else [pattern]
     if unused:
         tops = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"{key}: {unused[0]} is not found in any parameter's name; names start with {tops}")

@@ -148,3 +148,45 @@ class Cosine(_Warmup):
 
     def base(self, moment: Moment) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * moment.progress)) / 2
+
+
+class FlatCosine(_Warmup):
+    """Keeps the learning rate, lets it fall along half a cosine, and keeps it again (RTMDet, Lyu et al. 2022; DEIM).
+
+    Args:
+        flat: part of the run, warm-up included, at the full learning rate.
+        rest: part of the run, its end, at the final learning rate.
+        final: factor at the end.
+        warmup_steps: optimizer steps in which the learning rate rises at first.
+        warmup_power: of the part of these steps that is over: 1 is a line, 2 a parabola.
+
+    Raises:
+        ValueError: a number out of its range, or parts that do not leave anything for the fall.
+    """
+
+    def __init__(
+        self,
+        *,
+        flat: float = 0.5,
+        rest: float = 0.1,
+        final: float = 0.5,
+        warmup_steps: int = 0,
+        warmup_power: float = 2.0,
+    ) -> None:
+        super().__init__(warmup_steps=warmup_steps)
+        for name, value in {"flat": flat, "rest": rest, "final": final}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
+        if flat + rest >= 1:
+            raise ValueError(f"flat and rest: expected parts of the run that leave some of it, got {flat} and {rest}")
+        if warmup_power <= 0:
+            raise ValueError(f"warmup_power: expected a number above 0, got {warmup_power}")
+        self.flat, self.rest, self.final, self.warmup_power = flat, rest, final, warmup_power
+
+    def factor(self, moment: Moment) -> float:
+        warmup = min(1.0, (moment.step + 1) / (self.warmup_steps + 1))
+        return warmup**self.warmup_power * self.base(moment)
+
+    def base(self, moment: Moment) -> float:
+        fallen = min(max((moment.progress - self.flat) / (1 - self.flat - self.rest), 0), 1)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fallen)) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -31,7 +31,21 @@ def layout_of(names: Collection[str]) -> Layout | None:
     return next((each for each in LAYOUTS if set(each.MARKS) <= set(names)), None)
 
 
-def classes_of(num_logits: int) -> Classes | None:
-    """Return COCO's 80 or 91 classes for as many sigmoids; None: the file does not tell which they are."""
+def detectors_of(layout: Layout, ours: Mapping[str, Tensor], theirs: Collection[str]) -> tuple[str, ...]:
+    """Return which detectors a file may be of, by its weights under our names and by all names in it."""
+    found = layout.detectors_in(ours)
+    second = layout.FAMILY == rt_detr.FAMILY and any(name.endswith(rt_detr.SCALES) for name in theirs)
+    return tuple(name.replace("rt_detr_", "rt_detr_v2_") if second else name for name in found)
+
+
+def classes_of(num_logits: int, names: Any = None) -> Classes | None:
+    """Return COCO's 80 or 91 classes for as many sigmoids; None: the file does not tell which they are.
+
+    Args:
+        num_logits: how many sigmoids there are.
+        names: of classes, as RF-DETR's files have them: one fewer than sigmoids, of which the last is no class's.
+    """
+    if isinstance(names, list) and len(names) == num_logits - 1 and all(isinstance(each, str) for each in names):
+        return Classes.contiguous(dict(enumerate([*names, Classes.HOLE])))
     both = (Classes.contiguous(THINGS), Classes.identity(THINGS))
     return next((each for each in both if each.num_classes == num_logits), None)

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import logging
 import re
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -142,7 +143,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read what `torch.save` wrote: tensors, plain containers and official DETR's `argparse.Namespace`, nothing else.
+    """Read what `torch.save` wrote: tensors, plain containers and arguments of a command line, nothing else.
+
+    Those are an `argparse.Namespace` in official DETR's files and a `types.SimpleNamespace` in some of RF-DETR's.
 
     Raises:
         UserError: not there, truncated, of another kind, or with an object that could run code.
@@ -150,7 +153,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace, types.SimpleNamespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are not torch's; the error will do
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a truncated or foreign file

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from detr.models.detr import DETR
 from detr.structures import Classes, Classification
 from detr.texts import pasted
 from detr.weights import hugging_face, official
-from detr.weights.authors import Layout, layout_of
+from detr.weights.authors import Layout, detectors_of, layout_of
 from detr.weights.authors import classes_of as authors_classes
 from detr.weights.checkpoint import Checkpoint, load_weights, read_pickle
 from detr.weights.hugging_face import FAMILIES, classes_of
@@ -131,7 +132,7 @@ def _from_file(path: Path, source: str, experiment: str | None = None) -> Weight
     prefix = _prefix(wrapped)
     state = {name.removeprefix(prefix): tensor for name, tensor in wrapped.items()}
     if (authors := layout_of(state)) is not None:
-        return _of_authors(authors, state, source, heads=_integer(_arguments(content), "sa_nheads"))
+        return _of_authors(authors, state, source, _arguments(content))
     if not official.is_official(state):
         raise UserError(
             f"{source} is neither a checkpoint of this project nor one of the official DETR: it has neither config and "
@@ -150,11 +151,13 @@ def _from_file(path: Path, source: str, experiment: str | None = None) -> Weight
     )
 
 
-def _of_authors(layout: Layout, state: Mapping[str, Tensor], source: str, heads: int | None) -> Weights:
-    """Weights of a file of the authors of RT-DETR, D-FINE, DEIM, LW-DETR or RF-DETR."""
+def _of_authors(layout: Layout, state: Mapping[str, Tensor], source: str, arguments: Mapping[str, Any]) -> Weights:
+    """Weights of a file of the authors of RT-DETR, D-FINE, DEIM, LW-DETR or RF-DETR, with its command line."""
     tensors = layout.to_ours(state, source)
+    heads = _integer(arguments, "sa_nheads")
     weights = Weights(tensors=tensors, source=source, classification="sigmoid", num_heads=heads)
-    classes, detectors = authors_classes(weights.num_logits), tuple(layout.detectors_in(tensors))
+    classes = authors_classes(weights.num_logits, arguments.get("class_names"))
+    detectors = detectors_of(layout, tensors, state)
     config = _on_coco(detectors[0], classes) if len(detectors) == 1 else ()
     return replace(weights, classes=classes, detectors=detectors, config=config)
 
@@ -190,9 +193,9 @@ def _on_coco(detector: str, classes: Classes | None) -> tuple[str, ...]:
 
 
 def _arguments(content: Mapping[str, Any]) -> dict[str, Any]:
-    """main.py's command line, which it leaves in its checkpoints."""
+    """The command line of a training, which main.py and others leave in their checkpoints."""
     arguments = content.get("args")
-    if isinstance(arguments, Namespace):
+    if isinstance(arguments, Namespace | SimpleNamespace):
         return vars(arguments)
     return dict(arguments) if isinstance(arguments, Mapping) else {}
 

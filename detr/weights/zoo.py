@@ -76,6 +76,10 @@ ZOO: dict[str, OfficialFile | HubFolder] = {
         f"rf_detr_{size}": HubFolder(f"Roboflow/rf-detr-{size}")
         for size in ("nano", "small", "medium", "base", "large")
     },
+    **{
+        f"rf_detr_seg_{size}": HubFolder(f"Roboflow/rf-detr-seg-{size.replace('2x', 'xx')}")
+        for size in ("nano", "small", "medium", "large", "xlarge", "2xlarge")
+    },
     **{f"rt_detr_v2_{size}": HubFolder(f"PekingU/rtdetr_v2_{size}vd") for size in RESNETS},
 }
 

@@ -218,7 +218,7 @@ RATES = {
 
 @pytest.mark.parametrize("experiment", RATES)
 def test_rates_are_the_authors(experiment: str) -> None:
-    """Of every parameter, but for DEIM's batch norms of the backbone, which have the backbone's."""
+    """Of every parameter."""
     values, names = resolved(compose([f"experiment={experiment}"])), Renaming(AUTHORS)
     with torch.device("meta"):
         model = build_model(values, Classes.contiguous({0: "a"}), pretrained=False)
@@ -228,5 +228,4 @@ def test_rates_are_the_authors(experiment: str) -> None:
         theirs, group = names.theirs(name), groups_of[id(parameter)]
         assert theirs is not None, name
         _, rate, decay = next(each for each in RATES[experiment] if re.search(each[0], theirs))
-        own = 4e-5 if experiment == "deim_m" and ".bn." in name else rate
-        assert (group["lr"], group["weight_decay"]) == (own, decay), theirs
+        assert (group["lr"], group["weight_decay"]) == (rate, decay), theirs

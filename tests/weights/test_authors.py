@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lw_detr_family
@@ -121,6 +122,17 @@ def test_what_a_file_leaves_open_is_asked_for() -> None:
 def test_classes_by_their_number(logits: int, first: str | None) -> None:
     classes = classes_of(logits)
     assert (None if classes is None else classes.names[0]) == first
+
+
+@pytest.mark.parametrize("kind", [dict, Namespace, SimpleNamespace])
+def test_classes_that_a_file_names(kind: Any, tmp_path: Path) -> None:
+    """RF-DETR's arguments have them, whatever holds the arguments; the last sigmoid is of no class."""
+    names = [f"name {index}" for index in range(CLASSES - 1)]
+    state = authors_state("rf_detr", detector("rf_detr").state_dict()) | {"_kp_active_mask": torch.zeros(0, 0)}
+    torch.save({"model": state, "args": kind(class_names=names)}, tmp_path / "weights.pt")
+    weights = load(str(tmp_path / "weights.pt"))
+    assert weights.classes is not None
+    assert weights.classes.names == (*names, "N/A")
 
 
 def test_weights_of_another_family_say_which() -> None:

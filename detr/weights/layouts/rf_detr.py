@@ -1,7 +1,8 @@
 """RF-DETR's weights as the authors (roboflow/rf-detr) call them, which is how transformers writes them, too.
 
 In memory, and in some published files, transformers has other names. `lw_detr` says what else differs from here. The
-mask token of DINOv2, which no detector reads, is left out, and written as zeros.
+mask token of DINOv2, which no detector reads, is left out, and written as zeros. So is what the authors' package (from
+1.8 on) writes about keypoints, which these detectors do not have; it is not written.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from detr.weights.renaming import Table
 
 FAMILY = "RF-DETR"
 MASK_TOKEN = ".embeddings.mask_token"
+LEFT_OUT = (MASK_TOKEN, "_kp_active_mask")  # ends of names
 
 
 def _backbone(prefix: str) -> Table:
@@ -94,7 +96,7 @@ def to_ours(state: Mapping[str, Tensor], source: str = "these weights") -> State
     Raises:
         UserError: a name that no table knows, or attention without its queries, keys or values.
     """
-    read = {name: tensor for name, tensor in state.items() if not name.endswith(MASK_TOKEN)}
+    read = {name: tensor for name, tensor in state.items() if not name.endswith(LEFT_OUT)}
     return our_groups(our_names(read, (*TABLE, *IN_MEMORY), FAMILY, source))
 
 
@@ -116,6 +118,12 @@ SIZES = {  # side of a patch, rows of positions, decoder layers
     "rf_detr_medium": (16, 36, 4),
     "rf_detr_base": (14, 37, 3),
     "rf_detr_large": (16, 44, 4),
+    "rf_detr_seg_nano": (12, 26, 4),
+    "rf_detr_seg_small": (12, 32, 4),
+    "rf_detr_seg_medium": (12, 36, 5),
+    "rf_detr_seg_large": (12, 42, 5),
+    "rf_detr_seg_xlarge": (12, 52, 6),
+    "rf_detr_seg_2xlarge": (12, 64, 6),
 }
 
 

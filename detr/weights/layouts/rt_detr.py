@@ -32,7 +32,8 @@ from detr.weights.layouts.blocks import (
 from detr.weights.renaming import Table
 
 FAMILY = "RT-DETR"
-DERIVED = (".n_points_scale", ".num_points_scale", "decoder.anchors", "decoder.valid_mask")  # endings
+SCALES = ".num_points_scale"  # the end of names that only RT-DETRv2's authors write
+DERIVED = (".n_points_scale", SCALES, "decoder.anchors", "decoder.valid_mask")  # endings
 
 MODEL = "model.backbone.model"
 
@@ -157,7 +158,10 @@ SIZES = {
 
 
 def detectors_in(state: Mapping[str, Tensor]) -> list[str]:
-    """Return which detectors weights under our names may be of. RT-DETRv2, interpolating, is RT-DETR in other words."""
+    """Return which detectors weights under our names may be of.
+
+    RT-DETRv2, interpolating, is RT-DETR in other words: it has the same names here, and gives the same numbers.
+    """
     size = (
         tuple(layers_of(state, f"backbone.body.layer{stage}") for stage in (1, 2, 3, 4)),
         "backbone.body.layer1.0.conv3.weight" in state,

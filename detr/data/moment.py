@@ -1,0 +1,24 @@
+"""When in a run an image is read, for transforms that change with it: it is the same in every process and after resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_part: ContextVar[float] = ContextVar("part of the run", default=0.0)
+
+
+def part_of_the_run() -> float:
+    """Return the part of the run that is over before the step of the image that is read now, in [0, 1]; else 0."""
+    return _part.get()
+
+
+@contextmanager
+def when(part: float) -> Iterator[None]:
+    """Let images be read as when so much of the run is over."""
+    token = _part.set(part)
+    try:
+        yield
+    finally:
+        _part.reset(token)
