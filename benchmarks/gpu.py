@@ -13,7 +13,9 @@ over no further comparison begins.
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from detr.structures import Classes, Normalizer, Predictions, Targets
 from detr.weights.layouts import d_fine, rf_detr, rt_detr
 
 CLASSES, OBJECTS = 91, 7
+PRECISIONS = ("bf16", "fp32")
 FAMILY = {"rt_detr_r50": (rt_detr, 640), "d_fine_m": (d_fine, 640), "rf_detr_small": (rf_detr, 512)}
 
 Step = Callable[[], Any]
@@ -163,45 +166,53 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def costs(setting: Setting, make: Callable[[], Detector]) -> tuple[Detector, str]:
-    """Build a detector; return it, and what its training step takes."""
-    before = torch.cuda.memory_allocated() if setting.device.type == "cuda" else 0
+@dataclass(frozen=True)
+class Costs:
+    """Holds what a training step takes: bytes of the device, and where it waits for that."""
+
+    memory: int
+    waits: collections.Counter[str]
+
+
+def with_costs(setting: Setting, make: Callable[[], Detector]) -> tuple[Detector, dict[str, Costs]]:
+    """Build a detector; return it, and what it costs in each precision."""
+    cuda = setting.device.type == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else 0
     detector = make()
-    lines = []
-    for precision in ("fp32", "bf16"):
+    found = {}
+    for precision in PRECISIONS:
         detector.train(precision)  # after the first step the optimizer has its state
-        if setting.device.type == "cuda":
+        if cuda:
             torch.cuda.reset_peak_memory_stats()
         detector.train(precision)
-        peak = torch.cuda.max_memory_allocated() - before if setting.device.type == "cuda" else 0
-        found = waits(lambda: detector.train(precision), setting.device)  # noqa: B023
-        lines.append(f"{precision} {peak / 2**30:.2f} GiB, {found.total()} waits {dict(found.most_common(6))}")
-    return detector, "; ".join(lines)
+        peak = torch.cuda.max_memory_allocated() - before if cuda else 0
+        found[precision] = Costs(peak, waits(functools.partial(detector.train, precision), setting.device))
+    return detector, found
 
 
-def detr_r50(setting: Setting) -> Iterator[Callable[[], str]]:
+def detr_r50(setting: Setting) -> Iterator[str]:
     """The paper's detector: training and inference against transformers, and against ours without channels-last."""
     from transformers import DetrConfig, ResNetConfig
 
     words = "experiment=detr_r50_coco"
     backbone = ResNetConfig(out_features=["stage4"])
     config: Any = DetrConfig(backbone_config=backbone, use_timm_backbone=False, num_labels=CLASSES, auxiliary_loss=True)
-    mine, memory = costs(setting, lambda: ours(setting, words)[1])
-    print(f"training step of ours: {memory}", flush=True)
-    other, memory = costs(setting, lambda: theirs(setting, config))
-    print(f"training step of transformers: {memory}", flush=True)
-    for precision in ("bf16", "fp32"):
-        for kind in ("train", "infer"):
-            yield lambda precision=precision, kind=kind: compared(  # type: ignore[misc]
-                setting,
-                f"{'training' if kind == 'train' else 'inference'}, DETR-R50, {precision}",
-                "`transformers`",
-                lambda: getattr(mine, kind)(precision),
-                lambda: getattr(other, kind)(precision),
-            )
+    mine, my_costs = with_costs(setting, lambda: ours(setting, words)[1])
+    other, other_costs = with_costs(setting, lambda: theirs(setting, config))
+    for precision in PRECISIONS:
+        for kind, step, peer in (("training", mine.train, other.train), ("inference", mine.infer, other.infer)):
+            what = f"{kind}, DETR-R50, {precision}"
+            steps = functools.partial(step, precision), functools.partial(peer, precision)
+            yield compared(setting, what, "`transformers`", *steps)
+        costs = my_costs[precision], other_costs[precision]
+        memory = [each.memory / 2**30 for each in costs]
+        share = f"{memory[0] / memory[1]:.2f}" if memory[1] else ""
+        yield f"| training, DETR-R50, {precision}: GiB | {memory[0]:.2f} | {memory[1]:.2f} | {share} | `transformers` |"
+        yield f"| … waits for the device | {costs[0].waits.total()} | {costs[1].waits.total()} | | `transformers` |"
+        print(f"{precision}: ours waits in {dict(costs[0].waits)}", file=sys.stderr)
     model, contiguous = ours(setting, words)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    yield lambda: compared(
+    model.to(memory_format=torch.contiguous_format)
+    yield compared(
         setting,
         "training, DETR-R50, bf16",
         "ours, not channels-last",
@@ -210,20 +221,20 @@ def detr_r50(setting: Setting) -> Iterator[Callable[[], str]]:
     )
 
 
-def family(name: str, setting: Setting) -> Iterator[Callable[[], str]]:
+def family(name: str, setting: Setting) -> Iterator[str]:
     """Inference of a later detector, as large as it is published."""
     from transformers import AutoConfig
 
     layout, side = FAMILY[name]
     smaller = setting.square(side)
     model, mine = ours(smaller, f"detector={name}", criterion_too=False)
-    config = AutoConfig.for_model(**layout.config_of(model), num_labels=CLASSES)  # type: ignore[attr-defined]
+    config = AutoConfig.for_model(**layout.config_of(model), num_labels=CLASSES)
     other = theirs(smaller, config)
     what = f"inference, {name}, bf16"
-    yield lambda: compared(smaller, what, "`transformers`", lambda: mine.infer("bf16"), lambda: other.infer("bf16"))
+    yield compared(smaller, what, "`transformers`", lambda: mine.infer("bf16"), lambda: other.infer("bf16"))
 
 
-def graph(setting: Setting) -> Iterator[Callable[[], str]]:
+def graph(setting: Setting) -> Iterator[str]:
     """One image at a time: a captured graph asks the host for nothing."""
     if setting.device.type != "cuda":
         return
@@ -238,10 +249,10 @@ def graph(setting: Setting) -> Iterator[Callable[[], str]]:
     with torch.cuda.graph(captured):
         mine.infer("bf16")
     what = "inference of one image as a CUDA graph, DETR-R50, bf16"
-    yield lambda: compared(single, what, "ours, not captured", captured.replay, lambda: mine.infer("bf16"))
+    yield compared(single, what, "ours, not captured", captured.replay, lambda: mine.infer("bf16"))
 
 
-PARTS: dict[str, Callable[[Setting], Iterator[Callable[[], str]]]] = {
+PARTS: dict[str, Callable[[Setting], Iterator[str]]] = {
     "detr_r50": detr_r50,
     **{name: functools.partial(family, name) for name in FAMILY},
     "graph": graph,
@@ -262,14 +273,13 @@ def main() -> None:
     started, failed = time.monotonic(), False
     device = torch.cuda.get_device_name() if setting.device.type == "cuda" else "CPU"
     print(f"{device}, torch {torch.__version__}, batches of {given.batch_size}, {given.size[0]} × {given.size[1]}")
-    print("| | ours, images/s | peer, images/s | ratio | peer |\n|---|---|---|---|---|", flush=True)
+    print("| images/s | ours | peer | ratio | peer |\n|---|---|---|---|---|", flush=True)
     for name in given.only:
-        if time.monotonic() - started > given.seconds:
-            print(f"not all was compared: {given.seconds:g} s are over", flush=True)
-            break
         try:  # a detector that this version of transformers lacks leaves the others theirs
-            for compare in PARTS[name](setting):
-                print(compare(), flush=True)
+            for row in PARTS[name](setting):
+                print(row, flush=True)
+                if time.monotonic() - started > given.seconds:
+                    raise SystemExit(f"not all was compared: {given.seconds:g} s are over")
         except Exception:
             failed = True
             traceback.print_exc()
