@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-gpu clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-compare bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -36,7 +36,11 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/suite.py
+
+bench-compare: setup
+	@test -n "$(REV)" || { echo 'say which revision: make bench-compare REV=HEAD~1'; exit 2; }
+	$(BIN)/python benchmarks/suite.py --compare $(REV)
 
 bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py

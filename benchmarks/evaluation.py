@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from alternating import alternate
+from figure import Figure, peak_memory
 
 from detr.evaluation.backends import Backend
 from detr.evaluation.coco import CocoEvaluator, Evaluation
@@ -91,6 +91,29 @@ def difference(one: Evaluation, other: Evaluation) -> float:
     numbers = [abs(one.metrics[name] - other.metrics[name]) for name in one.metrics]
     classes = [abs(one.per_class[name] - other.per_class[name]) for name in one.per_class]
     return max(*numbers, *classes, float(np.abs(one.precision - other.precision).max()))
+
+
+def evaluate(backend: Backend, images: int, boxes: int) -> None:
+    """Evaluate synthetic boxes, from the beginning."""
+    measure(backend, *synthesise(images, boxes))
+
+
+def figures(quick: bool = False) -> Iterator[Figure]:
+    images, boxes = (50, 2000) if quick else (2000, 200_000)
+    truth, found = synthesise(images, boxes)
+    ours, theirs = partial(evaluate, "hotcoco", images, boxes), partial(evaluate, "pycocotools", images, boxes)
+    yield Figure(
+        name="evaluation",
+        comparison=alternate(
+            partial(measure, "hotcoco", truth, found),
+            partial(measure, "pycocotools", truth, found),
+            turns=1 if quick else 3,
+            warmup=0,
+        ),
+        what=f"hotcoco, the default, with pycocotools: {images} images, {boxes} boxes, ground truth and all numbers",
+        target=0.02,
+        memory=None if quick else peak_memory(ours, theirs, imports=("hotcoco", "pycocotools.cocoeval")),
+    )
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What the authors' package (rfdetr) says of images; run by `test_rfdetr_package` where that package is installed.
 
-    python rfdetr_reference.py write FOLDER RFDETRNano …   # random weights in the authors' file, and what they answer
-    python rfdetr_reference.py answer FOLDER RFDETRNano    # what weights answer that were written elsewhere
+python rfdetr_reference.py write FOLDER RFDETRNano …   # random weights in the authors' file, and what they answer
+python rfdetr_reference.py answer FOLDER RFDETRNano    # what weights answer that were written elsewhere
 """
 
 from __future__ import annotations

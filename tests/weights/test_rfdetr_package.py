@@ -44,7 +44,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def reference(package: dict[str, str], *words: str) -> None:
     script = Path(__file__).with_name("rfdetr_reference.py")
-    done = subprocess.run([sys.executable, str(script), *words], env=package, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script), *words], env=package, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -99,7 +101,9 @@ def test_their_file_answers_as_theirs(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_from_a_picture_to_detections(name: str, folder: Path) -> None:
     """As `predict`: size, normalisation, scores, boxes in pixels, masks. Of ids that no class of COCO has we say none."""
-    detector = Detector.load(str(folder / name / "weights.pt"), device="cpu", overrides=["augmentation.antialias=false"])
+    detector = Detector.load(
+        str(folder / name / "weights.pt"), device="cpu", overrides=["augmentation.antialias=false"]
+    )
     detector.model.double()
     found = detector(folder / f"{SIZES[name]}.png", threshold=0.0)
     expected = theirs(folder, name)["found"]
