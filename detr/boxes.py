@@ -24,7 +24,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return the IoU of xyxy boxes, broadcast as in `generalized_iou`: in [0, 1]; 0 where both boxes are empty."""
-    intersection, union = _intersection_and_union(boxes1, boxes2)
+    intersection, union = _intersection_and_union(_sides(boxes1), _sides(boxes2))
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
@@ -35,17 +35,30 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     that broadcast: ([..., Q, 1, 4], [..., 1, N, 4]) gives the costs of a whole batch, ([M, 4], [M, 4]) the losses
     of matched pairs.
     """
-    intersection, union = _intersection_and_union(boxes1, boxes2)
-    hull = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(boxes1[..., :2], boxes2[..., :2])
-    hull_area = hull.prod(-1)
+    sides1, sides2 = _sides(boxes1), _sides(boxes2)
+    intersection, union = _intersection_and_union(sides1, sides2)
+    (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = sides1, sides2
+    hull_area = (torch.maximum(right1, right2) - torch.minimum(left1, left2)) * (
+        torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
+    )
     return intersection / union - (hull_area - union) / hull_area
 
 
-def _intersection_and_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    top_left = torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    bottom_right = torch.minimum(boxes1[..., 2:], boxes2[..., 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    return intersection, area(boxes1) + area(boxes2) - intersection
+Sides = tuple[Tensor, ...]  # left, top, right, bottom
+
+
+def _sides(boxes: Tensor) -> Sides:
+    """[..., 4] → four of [...], each contiguous: what is computed for all pairs is then vectorised over boxes."""
+    return boxes.movedim(-1, 0).contiguous().unbind()
+
+
+def _intersection_and_union(sides1: Sides, sides2: Sides) -> tuple[Tensor, Tensor]:
+    (left1, top1, right1, bottom1), (left2, top2, right2, bottom2) = sides1, sides2
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height
+    areas = (right1 - left1) * (bottom1 - top1), (right2 - left2) * (bottom2 - top2)
+    return intersection, areas[0] + areas[1] - intersection
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

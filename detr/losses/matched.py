@@ -39,6 +39,11 @@ class Matched:
 
     def boxes(self) -> tuple[Tensor, Tensor]:
         """Return predicted and wanted boxes of the M pairs, cxcywh in [0, 1], both [M, 4]."""
+        return self._boxes
+
+    @cached_property
+    def _boxes(self) -> tuple[Tensor, Tensor]:
+        """Picked out once for all terms, and so is their gradient put back once."""
         predicted = self.predictions.boxes[self.matches.index]
         return predicted, self.targets.boxes[self.matches.target].to(predicted)
 

@@ -195,8 +195,8 @@ class HungarianMatcher(Matcher):
 
 
 def _finite_images(outputs: list[Predictions]) -> Tensor:
-    """[B] whether every class logit of an image is finite."""
-    return torch.stack([each.logits.isfinite().all(-1).all(-1).all(0) for each in outputs]).all(0)
+    """[B] whether every class logit of an image is finite: 0 times what is not is NaN, and so is a sum with it."""
+    return torch.stack([(each.logits * 0).sum((0, 2, 3)) == 0 for each in outputs]).all(0)
 
 
 def _assign(costs: np.ndarray, counts: list[int], group: Group) -> Matches:

@@ -75,7 +75,9 @@ class CrossEntropy(Term):
         labels = matched.labels_of_queries(elsewhere=no_object)
         class_weights = logits.new_ones(no_object + 1)
         class_weights[no_object:].fill_(self.no_object_weight)  # by index it would wait for the device
-        losses = F.cross_entropy(logits.movedim(-1, 1), labels, class_weights, reduction="none").sum((1, 2))
+        # As one long list: classes stay side by side in memory.
+        entropies = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), class_weights, reduction="none")
+        losses = entropies.view_as(labels).sum((1, 2))
         if normalizer.whole_step:
             queries = normalizer.images * logits.shape[2]
             return losses / (normalizer.objects + (queries - normalizer.objects) * self.no_object_weight)

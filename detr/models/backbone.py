@@ -10,10 +10,10 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from detr.errors import UserError
+from detr.models.folding import fold_batch_norm, freeze_batch_norm
 from detr.models.hub import first_line, imagenet_resnet, load, read, timm_classifier
 from detr.models.layers import frozen_parts
 from detr.texts import check_patterns
@@ -77,41 +77,6 @@ class Backbone(nn.Module):
         return {name: sum(end < index for end in ends) for index, name in enumerate(names)}
 
 
-class FrozenBatchNorm(nn.Module):
-    """Applies batch norm with fixed statistics and affine parameters, and the activation that timm puts after it.
-
-    torchvision's and timm's frozen batch norms say the same in three elementwise passes; this is one, which on a CPU
-    is a third of a frozen backbone's time. Its names are theirs, so that state dicts fit.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_buffer(name, getattr(norm, name).detach().clone())
-        self.eps = norm.eps
-        self.act = getattr(norm, "act", nn.Identity())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(
-            F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
-        )
-
-
-def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace every batch norm inside of `module`."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm(child))
-        else:
-            freeze_batch_norm(child)
-    return module
-
-
 class ResNet(Backbone):
     """Wraps torchvision's ResNet, its batch norm frozen.
 
@@ -166,6 +131,7 @@ class ResNet(Backbone):
         self.body = nn.ModuleDict({stage: stages[stage] for stage in self.MODULES[: last + 1]})
         if frozen_norm:
             freeze_batch_norm(self.body)
+            fold_batch_norm(self.body, self)
         self.body.to(memory_format=torch.channels_last)
         numbers = [int(level[-1]) for level in self.levels]
         self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]
@@ -240,7 +206,11 @@ class Timm(Backbone):
             load(extractor, {key: given[key] for key in wanted if key in given}, weights)
         train_only(extractor, trainable)
         _drop_unused_stages(extractor)
-        self.body = (freeze_batch_norm(extractor) if frozen_norm else extractor).to(memory_format=torch.channels_last)
+        self.body = extractor
+        if frozen_norm:
+            freeze_batch_norm(self.body)
+            fold_batch_norm(self.body, self)
+        self.body.to(memory_format=torch.channels_last)
         chosen: Any = extractor.feature_info
         self.channels, self.strides = chosen.channels(), chosen.reduction()
         self.stages = list(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detr.models.box_coder import BoxCoder
 from detr.models.decoder import Decoder, Reference, Refinement
 from detr.models.layers import MLP, FeedForward, LayerConfig, ResidualLayer, xavier_uniform
+from detr.models.operations import Linear, attend, heads_of
 from detr.models.position_embedding import sine_embedding
 from detr.models.structures import Decoded, Memory, QuerySet
 
@@ -23,15 +23,15 @@ class SeparateSelfAttention(nn.Module):
     def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         d_model, self.num_heads, self.dropout = config.d_model, config.num_heads, config.dropout
-        self.query_content, self.query_position = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
-        self.key_content, self.key_position = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
-        self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+        self.query_content, self.query_position = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.key_content, self.key_position = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.value, self.output = Linear(d_model, d_model), Linear(d_model, d_model)
 
     def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Attend: content and position [B, Q, D], attention_mask [Q, Q] bool, True = may not attend → [B, Q, D]."""
         query = self.query_content(content) + self.query_position(position)
         key = self.key_content(content) + self.key_position(position)
-        query, key, value = (_by_head(each, self.num_heads) for each in (query, key, self.value(content)))
+        query, key, value = (heads_of(each, self.num_heads) for each in (query, key, self.value(content)))
         allowed = None if attention_mask is None else ~attention_mask
         return self.output(_attend(query, key, value, allowed, self.dropout if self.training else 0.0))
 
@@ -46,10 +46,10 @@ class ConditionalCrossAttention(nn.Module):
     def __init__(self, config: LayerConfig, *, first: bool) -> None:
         super().__init__()
         d_model, self.num_heads, self.dropout = config.d_model, config.num_heads, config.dropout
-        self.query_content, self.query_spatial = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
-        self.key_content, self.key_position = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
-        self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
-        self.query_position = nn.Linear(d_model, d_model) if first else None
+        self.query_content, self.query_spatial = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.key_content, self.key_position = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.value, self.output = Linear(d_model, d_model), Linear(d_model, d_model)
+        self.query_position = Linear(d_model, d_model) if first else None
 
     def forward(self, content: Tensor, position: Tensor, spatial: Tensor, memory: Memory) -> Tensor:
         """Attend: content, position and spatial query (sines of the reference, transformed) [B, Q, D] → [B, Q, D]."""
@@ -58,22 +58,16 @@ class ConditionalCrossAttention(nn.Module):
         if self.query_position is not None:
             query, key = query + self.query_position(position), key + key_position
         heads = self.num_heads
-        queries = torch.cat([_by_head(query, heads), _by_head(self.query_spatial(spatial), heads)], -1)
-        keys = torch.cat([_by_head(key, heads), _by_head(key_position, heads)], -1)
-        values = _by_head(self.value(memory.tokens), heads)
+        queries = torch.cat([heads_of(query, heads), heads_of(self.query_spatial(spatial), heads)], -1)
+        keys = torch.cat([heads_of(key, heads), heads_of(key_position, heads)], -1)
+        values = heads_of(self.value(memory.tokens), heads)
         allowed = ~memory.padding[:, None, None]
         return self.output(_attend(queries, keys, values, allowed, self.dropout if self.training else 0.0))
 
 
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    """[B, Q, D] → [B, heads, Q, D / heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, dropout: float) -> Tensor:
     """[B, heads, …, C] → [B, Q, heads · C of the values]."""
-    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, dropout_p=dropout)
-    return mixed.transpose(1, 2).flatten(2)
+    return attend(queries, keys, values, allowed, dropout).transpose(1, 2).flatten(2)
 
 
 class ConditionalLayer(ResidualLayer):

@@ -21,6 +21,7 @@ from detr.models.layers import (
     multihead_attention,
     xavier_uniform,
 )
+from detr.models.operations import Dropout, Linear
 from detr.models.structures import Decoded, Memory, QuerySet
 from detr.structures import at_least_fp32
 
@@ -34,7 +35,7 @@ class Gate(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * d_model, 2 * d_model)
+        self.linear = Linear(2 * d_model, 2 * d_model)
         self.norm = nn.LayerNorm(d_model)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -52,7 +53,7 @@ class DFineLayer(ResidualLayer):
         super().__init__(config, sublayers=2)
         self.self_attn = multihead_attention(config)
         self.cross_attn = attention
-        self.seen_dropout = nn.Dropout(config.dropout)
+        self.seen_dropout = Dropout(config.dropout)
         self.gate = Gate(config.d_model)
         self.feed_forward = FeedForward(config)
         xavier_uniform(self.self_attn)

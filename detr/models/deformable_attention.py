@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.models.operations import Linear
 from detr.models.structures import Memory
 from detr.structures import at_least_fp32
 
@@ -60,10 +61,10 @@ class DeformableAttention(nn.Module):
         self.register_buffer("level_of", torch.tensor(level_of), persistent=False)
         self.register_buffer("share", torch.tensor(share), persistent=False)
         total = num_heads * len(level_of)
-        self.sampling_offsets = nn.Linear(d_model, 2 * total).requires_grad_(not discrete)
-        self.attention_weights = nn.Linear(d_model, total)
-        self.value_proj = nn.Linear(d_model, d_model) if projections else nn.Identity()
-        self.output_proj = nn.Linear(d_model, d_model) if projections else nn.Identity()
+        self.sampling_offsets = Linear(d_model, 2 * total).requires_grad_(not discrete)
+        self.attention_weights = Linear(d_model, total)
+        self.value_proj = Linear(d_model, d_model) if projections else nn.Identity()
+        self.output_proj = Linear(d_model, d_model) if projections else nn.Identity()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detr.models.box_coder import BoxCoder
 from detr.models.heads import BoxHead, ClassHead
+from detr.models.operations import Linear
 from detr.models.queries import Surroundings
 from detr.models.structures import Decoded, Memory, QuerySet
 from detr.models.two_stage import TwoStageQueries, rows
@@ -20,7 +21,7 @@ class ProposalHeads(nn.Module):
 
     def __init__(self, d_model: int, num_logits: int, num_outputs: int, *, sigmoid: bool) -> None:
         super().__init__()
-        self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
+        self.token_head = nn.Sequential(Linear(d_model, d_model), nn.LayerNorm(d_model))
         self.class_head = ClassHead(d_model=d_model, num_logits=num_logits, sigmoid=sigmoid)
         self.box_head = BoxHead(d_model=d_model, num_outputs=num_outputs, corrects=True)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.models.layers import MLP, MLPActivation
+from detr.models.operations import Linear
 from detr.models.structures import Decoded
 
 QUALITY = "quality"  # in a decoder's extras: [L, B, Q, 1] that the logits of all classes grow by
@@ -19,7 +20,7 @@ QUALITY = "quality"  # in a decoder's extras: [L, B, Q, 1] that the logits of al
 PRIOR = 0.01  # of every class, where logits are independent (focal loss, Lin et al. 2017, section 3.3)
 
 
-class ClassHead(nn.Linear):
+class ClassHead(Linear):
     """Applies one linear layer to the decoder's states.
 
     Args:

@@ -12,6 +12,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.models.operations import Attention, Dropout, Linear
+
 NORM_GROUPS = 32  # of group norm, as in Deformable DETR's neck
 
 Activation = Literal["relu", "gelu", "silu", "glu", "prelu"]
@@ -68,7 +70,7 @@ class ResidualLayer(nn.Module):
         self.pre_norm = config.pre_norm
         for number in range(1, sublayers + 1):
             self.add_module(f"norm{number}", nn.LayerNorm(config.d_model))
-            self.add_module(f"dropout{number}", nn.Dropout(config.dropout))
+            self.add_module(f"dropout{number}", Dropout(config.dropout))
 
     def residual(self, number: int, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Add what sublayer `number`, from 1, makes of x [B, T, D]."""
@@ -93,7 +95,7 @@ class MLP(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
         sizes = [in_features, *[hidden_features] * (num_layers - 1), out_features]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,17 +111,17 @@ class FeedForward(nn.Module):
         super().__init__()
         activation, width = config.activation, config.dim_feedforward
         self.activation = nn.PReLU() if activation == "prelu" else ACTIVATIONS[activation]
-        self.linear1 = nn.Linear(config.d_model, width * (2 if activation == "glu" else 1))
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear2 = nn.Linear(width, config.d_model)
+        self.linear1 = Linear(config.d_model, width * (2 if activation == "glu" else 1))
+        self.dropout = Dropout(config.dropout)
+        self.linear2 = Linear(width, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
-def multihead_attention(config: LayerConfig) -> nn.MultiheadAttention:
-    """Build attention as the paper's layers have it; with `need_weights=False` it is `scaled_dot_product_attention`."""
-    return nn.MultiheadAttention(config.d_model, config.num_heads, config.dropout, batch_first=True)
+def multihead_attention(config: LayerConfig) -> Attention:
+    """Build attention as the paper's layers have it."""
+    return Attention(config.d_model, config.num_heads, config.dropout)
 
 
 def xavier_uniform(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.models.operations import Linear
 from detr.models.structures import Features, Memory
 from detr.structures import MaskDecoder, Predictions, at_least_fp32
 
@@ -31,7 +32,7 @@ class AttentionMap(nn.Module):
         if d_model % num_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
-        self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+        self.query, self.key = Linear(d_model, d_model), Linear(d_model, d_model)
         for layer in (self.query, self.key):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

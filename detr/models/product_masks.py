@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr.models.mask_head import QueryMasks, current_autocast
+from detr.models.operations import Linear
 from detr.models.structures import Features
 from detr.structures import MASK_QUERIES, STATES, Group, MaskDecoder, Predictions, at_least_fp32
 
@@ -21,7 +22,7 @@ class PixelBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(d_model, d_model, 3, padding=1, groups=d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-6)
-        self.linear = nn.Linear(d_model, d_model)
+        self.linear = Linear(d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         changed = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
@@ -57,8 +58,8 @@ class ProductMaskHead(QueryMasks):
         self.blocks = nn.Sequential(*(PixelBlock(d_model) for _ in range(num_blocks)))
         self.pixels = nn.Conv2d(d_model, d_model, 1)
         self.norm = nn.LayerNorm(d_model)
-        self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
-        self.queries = nn.Linear(d_model, d_model)
+        self.mlp = nn.Sequential(Linear(d_model, 4 * d_model), nn.GELU(), Linear(4 * d_model, d_model))
+        self.queries = Linear(d_model, d_model)
         self.bias = nn.Parameter(torch.zeros(1))
 
     def layered(self, predictions: Predictions, hidden: Tensor, features: Features) -> Predictions:

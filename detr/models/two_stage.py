@@ -12,6 +12,7 @@ from detr.boxes import cxcywh_to_xyxy
 from detr.models.box_coder import BoxCoder
 from detr.models.heads import BoxHead, ClassHead
 from detr.models.layers import MLPActivation
+from detr.models.operations import Linear
 from detr.models.position_embedding import AnchorPosition, BoxPosition, box_sines
 from detr.models.queries import Queries, Surroundings
 from detr.models.structures import Decoded, Memory, QuerySet
@@ -99,7 +100,7 @@ class TwoStageQueries(Queries):
         )
         self.d_model, self.border, self.distinct, self.supervised = d_model, border, distinct, supervised
         self.box_coder, self.anchor_side = box_coder, anchor_side
-        self.token_head = nn.Sequential(nn.Linear(d_model, d_model), nn.LayerNorm(d_model))
+        self.token_head = nn.Sequential(Linear(d_model, d_model), nn.LayerNorm(d_model))
         logits = (1 if self.sigmoid else 2) if class_agnostic else surroundings.num_logits
         self.class_head = ClassHead(d_model=d_model, num_logits=logits, sigmoid=self.sigmoid)
         self.box_head = BoxHead(
@@ -111,7 +112,7 @@ class TwoStageQueries(Queries):
             nn.init.xavier_uniform_(self.content.weight)
         made_of_anchors = content == "anchors"
         self.anchor_head = (
-            nn.Sequential(nn.Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if made_of_anchors else None
+            nn.Sequential(Linear(2 * d_model, 2 * d_model), nn.LayerNorm(2 * d_model)) if made_of_anchors else None
         )
         embedding = AnchorPosition if position == "anchors" else BoxPosition
         self.position = None if made_of_anchors else embedding(d_model, activation)

@@ -15,6 +15,7 @@ class TrainerOptions:
     max_minutes: float | None = None
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     accumulate: int = 1
     clip_norm: float | None = 0.1
     ema_decay: float | None = None

@@ -28,6 +28,7 @@ from detr.tracking.rows import Row
 from detr.tracking.run_folder import RunFolder
 from detr.training.average import averaged
 from detr.training.budget import random_states_kept, seconds_per_step
+from detr.training.compilation import compile_regions
 from detr.training.interruption import Requests
 from detr.training.limits import Limits
 from detr.training.meter import Meter, memory
@@ -57,10 +58,8 @@ class Trainer:
         self.options = options = parts.options
         self.model = parts.model
         self.criterion = parts.criterion
-        self.optimizer = parts.optimizer
-        self.schedule = parts.schedule
-        self.loader = parts.loader
-        self.validation = parts.validation
+        self.optimizer, self.schedule = parts.optimizer, parts.schedule
+        self.loader, self.validation = parts.loader, parts.validation
         self.limits = Limits(parts.options, parts.loader)
         self.logger = parts.logger
         self.folder = folder
@@ -72,10 +71,12 @@ class Trainer:
         self.saved = 0.0  # seconds of training at the last checkpoint
         self.console = Console(quiet=not distributed.is_main())
         self.device = next(self.model.parameters()).device
+        self.ema = averaged(self.model, options.ema_decay, options.ema_tau) if options.ema_decay else None
+        if options.compile:
+            compile_regions(self.model)
         self.parallel = distributed.parallel(self.model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.precision == "fp16")
-        self.ema = averaged(self.model, options.ema_decay, options.ema_tau) if options.ema_decay else None
 
     def plan(self) -> None:
         """Fix how many steps the run has, if that is what fits into `max_minutes`; called before `fit`.

@@ -1,0 +1,126 @@
+"""Batch norm with fixed statistics, computed as part of the convolution before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FrozenBatchNorm(nn.Module):
+    """Applies batch norm with fixed statistics and affine parameters, and the activation that timm puts after it.
+
+    torchvision's and timm's frozen batch norms say the same in three elementwise passes; this is one, or none where a
+    `FoldedConvolution` comes before it. Its names are theirs, so that state dicts fit.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+        self.eps = norm.eps
+        self.act = getattr(norm, "act", nn.Identity())
+        self.folded = False
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return what each channel is multiplied with, and what is added to it then; both [C]."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.folded:
+            statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+            x = F.batch_norm(x, *statistics, training=False, eps=self.eps)
+        return self.act(x)
+
+
+class FoldedConvolution(nn.Conv2d):
+    """Applies a convolution and the frozen batch norm behind it in one pass; gradients reach its weight as ever.
+
+    What it multiplies with is made in each forward pass, from its own weight and the norm's buffers: nothing can be
+    out of date, and state dicts have what they have without it.
+
+    Args:
+        convolution: whose parameters become this one's.
+        norm: does nothing but its activation from now on.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: FrozenBatchNorm) -> None:
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            convolution.dilation,  # type: ignore[arg-type]
+            convolution.groups,
+            bias=False,
+            device="meta",
+        )
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.same = isinstance(convolution, Conv2dSame)
+        self._norm = (norm,)  # not a module of this one: it has its place in state dicts
+        norm.folded = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self._norm[0].scale_and_shift()
+        bias = shift if self.bias is None else torch.addcmul(shift, self.bias, scale)
+        if self.same:
+            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+        return self._conv_forward(x, self.weight * scale[:, None, None, None], bias)
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every batch norm inside of `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm(child))
+        else:
+            freeze_batch_norm(child)
+    return module
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module, run: Callable[[Tensor], Any]) -> None:
+    """Fold every frozen batch norm of a network into the convolution whose output it is given.
+
+    Which one that is shows in a pass with a small image: modules do not say what they are given.
+
+    Args:
+        network: is left in training mode.
+        run: calls it, directly or not, with an image [1, 3, H, W].
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # tensors are kept: an id is one's own as long as it lives
+    pairs: dict[nn.Conv2d, FrozenBatchNorm] = {}
+
+    def remember(convolution: nn.Conv2d, _: Any, output: Tensor) -> None:
+        made[id(output)] = convolution, output
+
+    def pair(norm: FrozenBatchNorm, arguments: tuple[Tensor]) -> None:
+        convolution, _ = made.get(id(arguments[0]), (None, None))
+        if convolution is not None:
+            pairs[convolution] = norm
+
+    handles = []
+    for module in network.modules():
+        if type(module) in (nn.Conv2d, Conv2dSame):
+            handles.append(module.register_forward_hook(remember))
+        elif isinstance(module, FrozenBatchNorm):
+            handles.append(module.register_forward_pre_hook(pair))
+    network.eval()
+    run(torch.zeros(1, 3, 64, 96))
+    network.train()
+    for handle in handles:
+        handle.remove()
+    for name, module in list(network.named_modules()):
+        if module in pairs and not module._forward_hooks:  # timm takes features from some models by hooks
+            network.set_submodule(name, FoldedConvolution(module, pairs[module]))

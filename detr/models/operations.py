@@ -1,0 +1,137 @@
+"""Linear layers, dropout and attention: torch.nn's, with other ways to the same numbers where those are faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LARGE = 2**21  # multiplications; below, a product is over before oneDNN has been asked
+STEPS = 2**16  # of the random numbers that dropout draws
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Return whether this is computed now, on a CPU: what is exported or compiled is left to who does that."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply as `F.linear` does: x [..., I], weight [O, I], bias [O] → [..., O].
+
+    On a CPU fp32 is multiplied as a 1×1 convolution, which oneDNN computes: PyTorch gives matrix products to MKL, which
+    on AMD's processors knows half of their vector units. Elsewhere the two are alike.
+    """
+    by_convolution = (
+        x.dtype == weight.dtype == torch.float32
+        and eager_on_cpu(x)
+        and x.numel() * len(weight) >= LARGE
+        and torch.get_num_threads() > 1  # else PyTorch gives 1×1 convolutions to MKL, too
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+    if not by_convolution:
+        return F.linear(x, weight, bias)
+    row = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, I, 1, N], channels last in memory
+    return F.conv2d(row, weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """Applies `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Zero elements with probability p, to 1 in 131,072, and scale the others, as `F.dropout` does.
+
+    On a CPU that draws two random numbers of 32 bits for each element; here they are enough for four.
+    """
+    dropped = round(p * STEPS)
+    if not (training and 0 < dropped < STEPS and eager_on_cpu(x)):
+        return F.dropout(x, p, training)
+    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - STEPS // 2
+    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+
+
+class Dropout(nn.Dropout):
+    """Applies `dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    """Return `F.scaled_dot_product_attention` [B, heads, Q, C], with dropout p of its weights.
+
+    Args:
+        queries, keys, values: [B, heads, …, C].
+        mask: broadcast to [B, heads, Q, T]; bool, True = may attend, or added to the scores.
+        p: 0 outside of training.
+    """
+    if not (p and eager_on_cpu(queries)):
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=p)
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return dropout(scores.softmax(-1), p, training=True) @ values
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    """Return the part of each head: [B, Q, D] → [B, heads, Q, D / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class Attention(nn.MultiheadAttention):
+    """Computes what `nn.MultiheadAttention` does, with its parameters; batches come first.
+
+    Queries and keys that are one tensor are projected at once.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, p: float) -> None:
+        super().__init__(d_model, num_heads, p, batch_first=True)
+
+    def forward(  # type: ignore[override]
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend: query [B, Q, D], key and value [B, T, D] → [B, Q, D].
+
+        Args:
+            query, key, value: before they are projected.
+            key_padding_mask: [B, T] bool, True = may not be attended to.
+            need_weights: return weights [B, Q, T], a mean over the heads, too.
+            attn_mask: [Q, T] bool, True = may not attend, or a bias [B · heads, Q, T].
+        """
+        if need_weights:
+            return super().forward(query, key, value, key_padding_mask, attn_mask=attn_mask)
+        width = self.embed_dim
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is key:
+            queries, keys = linear(query, weight[: 2 * width], bias[: 2 * width]).chunk(2, -1)
+        else:
+            queries = linear(query, weight[:width], bias[:width])
+            keys = linear(key, weight[width : 2 * width], bias[width : 2 * width])
+        values = linear(value, weight[2 * width :], bias[2 * width :])
+        queries, keys, values = (heads_of(each, self.num_heads) for each in (queries, keys, values))
+        mask = self._mask(query, key_padding_mask, attn_mask)
+        mixed = attend(queries, keys, values, mask, self.dropout if self.training else 0.0)
+        return linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias), None
+
+    def _mask(self, query: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Both masks as one, as `attend` wants it; None where nothing is padding, if that is known without waiting."""
+        if padding is not None and eager_on_cpu(padding) and not padding.any():
+            padding = None
+        allowed = None if padding is None else ~padding[:, None, None]
+        if mask is None:
+            return allowed
+        if mask.dtype == torch.bool:
+            return ~mask if allowed is None else ~mask & allowed
+        mask = mask.to(query.dtype).view(-1, self.num_heads, *mask.shape[1:])
+        return mask if allowed is None else mask.masked_fill(~allowed, -torch.inf)
