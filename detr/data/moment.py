@@ -1,4 +1,4 @@
-"""When in a run an image is read, for transforms that change with it: it is the same in every process and after resuming."""
+"""When in a run an image is read, for transforms that change with it; the same in all processes and after resuming."""
 
 from __future__ import annotations
 

@@ -55,34 +55,50 @@ def postprocess(
         if sizes is None or padded_size is None:
             raise ValueError("masks need the sizes of the images and of the padded batch")
         for image, (size, original) in enumerate(zip(sizes.tolist(), original_sizes.tolist(), strict=True)):
-            masks = masks_of_queries(predictions.masks, image, queries[image], padded_size, size, original)
+            direct = predictions.pixels is not None
+            masks = masks_of_queries(predictions.masks, image, queries[image], padded_size, size, original, direct)
             detections[image].masks = masks
     return detections
 
 
 def masks_of_queries(
-    masks: MaskDecoder, image: int, queries: Tensor, padded_size: Size, size: Size, original_size: Size
+    masks: MaskDecoder,
+    image: int,
+    queries: Tensor,
+    padded_size: Size,
+    size: Size,
+    original_size: Size,
+    direct: bool = False,
 ) -> Tensor:
     """Return [n, height, width] bool, on the CPU: the masks of queries [n] of one image, in the original size.
 
     As `PostProcessSegm` in models/segmentation.py of facebookresearch/detr: bilinear to the padded size, cut at
-    probability one half, cropped to the image, nearest to the original size. A few queries at a time, each once even
-    if it answers for several classes; what adds up is one byte a pixel.
+    probability one half, cropped to the image, nearest to the original size. Or directly, as RF-DETR-Seg has it:
+    bilinear to the original size, then cut. A few queries at a time, each once even if it answers for several classes;
+    what adds up is one byte a pixel.
 
     Args:
         masks: of the predictions.
         image: its number in the batch.
         queries: [n] indices.
         padded_size, size, original_size: (height, width) of the batch, of the image in it, and of the stored image.
+        direct: what is said above, where masks are products of queries and pixels.
     """
     asked, position = queries.unique(return_inverse=True)
+    larger = [round(side * stored / own) for side, stored, own in zip(padded_size, original_size, size, strict=True)]
     result = torch.empty(len(queries), *original_size, dtype=torch.bool)
     for start in range(0, len(asked), QUERIES_AT_ONCE):
         chunk = asked[start : start + QUERIES_AT_ONCE]
         logits = masks(torch.full_like(chunk, image), chunk)[:, None]
-        probabilities = F.interpolate(logits, size=tuple(padded_size), mode="bilinear", align_corners=False).sigmoid()
-        cut = (probabilities > MASK_THRESHOLD)[..., : size[0], : size[1]].to(torch.uint8)
-        resized = F.interpolate(cut, size=tuple(original_size), mode="nearest")[:, 0].bool()
+        scaled = F.interpolate(
+            logits, size=tuple(larger if direct else padded_size), mode="bilinear", align_corners=False
+        )
+        cut = scaled.sigmoid() > MASK_THRESHOLD
+        if direct:
+            resized = cut[:, 0, : original_size[0], : original_size[1]]
+        else:
+            cropped = cut[..., : size[0], : size[1]].to(torch.uint8)
+            resized = F.interpolate(cropped, size=tuple(original_size), mode="nearest")[:, 0].bool()
         (rows,) = torch.where((position >= start) & (position < start + len(chunk)))
         result[rows.cpu()] = resized[position[rows] - start].cpu()
     return result

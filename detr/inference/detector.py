@@ -228,9 +228,8 @@ class Detector:
             for index, each in enumerate(chosen):
                 assert each.queries is not None
                 size, original = batch.sizes[index].tolist(), batch.original_sizes[index].tolist()
-                each.masks = masks_of_queries(
-                    predictions.masks, index, each.queries, batch.images.shape[-2:], size, original
-                )
+                padded, direct = batch.images.shape[-2:], predictions.pixels is not None
+                each.masks = masks_of_queries(predictions.masks, index, each.queries, padded, size, original, direct)
         if self.min_score is None:
             return [(each, None) for each in chosen]
         segments = panoptic_segments(

@@ -56,7 +56,7 @@ class Sampling:
 
 
 def draw(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return numbers in [0, 1), on the same device; in evaluations always the same, which change no later random number."""
+    """Return numbers in [0, 1) on the same device; in evaluations always the same ones, drawn from nowhere else."""
     generator = None
     if torch.is_inference_mode_enabled():
         generator = torch.Generator(like.device).manual_seed(0)
@@ -107,8 +107,8 @@ def sampled(matched: Matched, sampling: Sampling) -> list[Points]:
             wanted = objects_at_points(matched.targets, matches.target[rows][order], points)
             found.append(Points(at_points(logits, points), wanted))
         matched.memo[sampling] = found
-    points: list[Points] = matched.memo[sampling]
-    return points
+    known: list[Points] = matched.memo[sampling]
+    return known
 
 
 def _masks(pixels: Tensor, queries: Tensor, images: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:

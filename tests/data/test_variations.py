@@ -16,7 +16,8 @@ from detr.assembly import build_variations
 from detr.config import check, compose
 from detr.data.loader import train_loader
 from detr.data.mixing import DenseMixing
-from detr.data.transforms import light_train
+from detr.data.moment import when
+from detr.data.transforms import ShrinkLongSide, detr_train, light_train, rt_detr_train, square_train
 from detr.data.variations import MultiScale, Variations
 from detr.errors import UserError
 from detr.structures import Batch, Sample
@@ -82,6 +83,54 @@ def test_it_ends_bit_for_bit(images: Any) -> None:
     assert all(map(same, plain, batches(images, never)))
     later = batches(images, BOTH, part=0.84)
     assert not all(map(same, plain, later))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strong_augmentation_ends(splits: Any, workers: int) -> None:  # noqa: F811
+    """Images are what they are without an end, until it comes, and only flipped after it; the order stays."""
+
+    def seen(until: float, part: float) -> list[Batch]:
+        images = splits.split("train", transform=light_train(40, until), seed=3)
+        return batches(images, None, workers=workers, part=part)
+
+    to_the_end, early, late = seen(1.0, 0.99), seen(0.5, 0.49), seen(0.5, 0.5)
+    assert all(map(same, to_the_end, early))
+    assert not any(map(same, to_the_end, late))
+    assert [each.files for each in late] == [each.files for each in early]
+    plain = {index: splits.split("train", transform=ShrinkLongSide(40))[index].image for index in range(7)}
+    for batch in late:
+        for image, file in zip(batch.images, batch.files, strict=True):
+            index = splits.split("train", transform=ShrinkLongSide(40)).files.index(file)
+            assert torch.equal(image, plain[index]) or torch.equal(image.flip(-1), plain[index])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda until: detr_train([24], 40, until),
+        lambda until: square_train([32], until=until),
+        lambda until: rt_detr_train(32, until),
+    ],
+)
+def test_pipelines_end_in_what_is_not_strong(build: Any, splits: Any) -> None:  # noqa: F811
+    """After it, two epochs differ by a flip at most; before it, by more."""
+    images = splits.split("train", transform=build(0.5), seed=3)
+
+    def of_epoch(epoch: int, part: float) -> list[torch.Tensor]:
+        with when(part):
+            return [images[epoch, index].image for index in range(7)]
+
+    def alike(part: float) -> list[bool]:
+        pairs = [*zip(of_epoch(0, part), of_epoch(1, part), strict=True)]
+        return [torch.equal(one, other) or torch.equal(one, other.flip(-1)) for one, other in pairs]
+
+    assert all(alike(0.5))
+    assert not all(alike(0.0))
+
+
+def test_an_end_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"until: expected a number from 0 to 1, got 1\.5"):
+        rt_detr_train(32, until=1.5)
 
 
 def test_each_batch_knows_its_part_of_the_run(images: Any) -> None:

@@ -85,5 +85,5 @@ def test_fewer_layers_have_fewer_blocks() -> None:
 
 
 def test_more_blocks_than_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="mask_head.num_blocks is 3, but there are 2 decoder layers"):
+    with pytest.raises(ValueError, match=r"mask_head\.num_blocks is 3, but there are 2 decoder layers"):
         lw_detr_family.detector("rf", masks=True, blocks=3)

@@ -67,6 +67,26 @@ def test_a_rate_of_zero_freezes() -> None:
     assert optimizer.param_groups[1]["params"] == [model.class_head.weight]
 
 
+def test_of_several_patterns_the_last_counts() -> None:
+    """So that what an experiment adds excepts from what the options before it say; a pattern may be all excepted."""
+    model = tiny_detr()
+    rates = {"backbone": 1e-5, "class_head": 1e-6, r"backbone.*conv1": 1e-3, "class_head|box_head": 1e-3}
+    optimizer = adamw(
+        model=model, lr=1e-4, lr_by_pattern=rates, weight_decay_by_pattern={"bias": 0, r"norm\d\.bias": 0.5}
+    )
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    seen = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, (rate, decay) in seen.items():
+        backbone = 1e-3 if "conv1" in name else 1e-5
+        own = backbone if "backbone" in name else 1e-3 if name.startswith(("class_head", "box_head")) else 1e-4
+        assert rate == own, name
+        assert decay == (0.5 if re.search(r"norm\d\.bias", name) else 0 if "bias" in name else 1e-4), name
+
+
 def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     """And learning ones do not: frozen parts say the same after a training."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
@@ -79,12 +99,12 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     assert learning.running_mean.abs().max() > 0
 
 
-def test_the_first_pattern_that_is_found_counts() -> None:
+def test_the_last_pattern_that_is_found_counts() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
-    groups = parameter_groups(model, 1.0, 0.1, {"weight": 2.0, "encoder": 3.0}, {})
-    assert [(group["name"], group["lr"]) for group in groups] == [("default", 1.0), ("weight", 2.0), ("encoder", 3.0)]
+    groups = parameter_groups(model, 1.0, 0.1, {"encoder": 3.0, "weight": 2.0}, {})
+    assert [(group["name"], group["lr"]) for group in groups] == [("default", 1.0), ("encoder", 3.0), ("weight", 2.0)]
     assert {group["weight_decay"] for group in groups} == {0.1}
-    expected = [[model["decoder"].bias], [model["encoder"].weight, model["decoder"].weight], [model["encoder"].bias]]
+    expected = [[model["decoder"].bias], [model["encoder"].bias], [model["encoder"].weight, model["decoder"].weight]]
     assert [[id(p) for p in group["params"]] for group in groups] == [[id(p) for p in each] for each in expected]
 
 
@@ -313,7 +333,7 @@ def test_groups_have_names_fit_for_metrics() -> None:
     staged = adamw(model=tiny_detr(), lr=1e-2, lr_by_pattern={"backbone": 1e-3}, layer_decay=0.5)
     assert [group["name"] for group in staged.param_groups] == ["default", "backbone.1", "backbone.2", "backbone.3"]
     model = nn.ModuleDict({"a_b": nn.Linear(2, 2), "a": nn.ModuleDict({"b": nn.Linear(2, 2)})})
-    same = parameter_groups(model, 1.0, None, {r"a_b": 2.0, r"a.b": 3.0}, {})
+    same = parameter_groups(model, 1.0, None, {r"a.b": 3.0, r"a_b": 2.0}, {})
     assert [group["name"] for group in same] == ["a_b", "a_b-2"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from detr.training.schedule import Constant, Cosine, Moment, MultiStep, Schedule, Step
+from detr.training.schedule import Constant, Cosine, FlatCosine, Moment, MultiStep, Schedule, Step
 
 
 def moment(epoch: int = 0, step: int = 0, progress: float = 0.0) -> Moment:
@@ -50,6 +51,27 @@ def test_cosine_is_torchs(final: float) -> None:
     expected = torch_factors(lr_scheduler.CosineAnnealingLR, 21, T_max=20, eta_min=final)
     schedule = Cosine(final=final)
     assert [schedule.factor(moment(progress=i / 20)) for i in range(21)] == pytest.approx(expected)
+
+
+def deims_rate(iteration: int, total: int, warmup: int, flat: int, still: int, least: float) -> float:
+    """Formula of DEIM's authors (engine/solver/lr_scheduler.py), of a rate of 1."""
+    if iteration <= warmup:
+        return (iteration / warmup) ** 2
+    if iteration <= flat:
+        return 1
+    if iteration >= total - still:
+        return least
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * (iteration - flat) / (total - flat - still)))
+
+
+def test_flat_cosine_is_deims() -> None:
+    """With 102 epochs of 10 steps, of which 49 are flat and the last 12, too; our warm-up never starts from 0."""
+    schedule = FlatCosine(flat=49 / 102, rest=12 / 102, final=0.5, warmup_steps=19)
+    factors = [schedule.factor(moment(step=step, progress=step / 1020)) for step in range(1021)]
+    assert factors[20:] == pytest.approx([deims_rate(step, 1020, 20, 490, 120, 0.5) for step in range(20, 1021)])
+    assert factors[:20] == pytest.approx([deims_rate(step + 1, 1020, 20, 490, 120, 0.5) for step in range(20)])
+    line = FlatCosine(warmup_steps=3, warmup_power=1)
+    assert [line.factor(moment(step=step)) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
 
 @pytest.mark.parametrize("schedule", [Constant, functools.partial(MultiStep, milestones=[3], unit="steps"), Cosine])
@@ -106,6 +128,9 @@ def test_milestones_are_parts_of_the_run_or_counts() -> None:
             "milestones: expected parts of the run below 1, or whole numbers of epochs",
         ),
         (lambda: MultiStep(milestones=[2.5]), "whole numbers of epochs, got 2.5"),
+        (lambda: FlatCosine(flat=0.6, rest=0.4), "flat and rest: expected parts of the run that leave some of it"),
+        (lambda: FlatCosine(rest=-0.1), "rest: expected a number from 0 to 1, got -0.1"),
+        (lambda: FlatCosine(warmup_power=0), "warmup_power: expected a number above 0, got 0"),
         (lambda: Cosine(final=2), "final: expected a number from 0 to 1, got 2"),
         (lambda: Constant(warmup_steps=-1), "warmup_steps: expected at least 0, got -1"),
     ],

@@ -2,6 +2,7 @@
 
 python rfdetr_reference.py write FOLDER RFDETRNano …   # random weights in the authors' file, and what they answer
 python rfdetr_reference.py answer FOLDER RFDETRNano    # what weights answer that were written elsewhere
+python rfdetr_reference.py masks FOLDER                # losses and costs of masks, of what given.pt has
 """
 
 from __future__ import annotations
@@ -54,8 +55,32 @@ def answers(detector: Any, folder: Path) -> dict[str, Any]:
     return {"outputs": outputs, "encoder": said["enc_outputs"], "found": found}
 
 
+def masks(folder: Path) -> None:
+    """Losses from random numbers of seed 1, costs from those of seed 2."""
+    from rfdetr.models.criterion import SetCriterion
+    from rfdetr.models.matcher import HungarianMatcher
+
+    given = torch.load(folder / "given.pt")
+    products = {
+        "spatial_features": given["pixels"],
+        "query_features": given["queries"],
+        "bias": given["bias"],
+    }
+    targets = [{"masks": each} for each in given["masks"].split(given["counts"])]
+    image, query, target = (torch.tensor(given[name]) for name in ("image", "query", "target"))
+    indices = [(query[image == each], target[image == each]) for each in range(2)]
+    criterion = SetCriterion(3, HungarianMatcher(), {}, 0.25, ["masks"])
+    torch.manual_seed(1)
+    losses = criterion.loss_masks({"pred_masks": products}, targets, indices, torch.tensor(5.0))
+    torch.manual_seed(2)
+    costs = HungarianMatcher()._compute_mask_costs({"pred_masks": products}, targets)
+    torch.save({name: each.item() for name, each in losses.items()} | {"costs": list(costs)}, folder / "masks.pt")
+
+
 def main(verb: str, place: str, *names: str) -> None:
     folder = Path(place)
+    if verb == "masks":
+        masks(folder)
     for name in names:
         detector = package(name)
         network = detector.model.model

@@ -124,6 +124,19 @@ def test_classes_by_their_number(logits: int, first: str | None) -> None:
     assert (None if classes is None else classes.names[0]) == first
 
 
+def test_which_version_of_rt_detr_a_file_is_of(tmp_path: Path) -> None:
+    """Names, shapes and numbers are alike, but for what follows from the config, which the second version writes."""
+    words = ["~experiment", "detector=rt_detr_r18", "backbone.weights=null"]
+    model = build_model(resolved(compose(words)), NAMES, pretrained=False)
+    state = authors_state("rt_detr", model.state_dict())
+    second = state | {
+        f"decoder.decoder.layers.{layer}.cross_attn.num_points_scale": torch.ones(12) for layer in range(3)
+    }
+    for name, content in {"rt_detr_r18": state, "rt_detr_v2_r18": second}.items():
+        torch.save({"ema": {"module": content}}, tmp_path / "theirs.pth")
+        assert load(str(tmp_path / "theirs.pth")).detectors == (name,)
+
+
 @pytest.mark.parametrize("kind", [dict, Namespace, SimpleNamespace])
 def test_classes_that_a_file_names(kind: Any, tmp_path: Path) -> None:
     """RF-DETR's arguments have them, whatever holds the arguments; the last sigmoid is of no class."""
