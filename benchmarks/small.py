@@ -1,4 +1,4 @@
-"""Images/s of `experiment=small_data` and of the quickstart: this checkout against another, alone and beside one process.
+"""Images/s of `experiment=small_data` and the quickstart: this checkout against another, alone and beside one process.
 
 git worktree add ../before REVISION
 python benchmarks/small.py ../before                       # the quickstart
