@@ -24,7 +24,7 @@ from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
 from detr.data.loader import eval_loader, train_loader
 from detr.data.variations import Mixing, MultiScale, Variations
-from detr.environment import autocast, seed_everything, seed_torch
+from detr.environment import autocast, keep_freed_memory, seed_everything, seed_torch
 from detr.errors import UserError, own_file
 from detr.evaluation.evaluator import Evaluator
 from detr.evaluation.validation import Validation
@@ -66,6 +66,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
     seed_everything(values["seed"])
+    keep_freed_memory()
     with distributed.main_first():
         weights = None if checkpoint is not None or values["init_from"] is None else load(values["init_from"])
         data = build_data(values, checkpoint)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
+import resource
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from detr.environment import git_sha, hardware, resolve_device, seed_everything
+from detr.environment import git_sha, hardware, keep_freed_memory, resolve_device, seed_everything
 from detr.errors import UserError
 
 
@@ -73,3 +77,28 @@ def test_an_unknown_or_absent_device_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"trainer.device={name} is no") as caught:
         resolve_device(name)
     assert "\n" not in str(caught.value)
+
+
+def pages_cleared(keep: bool, variable: str) -> int:
+    """How many times the system hands over a page while ten large blocks come and go."""
+    if variable:
+        os.environ[variable] = "131072"
+    if keep:
+        keep_freed_memory()
+    bytearray(2**26)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        bytearray(2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_memory_that_was_freed_is_used_again_unless_the_user_has_said_what_malloc_does() -> None:
+    each = 10 * 2**26 // resource.getpagesize()
+    faults = []
+    for case in ((False, ""), (True, ""), (True, "MALLOC_TRIM_THRESHOLD_")):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as process:
+            faults.append(process.submit(pages_cleared, *case).result())
+    if faults[0] < each / 2:
+        pytest.skip("this system keeps freed memory by itself")
+    assert faults[1] < each / 5
+    assert faults[2] > each / 2

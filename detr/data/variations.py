@@ -74,12 +74,35 @@ class MultiScale:
             draw: in the same state for each image of a batch.
             divisor: the longer side becomes a multiple of a multiple of it.
         """
-        scale = self.scales[int(draw.integers(len(self.scales)))] if part < self.stop_at else 1
+        scale = self.scale(part, draw) if part < self.stop_at else 1
         if scale == 1:
             return sample
         step = divisor * max(1, STRIDE // divisor)
         longer = max(sample.image.shape[-2:])
         return resized(sample, max(step, round(scale * longer / step) * step) / longer)
+
+    def scale(self, part: float, draw: np.random.Generator) -> float:
+        """Return the factor of a batch's sides; arguments as for a call."""
+        return self.scales[int(draw.integers(len(self.scales)))]
+
+
+class Growing(MultiScale):
+    """Begins with small images, which cost little, and lets them grow evenly to their size.
+
+    Args:
+        smallest: factor of the first images' sides.
+        stop_at: the part of the run after which images keep their size.
+
+    Raises:
+        ValueError: a factor that is not above 0.
+    """
+
+    def __init__(self, *, smallest: float = 0.5, stop_at: float = 0.8) -> None:
+        super().__init__(scales=[smallest], stop_at=stop_at)
+        self.smallest = smallest
+
+    def scale(self, part: float, draw: np.random.Generator) -> float:
+        return self.smallest + (1 - self.smallest) * part / self.stop_at
 
 
 @dataclass(frozen=True)

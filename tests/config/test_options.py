@@ -152,7 +152,7 @@ SWEEPS = {
         "augmentation=square,rt_detr",
         "++augmentation.size=96",  # Hydra composes a sweep without what is swept, and so without this key, too
         "augmentation/mixing=dense",
-        "augmentation/multi_scale=quarter",
+        "augmentation/multi_scale=quarter,growing",
     ],
     "masks": [UNTRAINED, "experiment=shapes_masks,detr_r50_masks", "augmentation=none", "backbone=resnet18"],
     "panoptic": [UNTRAINED, "experiment=shapes_panoptic", "dataset=shapes_panoptic", "evaluator=panoptic"],

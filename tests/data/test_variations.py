@@ -18,7 +18,7 @@ from detr.data.loader import train_loader
 from detr.data.mixing import DenseMixing
 from detr.data.moment import when
 from detr.data.transforms import ShrinkLongSide, detr_train, light_train, rt_detr_train, square_train
-from detr.data.variations import MultiScale, Variations
+from detr.data.variations import Growing, MultiScale, Variations
 from detr.errors import UserError
 from detr.structures import Batch, Sample
 
@@ -243,3 +243,14 @@ def test_no_scale_is_refused() -> None:
     for scales in ([], [0.5, 0]):
         with pytest.raises(ValueError, match="scales: expected at least one number above 0"):
             MultiScale(scales=scales)
+
+
+def test_images_grow_evenly_to_their_size(images: Any) -> None:
+    growing = Variations(multi_scale=Growing(smallest=0.5, stop_at=0.8))
+    widths = [batches(images, growing, part=part)[0].images.shape[-1] for part in (0, 0.2, 0.4, 0.6, 0.79, 0.8, 1)]
+    assert widths == [32, 32, 32, 32, 32, WIDTH, WIDTH], "multiples of 32, but the images themselves in the end"
+    scale = growing.multi_scale.scale
+    assert [scale(part, np.random.default_rng(0)) for part in (0, 0.4)] == [0.5, 0.75]
+    assert all(map(same, batches(images, None), batches(images, growing, part=0.8)))
+    with pytest.raises(ValueError, match="above 0, got"):
+        Growing(smallest=0)
