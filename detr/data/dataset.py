@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import get_size, pil_to_tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from detr.data.annotations import Annotations
@@ -144,9 +144,9 @@ class AnnotatedImages(Dataset[Sample]):
         image = read_image(file, size=(height, width))
         image, target = self._augment(image, self._target(index, (height, width)), epoch, index)
         return Sample(
-            image=pil_to_tensor(image),
+            image=image.as_subclass(Tensor) if isinstance(image, Tensor) else pil_to_tensor(image),
             labels=target["labels"],
-            boxes=_normalized(target["boxes"], image),
+            boxes=_normalized(target["boxes"], get_size(image)),
             image_id=int(self._annotations.image_ids[index]),
             original_size=(height, width),
             file=file,
@@ -270,8 +270,8 @@ def _as_bool(masks: Mask | None) -> Tensor | None:
     return None if masks is None else masks.as_subclass(Tensor).bool()
 
 
-def _normalized(boxes: Tensor, image: Image.Image) -> Tensor:
-    """[n, 4] xyxy in pixels -> cxcywh in [0, 1]."""
-    width, height = image.size
+def _normalized(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """[n, 4] xyxy in pixels of an image of (height, width) -> cxcywh in [0, 1]."""
+    height, width = size
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return box_convert(torch.as_tensor(boxes).as_subclass(Tensor), "xyxy", "cxcywh") / scale
