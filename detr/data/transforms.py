@@ -118,8 +118,9 @@ class Until(v2.Transform):
 class Bytes(v2.Transform):
     """Turns a PIL image into a tensor [3, H, W] uint8, which torch resizes several times as fast as Pillow.
 
-    Where the result is not Pillow's, it is one level of 255 away: in two of a million values of photographs, in one of a
-    thousand of noise. Processors without AVX2, for which torch does it otherwise, leave the image to Pillow.
+    Where a resize's result is not Pillow's, it is one level of 255 away: in one or two of ten thousand values of
+    photographs, in one of a hundred of noise. Processors without AVX2, for which torch does it otherwise, leave the
+    image to Pillow.
     """
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
