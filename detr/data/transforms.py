@@ -8,6 +8,7 @@ All randomness comes from torch's global generator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,13 +50,21 @@ def light_train(max_size: int, until: float = 1.0) -> v2.Transform:
         max_size: the longer side's limit in pixels.
         until: the part of the run after which images are only flipped and scaled down.
     """
-    strong = [RandomZoom(max_size), RandomPhotometric()]
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), Until(until, strong, [ShrinkLongSide(max_size)])])
+    zoom = RandomZoom(max_size)
+    steps = [v2.RandomHorizontalFlip(0.5), Until(until, [zoom, RandomPhotometric()], [ShrinkLongSide(max_size)])]
+    return _of_reduced(steps, math.ceil(max_size * zoom.scale[1]))
 
 
 def flip_train(max_size: int) -> v2.Transform:
     """Build nothing but the flip, for trainings of a few epochs: other changes cost time and are not seen twice."""
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)])
+    return _of_reduced([v2.RandomHorizontalFlip(0.5), ShrinkLongSide(max_size)], max_size)
+
+
+def _of_reduced(steps: list[v2.Transform], longest: int) -> v2.Transform:
+    """Transforms for which large images need not be decoded whole: `read_image` is asked for that longer side."""
+    transform = v2.Compose(steps)
+    transform.longest = longest
+    return transform
 
 
 def square_train(
