@@ -96,6 +96,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
         share=(distributed.rank(), distributed.world_size()),
         size_divisor=model.backbone.size_divisor,
         variations=build_variations(values, model.queries.num_queries),
+        group_by_shape=values["dataloader"].get("group_by_shape", False),
     )
     validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)

@@ -11,7 +11,8 @@ from builders import CLASSES, random_boxes
 
 from detr import distributed
 from detr.data.dataset import Fingerprint
-from detr.data.loader import EpochSampler, TrainLoader, eval_loader
+from detr.data.loader import TrainLoader, eval_loader
+from detr.data.order import EpochSampler
 from detr.environment import autocast
 from detr.evaluation.coco import CocoEvaluator
 from detr.evaluation.validation import Validation

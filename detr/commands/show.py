@@ -89,4 +89,5 @@ def loader_of(images: ImageSet, values: Section, model: DETR) -> Loader:
         seed=values["seed"],
         size_divisor=divisor,
         variations=build_variations(values, model.queries.num_queries),
+        group_by_shape=node.get("group_by_shape", False),
     )

@@ -9,6 +9,7 @@ from typing import Literal
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist
+from detr.data.cache import Cache
 from detr.data.coco_reader import read_annotations, read_categories, unread
 from detr.data.dataset import Split
 from detr.data.splits import Holdout, Splits, missing_split
@@ -34,7 +35,7 @@ class CocoSplits(Splits):
             "identity": class = category id, as official DETR has it for COCO (91 classes).
         train, val, test: image folders and annotation files; null: there is no such split.
         masks: whether samples have instance masks, from the annotations' polygons or run lengths.
-        holdout, holdout_seed: as in `Splits`.
+        holdout, holdout_seed, cache: as in `Splits`.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class CocoSplits(Splits):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
     ) -> None:
-        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed)
+        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed, cache=cache)
         self._mapping = categories
         self._splits: dict[str, SplitFiles | None] = {"train": train, "val": val, "test": test}
 

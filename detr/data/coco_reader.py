@@ -178,7 +178,7 @@ def _category_ids(
 
 
 def _boxes(path: Path, items: list[Item]) -> NDArray[np.float64]:
-    given = [item.get("bbox") for item in items]
+    given: list[Any] = [item.get("bbox") for item in items]
     if set(map(type, given)) <= {list} and set(map(len, given)) <= {4}:
         boxes = _numbers(list(itertools.chain.from_iterable(given)))
         if boxes is not None and bool((np.abs(boxes) < MAX_COORDINATE).all()):

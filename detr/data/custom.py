@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from detr.data.cache import Cache
 from detr.data.coco import CocoSplits, SplitFiles
 from detr.data.dataset import Split
 from detr.data.image_files import FOLDERS
@@ -36,6 +37,7 @@ def detect(
     masks: bool = False,
     holdout: Holdout = None,
     holdout_seed: int = 0,
+    cache: Cache = False,
 ) -> Splits:
     """Return the splits of the data set in a folder, in COCO's, YOLO's or Pascal VOC's format, and log which it is.
 
@@ -47,13 +49,13 @@ def detect(
         categories: for COCO, as in `CocoSplits`.
         train, val, test: image folders and annotation files, for COCO; null: there is no such split.
         masks: whether samples have instance masks.
-        holdout, holdout_seed: as in `Splits`.
+        holdout, holdout_seed, cache: as in `Splits`.
 
     Raises:
         UserError: the folder holds none of the three formats, or several.
     """
     given: dict[Split, SplitFiles | None] = {"train": train, "val": val, "test": test}
-    common: Any = {"root": root, "masks": masks, "holdout": holdout, "holdout_seed": holdout_seed}
+    common: Any = {"root": root, "masks": masks, "holdout": holdout, "holdout_seed": holdout_seed, "cache": cache}
     files = [file for each in given.values() if each is not None for file in _paths(each["annotations"])]
     if any(os.path.exists(file) or not _is_below(file, root) for file in files) or not os.path.isdir(root):
         return CocoSplits(categories=categories, train=train, val=val, test=test, **common)  # says what is missing

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import get_size, pil_to_tensor, resize
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from detr.data.annotations import Annotations
+from detr.data.cache import Cache, ImageCache, image_cache
 from detr.data.images import read_image
 from detr.errors import UserError
 from detr.structures import Classes, Sample
@@ -130,6 +131,9 @@ class AnnotatedImages(Dataset[Sample]):
         self._targets = annotations if keep_crowds else annotations.keep(~annotations.crowd)
         self._boxes = self._targets.corners()
         self._labels = _class_indices(annotations, self._targets.category_ids, classes)
+        # Masks are drawn at an image's own size. What else a transform asks for, it gets.
+        self._longest = None if annotations.segmentations is not None else getattr(transform, "longest", None)
+        self._cache: ImageCache | None = None
 
     def __len__(self) -> int:
         return len(self._annotations)
@@ -141,12 +145,14 @@ class AnnotatedImages(Dataset[Sample]):
             raise IndexError(f"image {index} of {len(self)}")
         file = str(self._annotations.files[index])
         height, width = self._annotations.sizes[index].tolist()
-        image = read_image(file, size=(height, width))
-        image, target = self._augment(image, self._target(index, (height, width)), epoch, index)
+        image, target = self._image(index, file, (height, width)), self._target(index, (height, width))
+        if image.size != (width, height):
+            target["boxes"] = resize(target["boxes"], [image.height, image.width])
+        image, target = self._augment(image, target, epoch, index)
         return Sample(
-            image=pil_to_tensor(image),
+            image=image.as_subclass(Tensor) if isinstance(image, Tensor) else pil_to_tensor(image),
             labels=target["labels"],
-            boxes=_normalized(target["boxes"], image),
+            boxes=_normalized(target["boxes"], get_size(image)),
             image_id=int(self._annotations.image_ids[index]),
             original_size=(height, width),
             file=file,
@@ -199,6 +205,20 @@ class AnnotatedImages(Dataset[Sample]):
         """Return these images only; augmentation counts them anew."""
         chosen = self._annotations.subset(indices)
         return AnnotatedImages(chosen, self.classes, transform=self.transform, seed=self.seed)
+
+    def cached(self, mode: Cache) -> Self:
+        """Return these images, which are decoded once from now on; see `image_cache`."""
+        self._cache = image_cache(mode, self._annotations.files, self._annotations.sizes, self._longest)
+        return self
+
+    def _image(self, index: int, file: str, size: tuple[int, int]) -> Image.Image:
+        kept = None if self._cache is None else self._cache.get(index)
+        if kept is not None:
+            return kept
+        image = read_image(file, size=size, longest=self._longest)
+        if self._cache is not None:
+            self._cache.put(index, image)
+        return image
 
     def _target(self, index: int, size: tuple[int, int]) -> Target:
         rows = self._targets.objects(index)
@@ -270,8 +290,8 @@ def _as_bool(masks: Mask | None) -> Tensor | None:
     return None if masks is None else masks.as_subclass(Tensor).bool()
 
 
-def _normalized(boxes: Tensor, image: Image.Image) -> Tensor:
-    """[n, 4] xyxy in pixels -> cxcywh in [0, 1]."""
-    width, height = image.size
+def _normalized(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """[n, 4] xyxy in pixels of an image of (height, width) -> cxcywh in [0, 1]."""
+    height, width = size
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return box_convert(torch.as_tensor(boxes).as_subclass(Tensor), "xyxy", "cxcywh") / scale

@@ -1,4 +1,4 @@
-"""Batches: padding, and the order of an epoch."""
+"""Batches: padding, and the processes that load them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from detr.data.dataset import ImageSet
-from detr.data.variations import Key, Slot, Variations, Varying
+from detr.data.dataset import AnnotatedImages, ImageSet
+from detr.data.order import EpochSampler, InOrder, Slots, beginning
+from detr.data.variations import Variations, Varying
 from detr.data.workers import CollateOrReport, Reporting, shield, shielding
 from detr.errors import UserError
 from detr.structures import Batch, Sample, Targets
@@ -59,110 +59,6 @@ def _padded(masks: Tensor, height: int, width: int) -> Tensor:
     return F.pad(masks, (0, width - masks.shape[-1], 0, height - masks.shape[-2]))
 
 
-def beginning(batch: int) -> float:
-    """Return that nothing of the run is over, whichever batch of an epoch it is."""
-    return 0.0
-
-
-class EpochSampler(Sampler[list[Key]]):
-    """Yields the batches of one epoch as lists of (epoch, index), shuffled as a function of (seed, epoch).
-
-    Several processes share each slice of the order among them, so that N processes with batches of b see in every step
-    the images that one process sees with batches of N × b. All of them have equally many batches: images at the end
-    that do not make one for each are dropped, as official DETR does (BatchSampler with drop_last).
-
-    Args:
-        size: images of the data set.
-        batch_size: of one process.
-        seed: of the order.
-        share: (rank, processes).
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        """Raises ValueError if `size` images do not make one batch for each process."""
-        self.rank, processes = share
-        self.together = batch_size * processes  # images of one batch of every process
-        if not 1 <= self.together <= size:
-            raise ValueError(f"{size} images do not make a batch of {self.together}")
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int, first_batch: int = 0, part: Callable[[int], float] = beginning) -> None:
-        """Set which epoch comes next.
-
-        Args:
-            epoch: counted from 0.
-            first_batch: skips batches, to resume within it.
-            part: a batch of the epoch → the part of the run that is over before its step.
-        """
-        self.epoch = epoch
-        self.first_batch = first_batch
-        self.part = part
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Return the batches of a whole epoch, for each process, wherever in it the next one starts."""
-        return self.size // self.together
-
-    def __len__(self) -> int:
-        return self.batches_per_epoch - self.first_batch
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        entropy = [self.seed % 2**64, self.epoch]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        for batch in range(self.first_batch, self.batches_per_epoch):
-            start = batch * self.together + self.rank * self.batch_size
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
-
-
-class _Slots(Sampler[list[tuple[Key, Slot]]]):
-    """The batches of an epoch, each key with the place of its batch in the run."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[tuple[Key, Slot]]]:
-        for batch, keys in enumerate(self.sampler, self.sampler.first_batch):
-            slot = Slot(self.sampler.epoch, batch, self.sampler.part(batch))
-            yield [(key, slot) for key in keys]
-
-
-class _InOrder(Sampler[list[Key]]):
-    """Every image once, in order; the last batch may be smaller.
-
-    Several processes take turns batch by batch, so that each batch is what it is for a single process, padding
-    included; the last ones may have a batch less, or none.
-    """
-
-    def __init__(self, size: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.rank, self.processes = share
-
-    @property
-    def starts(self) -> range:
-        """The first image of each batch of this process."""
-        return range(self.rank * self.batch_size, self.size, self.processes * self.batch_size)
-
-    @property
-    def rounds(self) -> int:
-        """Batches of the process that has most of them."""
-        return -(-self.size // (self.processes * self.batch_size))
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in self.starts:
-            yield [(0, index) for index in range(start, min(start + self.batch_size, self.size))]
-
-
 class Loader:
     """Loads batches of a data set, in the order of its sampler. Workers change nothing but the speed.
 
@@ -179,7 +75,7 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: ImageSet, sampler: EpochSampler | _InOrder, num_workers: int, *, size_divisor: int = 1
+        self, dataset: ImageSet, sampler: EpochSampler | InOrder, num_workers: int, *, size_divisor: int = 1
     ) -> None:
         if num_workers < 0:
             raise UserError(f"dataloader.num_workers: expected at least 0, got {num_workers}")
@@ -256,7 +152,7 @@ class TrainLoader(Loader):
         super().__init__(dataset, sampler, num_workers, size_divisor=size_divisor)
 
     def _source(self) -> tuple[Reporting, Iterable[list[Any]]]:
-        return Varying(self.dataset, self.variations, self.size_divisor), _Slots(self.sampler)
+        return Varying(self.dataset, self.variations, self.size_divisor), Slots(self.sampler)
 
     def first(self, count: int) -> Iterator[Sample]:
         """Yield the first images of the coming epoch, read by this process.
@@ -310,7 +206,7 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 class EvalLoader(Loader):
     """Loads every image exactly once, in order, over all processes together."""
 
-    sampler: _InOrder
+    sampler: InOrder
 
     def rounds(self) -> Iterator[Batch | None]:
         """Yield the batches of this process, and None where others have one more."""
@@ -328,6 +224,7 @@ def train_loader(
     share: tuple[int, int] = (0, 1),
     size_divisor: int = 1,
     variations: Variations | None = None,
+    group_by_shape: bool = False,
 ) -> TrainLoader:
     """Build the loader of shuffled, augmented batches; one larger than the data set becomes smaller with a warning.
 
@@ -339,9 +236,10 @@ def train_loader(
         share: (rank, processes).
         size_divisor: of the batches' height and width.
         variations: of images, beside their augmentation.
+        group_by_shape: make batches of images of about the same shape.
 
     Raises:
-        UserError: fewer images than processes.
+        UserError: fewer images than processes, or images whose shapes nobody knows are to be grouped by them.
     """
     _check_batch_size(batch_size)
     processes = share[1]
@@ -357,7 +255,12 @@ def train_loader(
             *(batch_size, f" in each of {processes} processes" if processes > 1 else "", len(dataset), fitting),
         )
         batch_size = fitting
-    sampler = EpochSampler(len(dataset), batch_size, seed, share)
+    if group_by_shape and not isinstance(dataset, AnnotatedImages):
+        raise UserError(
+            "dataloader.group_by_shape: the shapes of a data set of its own kind are unknown; set it to false"
+        )
+    sizes = dataset.annotations.sizes if group_by_shape and isinstance(dataset, AnnotatedImages) else None
+    sampler = EpochSampler(len(dataset), batch_size, seed, share, sizes=sizes)
     return TrainLoader(dataset, sampler, num_workers, size_divisor=size_divisor, variations=variations)
 
 
@@ -369,7 +272,7 @@ def eval_loader(
     Arguments as for `train_loader`.
     """
     _check_batch_size(batch_size)
-    sampler = _InOrder(len(dataset), batch_size, share)
+    sampler = InOrder(len(dataset), batch_size, share)
     return EvalLoader(dataset, sampler, num_workers, size_divisor=size_divisor)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detr.data.annotations import Annotations
+from detr.data.cache import Cache
 from detr.data.dataset import AnnotatedImages, Split, Transform
 from detr.data.holdout import choose
 from detr.errors import UserError
@@ -31,6 +32,7 @@ class Splits(ABC):
         holdout: the share of the training images that is kept for validation, in the place of the validation split; or
             the names of these images, as `held_out` lists them.
         holdout_seed: of the choice.
+        cache: whether decoded images are kept in memory that all workers share; "auto": where they take little.
 
     Attributes:
         held_out: the names of the images that are kept for validation, once a split was read; None: there are none.
@@ -39,13 +41,16 @@ class Splits(ABC):
         UserError: `holdout` is no share.
     """
 
-    def __init__(self, *, root: str, masks: bool = False, holdout: Holdout = None, holdout_seed: int = 0) -> None:
+    def __init__(
+        self, *, root: str, masks: bool = False, holdout: Holdout = None, holdout_seed: int = 0, cache: Cache = False
+    ) -> None:
         if isinstance(holdout, float | int) and not 0 < holdout < 1:
             raise UserError(f"dataset.holdout: expected a share of the training images between 0 and 1, got {holdout}")
         self.root = root
         self.masks = masks
         self.holdout = holdout
         self.holdout_seed = holdout_seed
+        self.cache = cache
         self.held_out: list[str] | None = None
         self._classes: Classes | None = None
 
@@ -110,10 +115,10 @@ class Splits(ABC):
             UserError: whatever is wrong with the files, with file and id or line.
         """
         if self.holdout is None or name == "test":
-            return self.images(name, transform=transform, seed=seed, classes=classes)
+            return self.images(name, transform=transform, seed=seed, classes=classes).cached(self.cache)
         whole = self.images("train", transform=transform, seed=seed, classes=classes)
         held = self._held(whole)
-        return whole.subset(np.flatnonzero(held if name == "val" else ~held).tolist())
+        return whole.subset(np.flatnonzero(held if name == "val" else ~held).tolist()).cached(self.cache)
 
     def images(self, name: Split, *, transform: Transform, seed: int, classes: Classes | None) -> AnnotatedImages:
         """Return the images of a split; `holdout` does not count. Arguments and errors as for `split`."""

@@ -19,6 +19,7 @@ from typing import Literal
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist
+from detr.data.cache import Cache
 from detr.data.dataset import Split
 from detr.data.image_files import FOLDERS, SUFFIXES, has_images, images_in, read_lines, warn_strays
 from detr.data.images import image_size
@@ -60,7 +61,7 @@ class VocSplits(Splits):
             include the last pixel; null: 1 where an XML file says that it is of the challenge's database.
         train, val, test: where each lies; null: there is no such split.
         masks: must be false: there are boxes only.
-        holdout, holdout_seed: as in `Splits`.
+        holdout, holdout_seed, cache: as in `Splits`.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class VocSplits(Splits):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
     ) -> None:
-        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed)
+        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed, cache=cache)
         if masks:
             raise UserError("dataset.masks: the XML files of Pascal VOC have boxes only; set dataset.masks=false")
         if not Path(root).is_dir():

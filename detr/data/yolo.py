@@ -16,6 +16,7 @@ import yaml
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist
+from detr.data.cache import Cache
 from detr.data.dataset import Split
 from detr.data.image_files import FOLDERS, has_images, images_in, paths, read_lines, warn_strays
 from detr.data.splits import Holdout, Splits, missing_split
@@ -46,7 +47,7 @@ class YoloSplits(Splits):
         names: of the classes; null: those in data.yaml, else in classes.txt or obj.names.
         train, val, test: where each lies; null: there is no such split.
         masks: whether samples have instance masks, from polygons.
-        holdout, holdout_seed: as in `Splits`.
+        holdout, holdout_seed, cache: as in `Splits`.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class YoloSplits(Splits):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
     ) -> None:
-        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed)
+        super().__init__(root=root, masks=masks, holdout=holdout, holdout_seed=holdout_seed, cache=cache)
         if not Path(root).is_dir():
             raise UserError(f"{root}: no such folder; set dataset.root")
         self._splits: dict[str, YoloFiles | None] = {"train": train, "val": val, "test": test}

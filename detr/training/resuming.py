@@ -25,6 +25,7 @@ FREE = (
     "transformer.decoder.eval_layers",
     "dataset._target_",
     "dataset.holdout_seed",
+    "dataset.cache",
 )  # do not change a training; which images it is of, their fingerprint says
 SHOWN = 4
 

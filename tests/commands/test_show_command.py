@@ -10,7 +10,8 @@ import torch
 from command import TINY, only_error, run
 from PIL import Image
 
-from detr.data.loader import EpochSampler, collate
+from detr.data.loader import collate
+from detr.data.order import EpochSampler
 from detr.drawing.batches import STRIPES, TRUE, batch_sheet, denoising_panels, objects_panel, padded_picture
 from detr.drawing.boxes import class_color
 from detr.models.box_coder import LogitBoxCoder

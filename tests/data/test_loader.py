@@ -10,7 +10,8 @@ from coco_example import keep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr.data.loader import EpochSampler, _InOrder, collate, eval_loader, train_loader
+from detr.data.loader import collate, eval_loader, train_loader
+from detr.data.order import EpochSampler, InOrder
 from detr.data.transforms import light_train
 from detr.errors import UserError
 from detr.structures import Batch, Sample
@@ -214,8 +215,8 @@ def test_processes_share_the_batches_of_one(size, batch_size, processes):
 @pytest.mark.parametrize(("size", "batch_size", "processes"), [(13, 4, 2), (5, 4, 3), (1, 4, 2), (9, 1, 4)])
 def test_evaluation_shares_whole_batches(size, batch_size, processes):
     """Each batch of a single process comes once, in turns; those without one take part in the last round, too."""
-    alone = list(_InOrder(size, batch_size))
-    shares = [_InOrder(size, batch_size, (rank, processes)) for rank in range(processes)]
+    alone = list(InOrder(size, batch_size))
+    shares = [InOrder(size, batch_size, (rank, processes)) for rank in range(processes)]
     assert {share.rounds for share in shares} == {max(map(len, shares))}
     turns = zip_longest(*map(list, shares))
     assert [batch for turn in turns for batch in turn if batch is not None] == alone

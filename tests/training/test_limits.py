@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from trainers import Samples, samples
 
-from detr.data.loader import EpochSampler, TrainLoader
+from detr.data.loader import TrainLoader
+from detr.data.order import EpochSampler
 from detr.training.limits import Limits
 from detr.training.options import Progress, TrainerOptions
 

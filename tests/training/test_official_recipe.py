@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from detr.assembly import build_optimizer
 from detr.config import build, compose, resolved
-from detr.data.loader import EpochSampler, TrainLoader
+from detr.data.loader import TrainLoader
+from detr.data.order import EpochSampler
 from detr.models.detr import DETR
 from detr.structures import Batch, Predictions, Targets
 from detr.tracking.logger import NullLogger

@@ -10,7 +10,8 @@ import torch
 from command import TINY, only_error, run
 from trainers import Samples, samples
 
-from detr.data.loader import EpochSampler, TrainLoader
+from detr.data.loader import TrainLoader
+from detr.data.order import EpochSampler
 from detr.training.limits import Limits
 from detr.training.options import Progress, TrainerOptions
 

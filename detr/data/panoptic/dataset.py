@@ -18,6 +18,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from typing_extensions import TypedDict  # pydantic cannot check typing's before Python 3.12
 
 from detr.data.annotations import Annotations, check_images_exist
+from detr.data.cache import Cache
 from detr.data.coco import CocoSplits, SplitFiles
 from detr.data.coco_reader import read_annotations
 from detr.data.dataset import AnnotatedImages, Split, Target, Transform
@@ -200,7 +201,7 @@ class CocoPanoptic(CocoSplits):
         train, val, test: image folder, JSON, folder of the PNGs ("segments"), and maybe an instances JSON; null: there
             is no such split.
         masks: whether samples have masks.
-        holdout, holdout_seed: as in `Splits`.
+        holdout, holdout_seed, cache: as in `Splits`.
         num_classes: with categories=identity, how many classes there are, if not max id + 1; COCO's 200 ids have
             had 250 classes since models/detr.py of facebookresearch/detr.
     """
@@ -216,6 +217,7 @@ class CocoPanoptic(CocoSplits):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
         panoptic_root: str | None = None,
         num_classes: int | None = None,
     ) -> None:
@@ -233,6 +235,7 @@ class CocoPanoptic(CocoSplits):
             masks=masks,
             holdout=holdout,
             holdout_seed=holdout_seed,
+            cache=cache,
         )
         if num_classes is not None and categories != "identity":
             raise UserError("dataset.num_classes is for dataset.categories=identity; contiguous classes are counted")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detr.data.cache import Cache
 from detr.data.coco import CocoSplits, SplitFiles
 from detr.data.shapes.scenes import CLASSES, SIDE, Scene, compose, render
 from detr.data.splits import Holdout
@@ -38,7 +39,7 @@ class Shapes(CocoSplits):
     Args:
         counts: images of each split, by default 2,000, 200 and 200. Smaller ones are prefixes of larger ones.
         mosaic: each image is so many scenes in each direction, side by side: large, with small objects.
-        root, categories, train, val, test, masks, holdout, holdout_seed: as for `CocoSplits`.
+        root, categories, train, val, test, masks, holdout, holdout_seed, cache: as for `CocoSplits`.
 
     Raises:
         UserError: `root` holds something else, other counts, or cannot be written.
@@ -55,6 +56,7 @@ class Shapes(CocoSplits):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
         counts: Mapping[str, int] | None = None,
         mosaic: int = 1,
     ) -> None:
@@ -67,6 +69,7 @@ class Shapes(CocoSplits):
             masks=masks,
             holdout=holdout,
             holdout_seed=holdout_seed,
+            cache=cache,
         )
         if mosaic < 1:
             raise UserError(f"dataset.mosaic: expected at least 1, got {mosaic}")

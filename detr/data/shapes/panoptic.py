@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detr.data.cache import Cache
 from detr.data.panoptic.dataset import CocoPanoptic, PanopticFiles
 from detr.data.panoptic.segment_ids import save_segment_ids
 from detr.data.shapes.dataset import COUNTS, generate
@@ -38,7 +39,7 @@ class ShapesPanoptic(CocoPanoptic):
 
     Args:
         counts: as for `Shapes`.
-        root, categories, train, val, test, masks, holdout, holdout_seed: as for `CocoPanoptic`.
+        root, categories, train, val, test, masks, holdout, holdout_seed, cache: as for `CocoPanoptic`.
 
     Raises:
         UserError: `root` holds something else, other counts, or cannot be written.
@@ -55,6 +56,7 @@ class ShapesPanoptic(CocoPanoptic):
         masks: bool = False,
         holdout: Holdout = None,
         holdout_seed: int = 0,
+        cache: Cache = False,
         counts: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(
@@ -66,6 +68,7 @@ class ShapesPanoptic(CocoPanoptic):
             masks=masks,
             holdout=holdout,
             holdout_seed=holdout_seed,
+            cache=cache,
         )
         counts = COUNTS if counts is None else counts
         generate(Path(root), counts)
