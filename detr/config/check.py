@@ -85,6 +85,7 @@ def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
         "dataloader.batch_size": Annotated[int, Ge(1)],
         "dataloader.eval_batch_size": Annotated[int, Ge(1)] | None,
         "dataloader.num_workers": Annotated[int, Ge(0)],
+        "dataloader.group_by_shape": bool,
     }
 
 
