@@ -25,8 +25,8 @@ def compile_regions(model: DETR) -> None:
 
 def regions(model: DETR) -> list[nn.Module]:
     """Return the modules that are compiled, each on its own."""
-    ends = tuple(f".{stage}" for stage in model.backbone.stages)
-    stages = [module for name, module in model.backbone.named_modules() if f".{name}".endswith(ends)]
+    inside = model.backbone.named_modules()
+    stages = [module for name, module in inside if name.removeprefix("body.") in model.backbone.stages]
     return [*stages, *model.encoder.layers, *model.decoder.layers]
 
 

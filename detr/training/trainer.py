@@ -61,9 +61,8 @@ class Trainer:
         self.optimizer, self.schedule = parts.optimizer, parts.schedule
         self.loader, self.validation = parts.loader, parts.validation
         self.limits = Limits(parts.options, parts.loader)
-        self.logger = parts.logger
+        self.logger, self.recipe = parts.logger, parts.recipe
         self.folder = folder
-        self.recipe = parts.recipe
         self.progress = Progress()
         self.meter = Meter()
         self.requests = Requests()
