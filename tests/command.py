@@ -114,7 +114,7 @@ def warm() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-u", ROOT / "tests" / "warm.py"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -103,7 +103,7 @@ class Focal(Term):
     def forward(self, matched: Matched) -> Tensor:
         logits, matches = matched.predictions.logits, matched.matches
         wanted = torch.zeros_like(logits)
-        wanted[*matches.index, matched.labels()] = 1
+        wanted[*matches.index, matched.labels()] = wanted.new_ones(())  # a number would be copied, which waits
         losses = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma, reduction="none")
         return losses.sum((1, 2, 3)) / matched.normalizer.objects
 
