@@ -96,6 +96,20 @@ LARGE = {
         "backbone=rf_detr_nano,rf_detr_small,rf_detr_medium,rf_detr_base,rf_detr_large,"
         "lw_detr_tiny,lw_detr_small,lw_detr_medium,lw_detr_large,lw_detr_xlarge",
     ],
+    "rf_detr_segs": [
+        "detector=rf_detr_seg_nano,rf_detr_seg_small,rf_detr_seg_medium,rf_detr_seg_large,rf_detr_seg_xlarge,"
+        "rf_detr_seg_2xlarge"
+    ],
+    "smaller_patches": [
+        "detector=rf_detr_seg_nano",
+        "backbone=rf_detr_seg_nano,rf_detr_seg_small,rf_detr_seg_medium,rf_detr_seg_large,rf_detr_seg_xlarge,"
+        "rf_detr_seg_2xlarge",
+        "transformer=rf_detr_seg_medium,rf_detr_seg_xlarge",
+    ],
+    "smaller_squares": [
+        "detector=lw_detr_tiny",
+        "augmentation=square_312,square_432,square_504,square_624,square_768",
+    ],
     "rf_detr": ["detector=rf_detr_nano,rf_detr_small,rf_detr_medium,rf_detr_base,rf_detr_large"],
     "lw_detr": ["detector=lw_detr_tiny,lw_detr_small,lw_detr_medium,lw_detr_large,lw_detr_xlarge"],
     "projectors": ["detector=lw_detr_tiny", "neck=c2f,c2f_batch,c2f_two_level", "one_to_many=lw_detr"],
@@ -137,7 +151,12 @@ SMALL = [
 ]
 # Real trainings of a step, with an evaluation: sweeps.
 SWEEPS = {
-    "schedules": [*QUICKSTART, "optimizer=adamw", "scheduler=multistep,step,cosine,constant", "trainer.precision=bf16"],
+    "schedules": [
+        *QUICKSTART,
+        "optimizer=adamw",
+        "scheduler=multistep,step,cosine,flat_cosine,constant",
+        "trainer.precision=bf16",
+    ],
     "augmentations": [*QUICKSTART, "augmentation=light,light_640,flip,none"],
     "the_papers_augmentation": [
         *QUICKSTART,

@@ -260,14 +260,15 @@ def test_every_detector_takes_a_step(name: str) -> None:
     images, padding = random_images([(side, side), (side, side // 2)])
     for counts in ([2, 1], [0, 0]):
         model.zero_grad()
-        targets = random_targets(counts)
+        targets = random_targets(counts, masks=(side, side) if "_seg_" in name else None)
         losses = criterion(model(images, padding, targets), targets, Normalizer(max(1, sum(counts)), 2))
         losses.total.backward()
         assert losses.total.isfinite()
         for key, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, key
             assert parameter.grad is None or parameter.grad.isfinite().all(), key
-    assert {"encoder/class", "encoder_further/class", "one_to_many/class"} <= losses.terms.keys()
+    for term in ("class", *(("mask", "dice") if "_seg_" in name else ())):
+        assert {f"encoder/{term}", f"encoder_further/{term}", f"one_to_many/{term}"} <= losses.terms.keys()
 
 
 def their_rate(name: str, *, blocks: int, rate: float, decay: float, base: float) -> float:
