@@ -10,6 +10,9 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detr.models.depthwise import FAST, depthwise
+from detr.models.operations import eager_on_cpu
+
 
 class FrozenBatchNorm(nn.Module):
     """Applies batch norm with fixed statistics and affine parameters, and the activation that timm puts after it.
@@ -68,6 +71,8 @@ class FoldedConvolution(nn.Conv2d):
         )
         self.weight, self.bias = convolution.weight, convolution.bias
         self.same = isinstance(convolution, Conv2dSame)
+        alone = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
+        self.wide = alone and self.kernel_size[1] > FAST
         self._norm = (norm,)  # not a module of this one: it has its place in state dicts
         norm.folded = True
 
@@ -76,7 +81,10 @@ class FoldedConvolution(nn.Conv2d):
         bias = shift if self.bias is None else torch.addcmul(shift, self.bias, scale)
         if self.same:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], bias)
+        weight = self.weight * scale[:, None, None, None]
+        if self.wide and weight.requires_grad and eager_on_cpu(x) and not torch.is_autocast_enabled("cpu"):
+            return depthwise(x, weight, bias, self.stride, self.padding)  # type: ignore[arg-type]
+        return self._conv_forward(x, weight, bias)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
