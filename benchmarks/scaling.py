@@ -211,8 +211,8 @@ def against_the_formula(found: dict[tuple[str, int], float]) -> Iterator[str]:
         ring = 2 * (count - 1) / count * GRADIENTS / bandwidth * max(1.0, count / cores)  # each core sends for several
         hidden = apart + max(0.0, reduce - BACKWARD * apart)
         yield (
-            f"{count} processes: all-reduce {reduce:.2f} s, the ring predicts {ring:.2f} s; step {step:.2f} s, {apart:.2f} "
-            f"s without an all-reduce: predicted {hidden:.2f} s if that hides, {apart + reduce:.2f} s if it does not"
+            f"{count} processes: all-reduce {reduce:.2f} s, the ring predicts {ring:.2f} s; step {step:.2f} s, "
+            f"{apart:.2f} s without an all-reduce: predicted {hidden:.2f} s if that hides, {apart + reduce:.2f} s if it does not"
         )
 
 
