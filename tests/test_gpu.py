@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from builders import CLASSES, random_boxes, random_images, random_targets
 from command import run_cold
 from reduced import CASES, built, name_of
+from torch.utils._triton import has_triton
 from torchrun import torchrun
 from trainers import trainer
 from waiting import waits
@@ -105,6 +107,18 @@ def test_a_step_waits_for_the_device_only_to_match(words: list[str], tmp_path: P
         ours.train_step([batch])
     found = waits(lambda: ours.train_step([batch]), torch.device(DEVICE))
     assert found.total() <= 1 + criterion.unite_matches, found
+
+
+@needs_cuda
+@pytest.mark.skipif(not has_triton() or shutil.which("gcc") is None, reason="compiling for a GPU needs Triton and gcc")
+def test_a_compiled_step_is_the_same(tmp_path: Path) -> None:
+    losses = []
+    for compiles in (False, True):
+        model, criterion = built(CASES[0])
+        options: dict[str, Any] = {"lr": 1e-4, "compile": compiles}
+        ours = trainer(model.to("cuda").train(), tmp_path, criterion=criterion.to("cuda"), **options)
+        losses.append([ours.train_step([batch_of([3, 0, 4, 1])]).total.item() for _ in range(2)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 @pytest.mark.parametrize("words", CASES, ids=name_of)
