@@ -3,9 +3,9 @@
 python benchmarks/pipeline.py                       # BCCD in ../shared/data/bccd
 python benchmarks/pipeline.py --root mydata --images 100
 
-The peer is written after datasets/coco.py and datasets/transforms.py of facebookresearch/detr: it opens a file, converts
-it to RGB, flips it, resizes it (half of the time: resizes, crops and resizes it), makes a float tensor and normalises it,
-and does the same to the boxes; four images are padded to one batch. Ours hands on bytes, which the device normalises.
+The peer is written after datasets/coco.py and datasets/transforms.py of facebookresearch/detr: it opens a file, makes
+it RGB, flips it, resizes it (half of the time: resizes, crops and resizes it), makes a float tensor, normalises it, and
+does the same to the boxes; four images are padded to one batch. Ours hands on bytes, which the device normalises.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from detr.data.coco_reader import read_annotations
 from detr.data.dataset import AnnotatedImages, Transform
 from detr.data.loader import collate
 from detr.data.transforms import detr_train, light_train
-from detr.structures import Classes
+from detr.structures import Classes, Sample
 
 BCCD = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"
 SCALES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
@@ -41,6 +42,7 @@ class Official:
         self.files, self.annotations = images.files, images.annotations
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        index %= len(self.files)
         image = Image.open(self.files[index]).convert("RGB")
         rows = self.annotations.objects(index)
         boxes = torch.as_tensor(self.annotations.boxes[rows], dtype=torch.float32).reshape(-1, 4)
@@ -106,6 +108,11 @@ def batches_of(read: Callable[[int], Any], join: Callable[[list[Any]], Any], cou
         join([read(index) for index in range(start, min(start + BATCH, count))])
 
 
+def read(images: AnnotatedImages, index: int) -> Sample:
+    """Return an image as the first epoch has it."""
+    return images[0, index % len(images)]
+
+
 def padded(samples: list[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images of several sizes as one tensor, and where there is none; `nested_tensor_from_tensor_list`."""
     height, width = (max(image.shape[axis] for image, _ in samples) for axis in (1, 2))
@@ -132,8 +139,8 @@ def figures(quick: bool = False, root: Path = BCCD, count: int = 100, turns: int
             images = split(root, transform)
             official = Official(images)
             found = alternate(
-                lambda images=images: batches_of(lambda index: images[0, index % len(images)], collate, count),
-                lambda official=official: batches_of(lambda index: official[index % len(images)], padded, count),
+                partial(batches_of, partial(read, images), collate, count),
+                partial(batches_of, official.__getitem__, padded, count),
                 turns=turns,
             )
             yield Figure(f"training pipeline, {name}", found, what, target)

@@ -1,10 +1,10 @@
-"""How long it takes from a command to the first training step, and how much memory a run takes, all processes together.
+"""How long it takes from a command to the first training step, and how much memory a run takes, all its processes.
 
-python benchmarks/starting.py --against ../earlier              # the quickstart, against a checkout of an earlier revision
-python benchmarks/starting.py --images 118000 --against ../earlier   # a data set of that size as well, with four workers
+python benchmarks/starting.py --against ../earlier          # the quickstart, against a checkout of another revision
+python benchmarks/starting.py --images 118000               # a data set of that size as well, with four workers
 
-Commands of both are given in turns. The large data set is that of benchmarks/checking.py, in a folder that is removed in
-the end. Memory is the proportional set size, from the command to the end of a run of three steps and its evaluation.
+Commands of both are given in turns. The large data set is that of benchmarks/checking.py, in a folder that is removed
+in the end. Memory is the proportional set size, up to the end of a run of three steps and its evaluation.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from detr.config.containers import Section
 from detr.config.kinds import expect
 from detr.config.suggest import did_you_mean
 from detr.data.dataset import DataSet, ImageSet, Split, check_capacity, check_objects
-from detr.data.loader import eval_loader, train_loader
+from detr.data.loader import TrainLoader, eval_loader, train_loader
 from detr.data.variations import Mixing, MultiScale, Variations
 from detr.environment import autocast, keep_freed_memory, seed_everything, seed_torch
 from detr.errors import UserError, own_file
@@ -88,16 +88,7 @@ def assemble(config: Config, checkpoint: Checkpoint | None = None, source: str =
     model = model.to(device)
     criterion = build_a(SetCriterion, values["loss"]).to(device)
     check_first_output(criterion, own_parts(values))
-    loader = train_loader(
-        train_set,
-        batch_size=values["dataloader"]["batch_size"],
-        num_workers=values["dataloader"]["num_workers"],
-        seed=values["seed"],
-        share=(distributed.rank(), distributed.world_size()),
-        size_divisor=model.backbone.size_divisor,
-        variations=build_variations(values, model.queries.num_queries),
-        group_by_shape=values["dataloader"].get("group_by_shape", False),
-    )
+    loader = build_loader(values, train_set, model)
     validation = None if val_set is None else build_validation(values, val_set, model, options, criterion)
     check_monitor(options.monitor, [] if validation is None else validation.metric_names)
     code = code_of(values)
@@ -192,6 +183,21 @@ def build_variations(values: Values, num_queries: int | None = None) -> Variatio
         multi_scale=None if multi_scale is None else build_a(MultiScale, multi_scale),
         seed=values["seed"],
         max_objects=num_queries,
+    )
+
+
+def build_loader(values: Values, dataset: ImageSet, model: DETR, *, num_workers: int | None = None) -> TrainLoader:
+    """Build the loader of a training's batches; `num_workers`: other than the config's."""
+    node = values["dataloader"]
+    return train_loader(
+        dataset,
+        batch_size=node["batch_size"],
+        num_workers=node["num_workers"] if num_workers is None else num_workers,
+        seed=values["seed"],
+        share=(distributed.rank(), distributed.world_size()),
+        size_divisor=model.backbone.size_divisor,
+        variations=build_variations(values, model.queries.num_queries),
+        group_by_shape=node.get("group_by_shape", False),
     )
 
 

@@ -76,18 +76,10 @@ def images_of(values: Section) -> ImageSet:
 
 def loader_of(images: ImageSet, values: Section, model: DETR) -> Loader:
     """Return the loader that a training or an evaluation would have, in this process."""
-    from detr.assembly import build_variations, eval_batch_size
-    from detr.data.loader import eval_loader, train_loader
+    from detr.assembly import build_loader, eval_batch_size
+    from detr.data.loader import eval_loader
 
     node, divisor = values["dataloader"], model.backbone.size_divisor
     if values["split"] != "train":
         return eval_loader(images, batch_size=eval_batch_size(node, model), num_workers=0, size_divisor=divisor)
-    return train_loader(
-        images,
-        batch_size=node["batch_size"],
-        num_workers=0,
-        seed=values["seed"],
-        size_divisor=divisor,
-        variations=build_variations(values, model.queries.num_queries),
-        group_by_shape=node.get("group_by_shape", False),
-    )
+    return build_loader(values, images, model, num_workers=0)

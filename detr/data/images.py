@@ -53,9 +53,13 @@ def read_image(path: str, size: tuple[int, int] | None = None, longest: int | No
         UserError: the file is missing, truncated, no image, or neither orientation has the size `size`.
     """
     with opened(path) as stored:
-        turn, factor = _turn(stored, size, path), reduction(max(stored.size), longest)
-        if factor > 1 and stored.format == "JPEG":
-            stored.draft(None, (stored.width // factor or 1, stored.height // factor or 1))
+        factor = reduction(max(stored.size), longest) if stored.format == "JPEG" else 1
+        if factor == 1:
+            check_memory(stored, path)
+            stored.load()
+            return upright_rgb(stored, path, size)
+        turn = _turn(stored, size, path)  # while its size is that of the file
+        stored.draft(None, (stored.width // factor or 1, stored.height // factor or 1))
         check_memory(stored, path)
         stored.load()
         return _turned(_to_rgb(stored, path), turn)

@@ -67,9 +67,7 @@ def _of_reduced(steps: list[v2.Transform], longest: int) -> v2.Transform:
     return transform
 
 
-def square_train(
-    sizes: Sequence[int], antialias: bool = True, until: float = 1.0, exact: bool = True
-) -> v2.Transform:
+def square_train(sizes: Sequence[int], antialias: bool = True, until: float = 1.0, exact: bool = True) -> v2.Transform:
     """Build the paper's pipeline with squares in place of sizes that keep an image's shape (LW-DETR, RT-DETR).
 
     Args:

@@ -220,3 +220,52 @@ def test_evaluation_shares_whole_batches(size, batch_size, processes):
     assert {share.rounds for share in shares} == {max(map(len, shares))}
     turns = zip_longest(*map(list, shares))
     assert [batch for turn in turns for batch in turn if batch is not None] == alone
+
+
+def mixed_sizes(count: int) -> np.ndarray:
+    """Sizes as COCO's: mostly 640 wide, a quarter upright."""
+    drawn = np.random.default_rng(0)
+    short = drawn.integers(360, 520, count)
+    upright = drawn.random(count) < 0.25
+    return np.where(upright[:, None], np.stack([np.full(count, 640), short], 1), np.stack([short, np.full(count, 640)], 1))
+
+
+@given(st.integers(4, 60), st.integers(1, 5), st.integers(1, 3), st.integers(0, 100))
+def test_batches_by_shape_have_the_same_images(size, batch_size, processes, epoch):
+    """Of an epoch, and of what its processes see together in a step; however it is entered."""
+    batch_size = min(batch_size, size // processes)
+    whole = EpochSampler(size, batch_size * processes, seed=1, sizes=mixed_sizes(size))
+    plain = EpochSampler(size, batch_size * processes, seed=1)
+    shared = [EpochSampler(size, batch_size, 1, (rank, processes), sizes=mixed_sizes(size)) for rank in range(processes)]
+    for each in (whole, plain, *shared):
+        each.set_epoch(epoch)
+    batches = list(whole)
+    assert sorted(key for batch in batches for key in batch) == sorted(key for batch in plain for key in batch)
+    assert batches == [sum(parts, []) for parts in zip(*shared, strict=True)]
+    whole.set_epoch(epoch, first_batch=1)
+    assert list(whole) == batches[1:]
+
+
+def test_batches_by_shape_need_less_padding():
+    sizes = mixed_sizes(4000)
+    padded = {}
+    for name, given_sizes in (("plain", None), ("by shape", sizes)):
+        sampler = EpochSampler(4000, 8, seed=0, sizes=given_sizes)
+        chosen = np.array([[index for _, index in batch] for batch in sampler])
+        padded[name] = (sizes[chosen].max(axis=1).prod(axis=1) * 8).sum() / sizes[chosen].prod(axis=2).sum()
+    assert padded["plain"] > 1.5
+    assert padded["by shape"] < 1.06
+
+
+def test_images_without_shapes_cannot_be_grouped(splits):
+    class Own:
+        def __init__(self, images):
+            self.images = images
+
+        def __len__(self):
+            return len(self.images)
+
+    images = splits.split("train", transform=light_train(32))
+    assert train_loader(images, batch_size=2, num_workers=0, seed=0, group_by_shape=True).sampler.shapes is not None
+    with pytest.raises(UserError, match="dataloader.group_by_shape: nobody knows"):
+        train_loader(Own(images), batch_size=2, num_workers=0, seed=0, group_by_shape=True)

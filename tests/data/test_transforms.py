@@ -184,7 +184,7 @@ def test_detr_train_draws_as_the_paper_says(choices):
 
 def test_default_recipe_covers_every_scale(choices):
     image, target = example(10, 10, [])
-    resize = detr_train(SCALES, 1333).transforms[1].first.transforms[0].transforms[0]
+    resize = detr_train(SCALES, 1333).transforms[1].later.transforms[0]
     for seed in range(150):
         torch.manual_seed(seed)
         resize(image, target)
