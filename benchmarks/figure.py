@@ -37,6 +37,20 @@ class Figure:
     target: float | None = None
     memory: tuple[int, int] | None = None
 
+    @property
+    def reached(self) -> bool:
+        """Return whether the target is reached, or there is none."""
+        return self.target is None or self.comparison.ratio <= self.target
+
+    @property
+    def mebibytes(self) -> str:
+        """Return both peaks of memory, as text; nothing where they are not known."""
+        return " / ".join(f"{each / 2**20:.0f}" for each in self.memory or ())
+
+    def __str__(self) -> str:
+        verdict = f", target {self.target:g} {'reached' if self.reached else 'missed'}" if self.target else ""
+        return f"{self.name}: {self.comparison}{verdict}{', MiB ' if self.memory else ''}{self.mebibytes}"
+
 
 def peak_memory(
     ours: Callable[[], Any], theirs: Callable[[], Any], *, imports: tuple[str, ...] = ()

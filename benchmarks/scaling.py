@@ -212,7 +212,7 @@ def against_the_formula(found: dict[tuple[str, int], float]) -> Iterator[str]:
         hidden = apart + max(0.0, reduce - BACKWARD * apart)
         yield (
             f"{count} processes: all-reduce {reduce:.2f} s, the ring predicts {ring:.2f} s; step {step:.2f} s, "
-            f"{apart:.2f} s without an all-reduce: predicted {hidden:.2f} s if that hides, {apart + reduce:.2f} s if it does not"
+            f"{apart:.2f} s without it: predicted {hidden:.2f} s if that hides, {apart + reduce:.2f} s if it does not"
         )
 
 

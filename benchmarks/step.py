@@ -1,8 +1,6 @@
 """Seconds and peak memory of a training step of DETR-R50: ours against the one of `transformers`, in fp32.
 
-python benchmarks/step.py                       # some minutes on two cores
-python benchmarks/step.py --compile             # ours with trainer.compile=true; says what its first step costs
-python benchmarks/step.py --memory ours         # peak memory of a process that does three steps; then: theirs
+python benchmarks/step.py                       # some minutes on two cores; the second figure is of a compiled step
 
 Two images of 512 × 640 pixels with seven objects each; forward, matching, losses with auxiliary ones, backward, norm of
 the gradient, AdamW. Dropout is the paper's on both sides. Both start from the same weights.
@@ -11,13 +9,13 @@ the gradient, AdamW. Dropout is the paper's on both sides. Both start from the s
 from __future__ import annotations
 
 import argparse
-import resource
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import detr_r50
 import torch
-from alternating import alternate
+from alternating import alternate, seconds
+from figure import Figure, peak_memory
 from torch import nn
 
 from detr.assembly import build_optimizer
@@ -66,37 +64,42 @@ def their_step(model: nn.Module) -> Callable[[], None]:
     return step
 
 
-def peak(whose: str) -> float:
-    """Return the peak memory in GiB of this process after three steps: a process can do this once."""
+def three_steps(whose: str) -> None:
+    """Do three steps, for the memory that they take."""
     model = detr_r50.ours()
     step = our_step(model) if whose == "ours" else their_step(detr_r50.theirs(model))
-    if whose == "theirs":
-        del model
+    del model
     for _ in range(3):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def figures(quick: bool = False, turns: int = 7) -> Iterator[Figure]:
+    """Yield how long a step takes and how much memory, then how long a compiled one does; quick: few steps of one."""
+    name = f"training step, {BATCH} × {HEIGHT} × {WIDTH}"
+    what = "DETR-R50 with the one of transformers, the paper's dropout, fp32"
+    model = detr_r50.ours()
+    ours, theirs = our_step(model), their_step(detr_r50.theirs(model))
+    found = alternate(ours, theirs, turns=1 if quick else turns)
+    tasks = (partial(three_steps, whose) for whose in ("ours", "theirs"))
+    memory = None if quick else peak_memory(*tasks, imports=("transformers.models.detr.modeling_detr",))
+    yield Figure(name, found, what, 0.80, memory)
+    if quick:
+        return
+    compile_regions(model)
+    took = seconds(ours)
+    found = alternate(ours, theirs, turns=turns)
+    what += f"; ours with trainer.compile=true, whose first step took {took:.0f} s"
+    yield Figure(f"{name}, compiled", found, what, 0.70)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--memory", choices=["ours", "theirs"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.memory:
-        print(f"peak memory, {arguments.memory}: {peak(arguments.memory):.2f} GiB")
-        return
-    model = detr_r50.ours()
-    ours, theirs = our_step(model), their_step(detr_r50.theirs(model))
-    if arguments.compile:
-        compile_regions(model)
-        started = time.perf_counter()
-        ours()
-        print(f"first compiled step: {time.perf_counter() - started:.0f} s", flush=True)
-    found = alternate(ours, theirs, turns=arguments.turns)
-    print(f"step {BATCH} × {HEIGHT} × {WIDTH}: {found}; target {0.70 if arguments.compile else 0.80}")
+    for figure in figures(turns=arguments.turns):
+        print(figure, flush=True)
 
 
 if __name__ == "__main__":

@@ -50,33 +50,17 @@ def measured(names: Iterable[str], quick: bool) -> Iterator[Figure]:
     for name in names:
         try:
             for figure in importlib.import_module(name).figures(quick=quick):
-                print(told(figure), flush=True)
+                print(figure, flush=True)
                 yield figure
         except Exception:
             print(f"{name}.py could not be measured:", file=sys.stderr)
             traceback.print_exc()
 
 
-def told(figure: Figure) -> str:
-    """Return a figure as a line."""
-    verdict = "" if figure.target is None else f", target {figure.target:g}: {'' if reached(figure) else 'not '}reached"
-    memory = "" if figure.memory is None else f", MiB {megabytes(figure)}"
-    return f"{figure.name}: {figure.comparison}{verdict}{memory}"
-
-
-def megabytes(figure: Figure) -> str:
-    """Return the peak memory of ours and of the peer's; nothing where it is not known."""
-    return " / ".join(f"{each / 2**20:.0f}" for each in figure.memory or ())
-
-
-def reached(figure: Figure) -> bool:
-    return figure.target is None or figure.comparison.ratio <= figure.target
-
-
-def record(figures: list[Figure]) -> dict[str, Any]:
+def record(revision: str | None, figures: list[Figure]) -> dict[str, Any]:
     """Return what is kept of a revision."""
     return {
-        "revision": git_sha(ROOT),
+        "revision": revision,
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "figures": [asdict(figure) for figure in figures],
@@ -95,9 +79,9 @@ def document(kept: dict[str, Any], figures: list[Figure]) -> str:
     rows = []
     for figure in figures:
         found, target = figure.comparison, "" if figure.target is None else f"{figure.target:g}"
-        ratio = f"**{found.ratio:.3f}**" if reached(figure) else f"{found.ratio:.3f}"
+        ratio = f"**{found.ratio:.3f}**" if figure.reached else f"{found.ratio:.3f}"
         spread = f"{found.low:.3f} to {found.high:.3f}"
-        rows.append(f"| {figure.name} | {ratio} | {spread} | {target} | {megabytes(figure)} | {figure.what} |")
+        rows.append(f"| {figure.name} | {ratio} | {spread} | {target} | {figure.mebibytes} | {figure.what} |")
     return f"""# Benchmarks
 
 Written by `make bench`; do not edit. Each figure is ours against a peer, timed in turns in one process: the median of
@@ -193,8 +177,9 @@ def main() -> None:
     if given.compare is not None:
         compare(given.compare, names, given.quick)
         return
+    revision = git_sha(ROOT)  # before anything can change
     figures = list(measured(names, given.quick))
-    kept = record(figures)
+    kept = record(revision, figures)
     whole = not (given.quick or given.only)
     if given.json or whole:
         path = given.json or RESULTS / f"{kept['revision']}.json"

@@ -31,10 +31,10 @@ def test_a_file_is_measured() -> None:
 
 
 def test_figures_are_kept_and_read_back(tmp_path: Path) -> None:
-    kept = suite.record([FIGURE])
+    kept = suite.record("abc", [FIGURE])
     suite.write_json(tmp_path / "figures.json", kept)
     (read,) = suite.figures_in(tmp_path / "figures.json")
-    assert suite.told(read) == suite.told(FIGURE)
+    assert str(read) == str(FIGURE)
     text = suite.document(kept, [FIGURE, replace(FIGURE, name="missed", target=0.4)])
     assert "| a step | **0.500** | 0.450 to 0.550 | 0.6 | 1 / 2 | ours with theirs |" in text
     assert "| missed | 0.500 | 0.450 to 0.550 | 0.4 |" in text

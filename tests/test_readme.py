@@ -112,6 +112,18 @@ def test_options_are_listed(command: str) -> None:
     assert done.stdout
 
 
+BENCHMARKS = [command for command in COMMANDS if "benchmarks/" in command]
+
+
+@pytest.mark.parametrize("command", quick_in_readme(BENCHMARKS))
+def test_a_benchmark_takes_its_words(command: str) -> None:
+    """What they find takes minutes: tests/test_figures.py and test_scaling.py run them as far as a test can."""
+    words = shlex.split(command.partition("benchmarks/")[2])
+    done = run(f"benchmarks/{words[0]}", *words[1:], "--help")
+    assert done.returncode == 0, done.stderr
+    assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[\w-]+", done.stdout))
+
+
 def test_every_verb_in_the_documents_exists() -> None:
     used = {match for command in COMMANDS for match in re.findall(r"^detr ([\w-]+)", command)}
     assert used <= set(verbs())
