@@ -97,7 +97,7 @@ class Growing(MultiScale):
         ValueError: a factor that is not above 0.
     """
 
-    def __init__(self, *, smallest: float = 0.5, stop_at: float = 0.8) -> None:
+    def __init__(self, *, smallest: float = 0.6, stop_at: float = 0.7) -> None:
         super().__init__(scales=[smallest], stop_at=stop_at)
         self.smallest = smallest
 

@@ -38,7 +38,7 @@ GROUPS = {
     "denoising": ["none", "dn", "contrastive"],
     "one_to_many": ["none", "hybrid", "group"],
 }
-ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group", "top_down", "none", "d_fine"]
+ENCODERS = ["detr", "dab", "deformable", "hybrid", "hybrid_group_half", "top_down", "none", "d_fine"]
 DECODERS = ["detr", "anchor", "conditional", "dab", "deformable", "lw_detr", "d_fine"]
 SMALL = [
     "~experiment",

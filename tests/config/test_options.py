@@ -43,7 +43,12 @@ STEPS = {
         "transformer.activation=gelu,glu",
     ],
     "optimizers": [*QUICKSTART, "optimizer=sgd,muon"],
-    "queries": [*QUICKSTART, "queries=distinct,dab", "transformer=rt_detr_small"],
+    "queries": [
+        *QUICKSTART,
+        "queries=distinct,dab",
+        "transformer=rt_detr_small",
+        "transformer/encoder=hybrid_group,hybrid_group_half",
+    ],
     "levels": [*QUICKSTART, THREE_LEVELS, "neck=multi_level,two_level"],
     "four_levels": [
         *QUICKSTART,
