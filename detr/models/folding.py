@@ -81,10 +81,42 @@ class FoldedConvolution(nn.Conv2d):
         bias = shift if self.bias is None else torch.addcmul(shift, self.bias, scale)
         if self.same:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        weight = self.weight * scale[:, None, None, None]
-        if self.wide and weight.requires_grad and eager_on_cpu(x) and not torch.is_autocast_enabled("cpu"):
-            return depthwise(x, weight, bias, self.stride, self.padding)  # type: ignore[arg-type]
-        return self._conv_forward(x, weight, bias)
+        scale = scale[:, None, None, None]
+        if not (self.weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return self._conv_forward(x, self.weight * scale, bias)
+        if self.wide and eager_on_cpu(x) and not torch.is_autocast_enabled("cpu"):
+            return depthwise(x, self.weight * scale, bias, self.stride, self.padding)  # type: ignore[arg-type]
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return _Scaled.apply(x, self.weight, scale, bias, settings)
+
+
+class _Scaled(torch.autograd.Function):
+    """A convolution with a weight that is multiplied with a scale: autograd would keep their product, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.settings = settings
+        return F.conv2d(x, weight * scale, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        scale = scale.to(gradient.dtype)
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient,
+            x.to(gradient.dtype),
+            weight.to(gradient.dtype) * scale,
+            [len(weight)],
+            *(stride, padding, dilation),
+            transposed=False,
+            output_padding=[0, 0],
+            groups=groups,
+            output_mask=[ctx.needs_input_grad[0], True, ctx.needs_input_grad[3]],
+        )
+        of_x = None if of_x is None else of_x.to(x.dtype)
+        return of_x, (of_weight * scale).to(weight.dtype), None, of_bias, None
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 LARGE = 2**21  # multiplications; below, a product is over before oneDNN has been asked
 STEPS = 2**16  # of the random numbers that dropout draws
@@ -48,12 +52,21 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
     On a CPU that draws two random numbers of 32 bits for each element; here they are enough for four.
     """
-    dropped = round(p * STEPS)
-    if not (training and 0 < dropped < STEPS and eager_on_cpu(x)):
+    if not (training and 0 < round(p * STEPS) < STEPS and eager_on_cpu(x)):
         return F.dropout(x, p, training)
-    drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - STEPS // 2
-    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+    return masked(x, *kept(x.shape, p))
+
+
+def kept(shape: Sequence[int], p: float) -> tuple[Tensor, float]:
+    """Draw what dropout keeps, bool of this shape, and say what it is multiplied with."""
+    dropped, count = round(p * STEPS), math.prod(shape)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    return drawn.view(torch.int16)[:count].view(shape) >= dropped - STEPS // 2, STEPS / (STEPS - dropped)
+
+
+def masked(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+    """Multiply with a mask and a number in one pass, and so in the backward pass, for which the bool mask is kept."""
+    return torch.ops.aten.native_dropout_backward(x, kept, scale)
 
 
 class Dropout(nn.Dropout):
@@ -71,12 +84,18 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, p
         mask: broadcast to [B, heads, Q, T]; bool, True = may attend, or added to the scores.
         p: 0 outside of training.
     """
-    if not (p and eager_on_cpu(queries)):
+    if not (0 < round(p * STEPS) < STEPS and eager_on_cpu(queries)):
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=p)
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return dropout(scores.softmax(-1), p, training=True) @ values
+    chosen = kept((*queries.shape[:-1], keys.shape[-2]), p)
+
+    def mixed(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return masked(scores.softmax(-1), *chosen) @ values
+
+    # Weights are computed again in the backward pass: they are what an encoder would keep most of.
+    return checkpoint(mixed, queries, keys, values, mask, use_reentrant=False, preserve_rng_state=False)
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
