@@ -86,8 +86,7 @@ class FoldedConvolution(nn.Conv2d):
             return self._conv_forward(x, self.weight * scale, bias)
         if self.wide and eager_on_cpu(x) and not torch.is_autocast_enabled("cpu"):
             return depthwise(x, self.weight * scale, bias, self.stride, self.padding)  # type: ignore[arg-type]
-        settings = (self.stride, self.padding, self.dilation, self.groups)
-        return _Scaled.apply(x, self.weight, scale, bias, settings)
+        return _Scaled.apply(x, self.weight, scale, bias, (self.stride, self.padding, self.dilation, self.groups))
 
 
 class _Scaled(torch.autograd.Function):
@@ -116,7 +115,7 @@ class _Scaled(torch.autograd.Function):
             output_mask=[ctx.needs_input_grad[0], True, ctx.needs_input_grad[3]],
         )
         of_x = None if of_x is None else of_x.to(x.dtype)
-        return of_x, (of_weight * scale).to(weight.dtype), None, of_bias, None
+        return of_x, of_weight.mul_(scale).to(weight.dtype), None, of_bias, None
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
@@ -152,7 +151,7 @@ def fold_batch_norm(network: nn.Module, run: Callable[[Tensor], Any]) -> None:
 
     handles = []
     for module in network.modules():
-        if type(module) in (nn.Conv2d, Conv2dSame):
+        if type(module) in (nn.Conv2d, Conv2dSame) and module.padding_mode == "zeros" and module.padding != "same":
             handles.append(module.register_forward_hook(remember))
         elif isinstance(module, FrozenBatchNorm):
             handles.append(module.register_forward_pre_hook(pair))
