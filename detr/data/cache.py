@@ -16,7 +16,7 @@ from detr.errors import UserError
 
 Cache = bool | Literal["auto"]
 
-MOST = 2 * 2**30  # bytes of a split that is kept without being asked for
+MOST = 2**30  # bytes of a split that is kept without being asked for
 PART = 4  # of the free memory a quarter, likewise
 
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ class Loader:
         self._batches = self._start()
 
     def _start(self) -> DataLoader[Sample | UserError]:
+        self._forked = not self.num_workers  # whether there are all processes that there will be
         images, batches = self._source()
         return DataLoader(
             images,
@@ -113,8 +115,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises UserError if an image cannot be loaded, from whichever process."""
         mistake = None
-        with shielding():
+        with nullcontext() if self._forked else shielding():
             batches = iter(self._batches)
+        self._forked = True
         for batch in batches:
             if isinstance(batch, UserError):
                 mistake = str(batch)  # raised anew: an exception among this frame's variables would be a cycle

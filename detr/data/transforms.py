@@ -36,7 +36,8 @@ def detr_train(scales: Sequence[int], max_size: int, until: float = 1.0, exact: 
         scales: lengths of the shorter side in pixels, one of which is drawn.
         max_size: the longer side's limit in pixels.
         until: the part of the run after which nothing is cropped.
-        exact: resize as the official code does, to the bit; else as `Bytes` says.
+        exact: whether pixels are the official code's to the bit; else torch resizes bytes, in a fraction of the time, and
+            a few of ten thousand values are a level of 255 off.
     """
     return _flipped_and_cropped(ResizeShortSide(scales, max_size), until, exact)
 
@@ -74,7 +75,7 @@ def square_train(sizes: Sequence[int], antialias: bool = True, until: float = 1.
         sizes: sides in pixels, one of which is drawn.
         antialias: as `ResizeSquare` has it.
         until: the part of the run after which nothing is cropped.
-        exact: as for `detr_train`.
+        exact: whether Pillow resizes; else as `detr_train` has it.
     """
     return _flipped_and_cropped(ResizeSquare(sizes, antialias), until, exact)
 

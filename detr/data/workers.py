@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -95,9 +96,12 @@ def shielding() -> Iterator[None]:
     """Start worker processes with SIGTERM blocked, for `shield` to take up.
 
     Were it blocked by the worker itself, threads that libraries start in every forked process (OpenBLAS does) would
-    let it through. The workers' garbage collection leaves alone what they were forked with: looking at an object writes
-    to it, which would give each process a copy of its own.
+    let it through. And they share the memory that they are forked with as long as nobody writes to it: what is free is
+    given back before, or each would keep what this process fills anew, and their garbage collection, which writes to
+    what it looks at, leaves it alone.
     """
+    with suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else set()
     try:
