@@ -77,6 +77,7 @@ class FusingEncoder(TransformerEncoder):
             else convolution(d_model, output_width, 1, blocks.normalization, activation=nn.Identity)
             for _ in range(num_levels)
         )
+        self.to(memory_format=torch.channels_last)  # as the maps that come in: else kernels are copied in each step
 
     def forward(self, features: Features) -> Memory:
         levels = [*features.maps[:-1], self.encode_coarsest(features)]
