@@ -36,8 +36,8 @@ def detr_train(scales: Sequence[int], max_size: int, until: float = 1.0, exact: 
         scales: lengths of the shorter side in pixels, one of which is drawn.
         max_size: the longer side's limit in pixels.
         until: the part of the run after which nothing is cropped.
-        exact: whether pixels are the official code's to the bit; else torch resizes bytes, in a fraction of the time, and
-            a few of ten thousand values are a level of 255 off.
+        exact: whether pixels are the official code's to the bit; else torch resizes bytes, in a fraction of the time,
+            and a few of ten thousand values are a level of 255 off.
     """
     return _flipped_and_cropped(ResizeShortSide(scales, max_size), until, exact)
 
