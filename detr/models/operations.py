@@ -91,11 +91,16 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, p
     def mixed(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+            scores = scores + (added(~mask, scores) if mask.dtype == torch.bool else mask)
         return masked(scores.softmax(-1), *chosen) @ values
 
     # Weights are computed again in the backward pass: they are what an encoder would keep most of.
     return checkpoint(mixed, queries, keys, values, mask, use_reentrant=False, preserve_rng_state=False)
+
+
+def added(forbidden: Tensor, like: Tensor) -> Tensor:
+    """Return what is added to scores: minus infinity where this bool mask is true, else 0."""
+    return torch.zeros_like(forbidden, dtype=like.dtype).masked_fill(forbidden, -torch.inf)
 
 
 def heads_of(x: Tensor, heads: int) -> Tensor:
@@ -145,13 +150,10 @@ class Attention(nn.MultiheadAttention):
         return linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias), None
 
     def _mask(self, query: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Both masks as one, as `attend` wants it; None where nothing is padding, if that is known without waiting."""
-        if padding is not None and eager_on_cpu(padding) and not padding.any():
-            padding = None
-        allowed = None if padding is None else ~padding[:, None, None]
-        if mask is None:
-            return allowed
-        if mask.dtype == torch.bool:
-            return ~mask if allowed is None else ~mask & allowed
-        mask = mask.to(query.dtype).view(-1, self.num_heads, *mask.shape[1:])
-        return mask if allowed is None else mask.masked_fill(~allowed, -torch.inf)
+        """Both masks as one that is added to the scores."""
+        if mask is not None:
+            mask = added(mask, query) if mask.dtype == torch.bool else mask.view(-1, self.num_heads, *mask.shape[1:])
+        if padding is None:
+            return mask
+        of_tokens = added(padding, query)[:, None, None]
+        return of_tokens if mask is None else mask + of_tokens
