@@ -184,14 +184,14 @@ class TrainLoader(Loader):
     def epochs(self) -> Iterator[Batch]:
         """Yield the batches of one epoch after another, from the first one on, without an end.
 
-        Each is as at another time of the run, so that they cost what its batches do on average.
+        Each two are as at another time of the run, so that they cost what its batches do on average.
         """
         for epoch in itertools.count():
             self.set_epoch(epoch, part=functools.partial(self._spread, epoch))
             yield from self
 
     def _spread(self, epoch: int, batch: int) -> float:
-        return (epoch * self.batches_per_epoch + batch) * GOLDEN % 1
+        return (epoch * self.batches_per_epoch + batch) // 2 * GOLDEN % 1
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

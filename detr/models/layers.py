@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -144,7 +145,7 @@ def group_norm(d_model: int) -> nn.GroupNorm:
 
 NORMS: dict[Normalization, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": group_norm,
+    "group": lambda width: nn.GroupNorm(math.gcd(NORM_GROUPS, width), width),  # parts may be narrow
     "layer": functools.partial(LayerNorm2d, eps=1e-6),
 }
 
@@ -159,11 +160,7 @@ def convolution(
     groups: int = 1,
     activation: type[nn.Module] = nn.SiLU,
 ) -> nn.Sequential:
-    """Return a convolution without a bias, its norm and an activation: [B, before, h, w] → [B, after, h / stride, …].
-
-    Raises:
-        ValueError: group norm of a width that cannot be grouped.
-    """
+    """Return a convolution without bias, its norm and an activation: [B, before, h, w] → [B, after, h / stride, …]."""
     kernel = nn.Conv2d(before, after, size, stride, padding=size // 2, groups=groups, bias=False)
     return nn.Sequential(kernel, NORMS[normalization](after), activation())
 

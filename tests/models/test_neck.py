@@ -35,12 +35,20 @@ def test_d_model_must_fit_sine_positions() -> None:
     [
         lambda: Neck(channels=[4], strides=[32], d_model=48, position_embedding=nn.Identity(), normalization="group"),
         lambda: TopDownEncoder(layer=LayerConfig(d_model=48, num_heads=4)),
-        lambda: HybridEncoder(layer=LayerConfig(d_model=48, num_heads=4), normalization="group"),
     ],
 )
 def test_d_model_must_fit_group_norm(build: Callable[[], nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"^transformer\.d_model: expected a multiple of 32 for group norm, got 48$"):
         build()
+
+
+@pytest.mark.parametrize(("width", "groups"), [(128, 32), (96, 16), (32, 16)])
+def test_what_is_narrow_in_fusion_blocks_has_fewer_groups(width: int, groups: int) -> None:
+    layer = LayerConfig(d_model=width, num_heads=4)
+    encoder = HybridEncoder(layer=layer, normalization="group", expansion=0.5)
+    assert {each.num_groups for each in encoder.bottom_up[0].blocks.modules() if isinstance(each, nn.GroupNorm)} == {
+        groups
+    }
 
 
 def test_padding_is_brought_to_feature_size() -> None:
