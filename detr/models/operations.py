@@ -27,8 +27,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     by_convolution = (
         x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.compiler.is_exporting()
+        and eager_on_cpu(x)
         and x.numel() * len(weight) >= LARGE
         and torch.get_num_threads() > 1  # else PyTorch gives 1×1 convolutions to MKL, too
         and torch.backends.mkldnn.is_available()
