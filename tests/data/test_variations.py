@@ -164,7 +164,7 @@ def test_a_rehearsal_sees_all_parts_of_a_run(images: Any) -> None:
     """Else steps would be timed that are slower than most."""
     loader = train_loader(images, batch_size=2, num_workers=0, seed=3)
     parts = []
-    for epoch, _ in zip(range(10), loader.epochs(), strict=False):
+    for epoch, _ in zip(range(20), loader.epochs(), strict=False):
         del epoch
         parts += [loader.sampler.part(batch) for batch in range(3)]
     assert 0.4 < np.mean([part < 0.5 for part in parts]) < 0.6
