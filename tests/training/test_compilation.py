@@ -16,6 +16,8 @@ from detr.data.loader import collate
 from detr.errors import UserError
 from detr.models.backbone import ResNet, Timm
 from detr.models.backbones.plain_vit import PlainViT
+from detr.models.encoder import EncoderLayer
+from detr.models.layers import LayerConfig
 from detr.training.compilation import compile_regions, regions
 
 
@@ -63,3 +65,20 @@ def test_compiled_steps_are_the_same(tmp_path: Path) -> None:
         ]
         found.append((torch.stack(losses), ours.model.state_dict(), ours.ema.module.state_dict()))
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_layer_of_the_paper_is_compiled_for_any_number_of_tokens() -> None:
+    """Its products are large: eager ones go through convolutions, which are not compiled for sizes that vary."""
+    torch.manual_seed(0)
+    layer = EncoderLayer(LayerConfig(dropout=0.0))
+    twin = copy.deepcopy(layer)
+    layer.compile(dynamic=True)
+    for tokens in (300, 221):
+        x, positions = torch.randn(2, 2, tokens, 256)
+        padding = torch.zeros(2, tokens, dtype=torch.bool)
+        found = []
+        for each in (layer, twin):
+            y = each(x, positions, padding)
+            found.append((y, torch.autograd.grad(y.square().mean(), list(each.parameters()))))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
