@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import string
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -117,6 +118,26 @@ def alone(*, sweep: bool) -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+@contextmanager
+def without_launch() -> Iterator[None]:
+    """Keep wandb.init from importing, for half a second, what knows of inputs that were staged for a launched job.
+
+    Where nobody has imported that before, there are none.
+    """
+    from wandb.sdk.wandb_run import Run
+
+    name = "_detect_and_apply_job_inputs"  # wandb's own; one that calls it otherwise imports as before
+    look = getattr(Run, name, None)
+    if look is None or "wandb.sdk.launch" in sys.modules:
+        yield
+        return
+    setattr(Run, name, lambda run: None)
+    try:
+        yield
+    finally:
+        setattr(Run, name, look)
 
 
 def _variable(variable: str, check: Callable[[str], str]) -> str | None:

@@ -253,7 +253,7 @@ class WandbLogger(Logger):
 
         agent = under_agent() and not self._sweep  # it says which run it is, and wandb hears of it
         try:
-            with wandb_environment.alone(sweep=self._sweep):
+            with wandb_environment.alone(sweep=self._sweep), wandb_environment.without_launch():
                 return wandb.init(
                     project=self._project,
                     entity=self._entity,

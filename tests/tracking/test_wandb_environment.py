@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,21 @@ def test_a_sweep_with_an_id_in_the_environment(tmp_path: Path) -> None:
     assert len({*ids, "fixed", None}) == 4
     assert "WANDB_RUN_ID=fixed is set aside" in (tmp_path / "S" / "1" / "train.log").read_text()
     assert read_study(tmp_path / "S").groups == ["train S"]
+
+
+def test_a_run_does_not_import_what_launches_jobs(tmp_path: Path) -> None:
+    """In a process of its own, since others may have imported it here. wandb is afterwards what it was."""
+    code = """
+import sys
+import wandb
+from wandb.sdk.wandb_run import Run
+from detr.tracking.wandb_environment import without_launch
+before = Run._detect_and_apply_job_inputs
+with without_launch():
+    run = wandb.init(dir=sys.argv[1], mode="offline", settings=wandb.Settings(silent=True, console="off"))
+assert "wandb.sdk.launch" not in sys.modules and Run._detect_and_apply_job_inputs is before
+run.log({"a": 1})
+run.finish()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
