@@ -9,13 +9,12 @@ layer. Losses and gradients are compared before the time is.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 import detr_r50
 import torch
 from alternating import alternate
-from figure import Figure
+from figure import Figure, main
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
@@ -95,15 +94,5 @@ def figures(quick: bool = False, turns: int = 15) -> Iterator[Figure]:
         yield Figure(f"criterion, {images} images with {count} objects", found, what, TARGET)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for figure in figures(turns=arguments.turns):
-        print(figure, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures, turns=15)

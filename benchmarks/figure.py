@@ -7,10 +7,11 @@ which measures one figure after the other; quick: few turns of small sizes, to s
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import multiprocessing
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,19 @@ class Figure:
     def __str__(self) -> str:
         verdict = f", target {self.target:g} {'reached' if self.reached else 'missed'}" if self.target else ""
         return f"{self.name}: {self.comparison}{verdict}{', MiB ' if self.memory else ''}{self.mebibytes}"
+
+
+def main(text: str | None, figures: Callable[..., Iterator[Figure]], turns: int) -> None:
+    """Print the figures of a file as a command: `text` is its docstring, `turns` how many there are by default."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=turns)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for figure in figures(turns=arguments.turns):
+        print(figure, flush=True)
 
 
 def peak_memory(

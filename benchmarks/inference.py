@@ -8,14 +8,13 @@ One image of 800 × 1066 pixels, two of 512 × 640; logits and boxes are compare
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
 
 import detr_r50
 import torch
 from alternating import alternate
-from figure import Figure
+from figure import Figure, main
 
 SHAPES = {(1, 800, 1066): 0.50, (2, 512, 640): 0.55}  # batch, height, width: what ours / theirs should be at most
 
@@ -41,15 +40,5 @@ def figures(quick: bool = False, turns: int = 9) -> Iterator[Figure]:
         yield Figure(f"inference, {batch} × {height} × {width}", found, what, target)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for figure in figures(turns=arguments.turns):
-        print(figure, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures, turns=9)

@@ -8,14 +8,13 @@ the gradient, AdamW. Dropout is the paper's on both sides. Both start from the s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import detr_r50
 import torch
 from alternating import alternate, seconds
-from figure import Figure, peak_memory
+from figure import Figure, main, peak_memory
 from torch import nn
 
 from detr.assembly import build_optimizer
@@ -92,15 +91,5 @@ def figures(quick: bool = False, turns: int = 7) -> Iterator[Figure]:
     yield Figure(f"{name}, compiled", found, what, 0.70)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for figure in figures(turns=arguments.turns):
-        print(figure, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, figures, turns=7)
