@@ -44,7 +44,7 @@ def test_a_training_says_why_it_ended_and_what_its_steps_took(home: Path) -> Non
     assert record["minutes"] == pytest.approx(row["train/seconds"] / 60)
     assert row["train/grad_norm"] > 0
     rates = {name: value for name, value in row.items() if name.startswith("train/lr")}
-    assert len(rates) == 3
+    assert len(rates) == 4
     assert len(set(rates.values())) == 2  # the first group's stands there twice
     spent = row["train/step_seconds/data"] + row["train/step_seconds/compute"]
     assert 4 * spent == pytest.approx(row["train/seconds"])
