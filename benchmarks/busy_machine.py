@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from alternating import beside
+
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "300,000 rounds (GNU's default)": {"GOMP_SPINCOUNT": "300000"},
@@ -47,16 +49,12 @@ def main() -> None:
     for _ in range(arguments.repeats):
         for name, variables in SETTINGS.items():
             for busy in (False, True):
-                other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-                try:
+                with beside(busy):
                     found.setdefault((name, busy), []).append(images_per_second(variables, arguments.steps))
-                finally:
-                    if other is not None:
-                        other.kill()
     print(f"{'threads spin':<32} {'alone':>7} {'beside one':>11}   images/s, {os.cpu_count()} cores")
     for name in SETTINGS:
-        alone, beside = (statistics.median(found[name, busy]) for busy in (False, True))
-        print(f"{name:<32} {alone:>7.1f} {beside:>11.1f}")
+        alone, shared = (statistics.median(found[name, busy]) for busy in (False, True))
+        print(f"{name:<32} {alone:>7.1f} {shared:>11.1f}")
 
 
 if __name__ == "__main__":

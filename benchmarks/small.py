@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from alternating import alternate
+from alternating import alternate, beside
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,15 +79,13 @@ def serve(words: list[str]) -> None:
 def compare(name: str, before: Path, words: list[str], *, steps: int, turns: int) -> None:
     """Print how long so many steps take here and in another checkout."""
     for busy in (False, True):
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-        trainings = [Training(checkout, words, steps) for checkout in (ROOT, before)]
-        try:
-            print(f"{name}, {'beside a busy process' if busy else 'alone'}: {alternate(*trainings, turns=turns)}")
-        finally:
-            for training in trainings:
-                training.close()
-            if other is not None:
-                other.kill()
+        with beside(busy):
+            trainings = [Training(checkout, words, steps) for checkout in (ROOT, before)]
+            try:
+                print(f"{name}, {'beside a busy process' if busy else 'alone'}: {alternate(*trainings, turns=turns)}")
+            finally:
+                for training in trainings:
+                    training.close()
 
 
 def main() -> None:

@@ -83,7 +83,8 @@ def replace_basic_sweeper(sweeper: type[Sweeper], **defaults: Any) -> None:
 def _plain(arguments: argparse.Namespace) -> bool:
     """Whether nothing can set `hydra.mode`: neither the command line nor a config."""
     of_hydra = [each for each in arguments.overrides if re.match(r"[+~]*hydra\b(?!\.run\.dir=)", each)]
-    if arguments.multirun or arguments.config_name or arguments.config_dir or of_hydra:
+    elsewhere = arguments.config_name or arguments.config_dir or arguments.config_path
+    if arguments.multirun or elsewhere or of_hydra:
         return False
     return not any(b"MULTIRUN" in file.read_bytes() for file in CONF.rglob("*.yaml"))
 

@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from detr.losses.mask_points import at_points, draw, objects_at_points
+from detr.losses.mask_points import Sampling, at_points, draw, objects_at_points
 from detr.structures import MASK_QUERIES, Predictions, Targets
-
-PIXELS_PER_POINT = 16
 
 
 def mask_costs(predictions: Predictions, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -34,7 +32,7 @@ def mask_costs(predictions: Predictions, targets: Targets) -> tuple[Tensor, Tens
 def _layer_costs(pixels: Tensor, queries: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Of pixels [B, D, h, w] and queries [B, Q, D + 1], each [B, Q, n]."""
     images, _, height, width = pixels.shape
-    points = draw((1, max(1, height * width // PIXELS_PER_POINT), 2), queries)
+    points = draw((1, max(1, height * width // Sampling.pixels_per_point), 2), queries)
     values = at_points(pixels, points.expand(images, -1, -1))
     logits = torch.einsum("bqd,bdp->bqp", queries[..., :-1], values) + queries[..., -1:]
     everyone = torch.arange(len(targets), device=points.device)

@@ -17,6 +17,7 @@ from detr.config.hydra_internals import _mode_unset, _plain, parse_arguments
         (["-m", "seed=1,2"], False),
         (["-cn", "other"], False),
         (["-cd", "sweeps"], False),
+        (["-cp", "own"], False),
         (["hydra.mode=MULTIRUN"], False),
         (["+hydra.mode=MULTIRUN"], False),
         (["hydra={mode: MULTIRUN}"], False),
