@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -26,15 +26,18 @@ class _Average(AveragedModel):
     def __init__(self, model: nn.Module, decay: float, tau: float | None) -> None:
         super().__init__(model)
         self.decay, self.tau = decay, tau
+        # Found once: a walk through a detector's modules takes as long as the update.
+        self.averages, self.latest = list(self.module.parameters()), list(model.parameters())
+        modules = zip(self.module.modules(), model.modules(), strict=True)
+        self.keepers = [(mine, its) for mine, its in modules if any(True for _ in its.buffers(recurse=False))]
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
+        """Follow the model, which is the one that the average was made of."""
         updates = int(self.n_averaged)  # kept on the host
-        average: list[Tensor] = list(self.module.parameters())
-        latest: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(average, latest, 1 - risen(self.decay, self.tau, updates) if updates else 1.0)
-        for mine, its in zip(self.module.buffers(), model.buffers(), strict=True):
-            mine.copy_(its)
+        torch._foreach_lerp_(self.averages, self.latest, 1 - risen(self.decay, self.tau, updates) if updates else 1.0)
+        for mine, its in self.keepers:
+            torch._foreach_copy_(list(mine.buffers(recurse=False)), list(its.buffers(recurse=False)))
         self.n_averaged += 1
 
 

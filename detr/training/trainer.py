@@ -69,7 +69,8 @@ class Trainer:
         self.started: float | None = None  # on the monotonic clock, as if the training had never paused
         self.saved = 0.0  # seconds of training at the last checkpoint
         self.console = Console(quiet=not distributed.is_main())
-        self.device = next(self.model.parameters()).device
+        self.parameters = list(self.model.parameters())
+        self.device = self.parameters[0].device
         self.ema = averaged(self.model, options.ema_decay, options.ema_tau) if options.ema_decay else None
         if options.compile:
             compile_regions(self.model)
@@ -218,10 +219,10 @@ class Trainer:
             for batch in micro_batches
         ]
         self.scaler.unscale_(self.optimizer)
-        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.options.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.options.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
