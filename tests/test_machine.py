@@ -73,22 +73,23 @@ def test_a_training_whose_reader_goes_away_ends_well(tmp_path: Path) -> None:
 
 
 SPIN = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, ["1000", "1", None]),
-        ({"GOMP_SPINCOUNT": "0"}, ["0", "1", None]),
-        ({"OMP_WAIT_POLICY": "active"}, [None, None, "active"]),
+        ({}, ["1000", "1", None, "4096"]),
+        ({"GOMP_SPINCOUNT": "0"}, ["0", "1", None, "4096"]),
+        ({"OMP_WAIT_POLICY": "active", KERNELS: "10"}, [None, None, "active", "10"]),
     ],
 )
-def test_threads_spin_little_unless_told(
+def test_threads_spin_little_and_kernels_are_kept_unless_told(
     given: dict[str, str], expected: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in SPIN:
+    for name in (*SPIN, KERNELS):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    done = run_cold("-c", f"import detr, json, os; print(json.dumps([os.environ.get(name) for name in {SPIN}]))")
+    done = run_cold("-c", f"import detr, json, os; print(json.dumps([os.environ.get(name) for name in {(*SPIN, KERNELS)}]))")
     assert json.loads(done.stdout) == expected
