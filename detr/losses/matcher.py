@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 
 import numpy as np
 import torch
@@ -201,17 +202,25 @@ def _finite_images(outputs: list[Predictions]) -> Tensor:
 
 def _assign(costs: np.ndarray, counts: list[int], group: Group) -> Matches:
     """The Hungarian algorithm on each layer, part of the queries and image of costs [L, B, Q, n]."""
-    starts = np.concatenate([[0], np.cumsum(counts)])
     layers, images, queries, _ = costs.shape
+    if not np.isfinite(costs).all():
+        _check_finite(costs, counts)
     size = queries // group.parts
-    found: list[np.ndarray] = [np.empty((4, 0), np.int64)]
-    for layer, part, image in np.ndindex(layers, group.parts, images):
-        count = counts[image]
+    pairs = []
+    for layer, part, (image, count) in product(range(layers), range(group.parts), enumerate(counts)):
         cost = costs[layer, image, part * size : (part + 1) * size, :count]
-        if not np.isfinite(cost).all():
-            raise NonFiniteError("a matching cost is not finite", [image])
-        rows, columns = linear_sum_assignment(np.tile(cost, group.copies))
-        fixed = np.full((2, len(rows)), [[layer], [image]])
-        found.append(np.vstack([fixed, rows + part * size, starts[image] + columns % max(count, 1)]))
-    layer_, image_, query, target = torch.from_numpy(np.concatenate(found, axis=1)).unbind()
-    return Matches(layer_, image_, query, target, layers)
+        pairs.append(linear_sum_assignment(cost if group.copies == 1 else np.tile(cost, group.copies)))
+    rows, columns = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    of_pairs = np.indices((layers, group.parts, images)).reshape(3, -1)
+    layer_, part_, image_ = of_pairs.repeat([len(each) for each, _ in pairs], axis=1)
+    starts = np.cumsum([0, *counts])
+    target = starts[image_] + columns % np.maximum(counts, 1)[image_]
+    found = torch.from_numpy(np.stack([layer_, image_, rows + part_ * size, target]))
+    return Matches(*found.unbind(), layers)
+
+
+def _check_finite(costs: np.ndarray, counts: list[int]) -> None:
+    """Raises NonFiniteError unless the costs [L, B, Q, n] of the objects there are finite."""
+    images = [image for image, count in enumerate(counts) if not np.isfinite(costs[:, image, :, :count]).all()]
+    if images:
+        raise NonFiniteError("a matching cost is not finite", images)
