@@ -27,6 +27,7 @@ def symbolic_sizes() -> Iterator[None]:
         for module in ("conv2d_same", "pool2d_same", "std_conv"):
             if f"timm.layers.{module}" in sys.modules:
                 stack.enter_context(mock.patch(f"timm.layers.{module}.pad_same", pad_same))
+        stack.enter_context(mock.patch("detr.models.folding.pad_same", pad_same))
         stack.enter_context(mock.patch("detr.models.two_stage.batched_nms", batched_nms))
         stack.enter_context(mock.patch("torch.nn.functional.interpolate", interpolate))
         yield

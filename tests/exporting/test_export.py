@@ -12,6 +12,7 @@ import pytest
 import torch
 from builders import CLASSES
 from command import only_error, run
+from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same as timms
 
 from detr.benchmarking.benchmark import Setting, benchmark
@@ -23,7 +24,7 @@ from detr.exporting.formats import SUFFIXES
 from detr.exporting.program import CHOSEN, Wish
 from detr.exporting.running import open_file
 from detr.exporting.source import Source
-from detr.exporting.symbolic import interpolate, pad_same
+from detr.exporting.symbolic import interpolate, pad_same, symbolic_sizes
 from detr.exporting.verification import Differences, _cases, _matched, verify
 from detr.models.anchor import AnchorDecoder
 from detr.models.backbone import ResNet
@@ -31,6 +32,7 @@ from detr.models.box_coder import LogitBoxCoder
 from detr.models.decoder import TransformerDecoder
 from detr.models.detr import DETR
 from detr.models.encoder import TransformerEncoder
+from detr.models.folding import FoldedConvolution, FrozenBatchNorm
 from detr.models.layers import LayerConfig
 from detr.models.neck import Neck
 from detr.models.position_embedding import SinePositionEmbedding
@@ -200,6 +202,20 @@ def test_same_padding_is_timms(side: int, kernel: int, stride: int) -> None:
         for pad in (pad_same, timms)
     )
     assert torch.equal(ours, theirs)
+
+
+def test_folded_convolutions_are_traced_with_padding_whose_sizes_stay_simple() -> None:
+    """In timm's form they grow with each stage, until a detector with such a backbone cannot be traced in an hour."""
+    norm = FrozenBatchNorm(torch.nn.BatchNorm2d(4))
+    network = torch.nn.Sequential(FoldedConvolution(Conv2dSame(3, 4, 3, stride=2, bias=False), norm), norm).eval()
+    any_size = torch.export.Dim.DYNAMIC
+    with symbolic_sizes():
+        x = torch.randn(2, 3, 32, 64)
+        program = torch.export.export(network, (x,), dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},))
+    assert "index_select" in program.graph_module.code
+    for height, width in ((32, 64), (33, 47)):
+        x = torch.randn(1, 3, height, width)
+        torch.testing.assert_close(program.module()(x), network(x))
 
 
 def test_the_nearest_pixel_is_pytorchs() -> None:
