@@ -10,6 +10,7 @@ from detr.errors import UserError
 from detr.exporting.formats import SUFFIXES, Format, write
 from detr.exporting.metadata import metadata_of
 from detr.exporting.program import CHOSEN, Traced, Wish
+from detr.exporting.quantization import calibrate, quantize, verify_detections
 from detr.exporting.running import open_file
 from detr.exporting.source import Source
 from detr.exporting.verification import Differences, verify
@@ -33,10 +34,7 @@ def export(source: Source, layout: Format, wish: Wish, output: str | None) -> tu
     Raises:
         UserError: the format or the detector does not allow it, a library is missing, or the answers differ.
     """
-    precision = "" if wish.precision == "fp32" else f"_{wish.precision}"
-    path = Path(output) if output is not None else default_output(source, precision + SUFFIXES[layout])
-    if path.suffix != SUFFIXES[layout]:
-        raise UserError(f"output={path}: the file of format={layout} ends in {SUFFIXES[layout]}")
+    path = _place(source, layout, wish, output)
     traced = Traced(source, wish, chosen=layout != "torch_export")
     started = time.monotonic()
     with staged(path) as draft:
@@ -45,6 +43,40 @@ def export(source: Source, layout: Format, wish: Wish, output: str | None) -> tu
         differences = verify(source, wish, open_file(draft, inside=CHOSEN if traced.chosen else None))
     log.info("%s: %s", path, differences)
     return path, differences
+
+
+def export_in_8_bits(source: Source, wish: Wish, images: str, output: str | None) -> tuple[Path, float]:
+    """Write a detector as ONNX with convolutions in 8 bits; return the file, and how much of the model's it finds.
+
+    Nothing is left behind where that is too little.
+
+    Args:
+        source: the detector.
+        wish: its outputs.
+        images: like those to come, as `calibrate` has them.
+        output: as `export` has it.
+
+    Raises:
+        UserError: as `export` raises it; there is no image, or the file finds too little.
+    """
+    path = _place(source, "onnx", wish, output)
+    calibration = calibrate(source, images)
+    traced = Traced(source, wish)
+    with staged(path) as draft:
+        write(traced, metadata_of(source, traced), "onnx", draft)
+        log.info("written; finding the ranges of values in %d images", len(calibration.inputs))
+        quantize(draft, calibration)
+        share = verify_detections(source, wish, open_file(draft), calibration)
+    log.info("%s: finds %.1f %% of what the model is sure of in these images", path, 100 * share)
+    return path, share
+
+
+def _place(source: Source, layout: Format, wish: Wish, output: str | None) -> Path:
+    precision = "" if wish.precision == "fp32" else f"_{wish.precision}"
+    path = Path(output) if output is not None else default_output(source, precision + SUFFIXES[layout])
+    if path.suffix != SUFFIXES[layout]:
+        raise UserError(f"output={path}: the file of format={layout} ends in {SUFFIXES[layout]}")
+    return path
 
 
 def default_output(source: Source, suffix: str) -> Path:

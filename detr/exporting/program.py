@@ -22,7 +22,7 @@ from detr.models.detr import DETR
 from detr.models.two_stage import TwoStageQueries
 
 Outputs = Literal["logits", "detections"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 CHOSEN = "chosen"  # name of the value inside: which tokens became queries
 EXAMPLE = (2, 384, 352)  # images, height and width that it is traced with; those of the file may be any

@@ -188,12 +188,13 @@ class Detector:
 
     def _batch(self, images: Sequence[Image.Image], choice: Choice) -> list[tuple[Detections, PanopticSegments | None]]:
         """What is found in images that go through the model together."""
-        batch = self._prepared(images)
+        batch = self.prepared(images)
         with self.autocast():
             predictions = self.model(batch.images, batch.padding)
         return self._answers(predictions, batch, choice)
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Batch:
+    def prepared(self, images: Sequence[Image.Image]) -> Batch:
+        """Return images as the model is given them: transformed, padded to a batch, on its device."""
         samples = [self._sample(image) for image in images]
         return collate(samples, self.model.backbone.size_divisor).to(self.device)
 
@@ -241,7 +242,7 @@ class Detector:
         self, image: Image.Image, choice: Choice, layers: Layers, point: tuple[float, float] | None
     ) -> Found:
         """What is found in an image, and where the model looked. It is watched in a twin that shares its weights."""
-        batch = self._prepared([image])
+        batch = self.prepared([image])
         shared = {id(each): each for each in (*self.model.parameters(), *self.model.buffers())}
         twin = copy.deepcopy(self.model, shared)
         with Recorder(twin) as recorder, self.autocast():

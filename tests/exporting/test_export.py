@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from builders import CLASSES
 from command import only_error, run
+from PIL import Image
 from timm.layers import Conv2dSame
 from timm.layers.padding import pad_same as timms
 
@@ -19,9 +21,10 @@ from detr.benchmarking.benchmark import Setting, benchmark
 from detr.config.containers import Section
 from detr.errors import UserError
 from detr.exporting import export as exporting
-from detr.exporting.export import export
+from detr.exporting.export import export, export_in_8_bits
 from detr.exporting.formats import SUFFIXES
-from detr.exporting.program import CHOSEN, Wish
+from detr.exporting.program import CHOSEN, Outputs, Wish
+from detr.exporting.quantization import SURE, calibrate, verify_detections
 from detr.exporting.running import open_file
 from detr.exporting.source import Source
 from detr.exporting.symbolic import interpolate, pad_same, symbolic_sizes
@@ -68,6 +71,7 @@ def tiny_source(seed: int = 0, *, proposals: bool = False) -> Source:
         "augmentation": {"eval": Section(SHRINK)},
         "evaluator": {"detections_per_image": 15},
         "dataloader": {"batch_size": 2, "eval_batch_size": None},
+        "trainer": {"precision": "fp32"},
     }
     return Source("tiny", model, Classes.contiguous({3: "a", 5: "b", 9: "c"}), values)
 
@@ -193,6 +197,27 @@ def test_torch_export_answers_as_the_model(tmp_path: Path) -> None:
     assert open_file(path).metadata["classes"]["category_ids"] == [3, 5, 9]
 
 
+@pytest.mark.parametrize("outputs", ["detections", pytest.param("logits", marks=pytest.mark.slow)])
+def test_convolutions_in_8_bits_find_what_the_model_finds(outputs: Outputs, tmp_path: Path) -> None:
+    source, other, images = tiny_source(), tiny_source(1), tmp_path / "images"
+    for each in (source, other):
+        torch.nn.init.constant_(each.model.class_head.bias, 0.5)  # sure of something
+    images.mkdir()
+    for number in range(6):
+        Image.effect_noise((120 + number, 100), 80).convert("RGB").save(images / f"{number}.png")
+    path, share = export_in_8_bits(source, Wish(outputs, "int8"), str(images), str(tmp_path / "tiny.onnx"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["images", "tiny.onnx"]
+    assert share >= 0.9
+    runner = open_file(path)
+    assert (runner.metadata["precision"], runner.metadata["classes"]) == ("int8", source.classes.to_dict())
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("Conv") <= kinds.count("QuantizeLinear") < kinds.count("DequantizeLinear")
+    calibration = calibrate(source, str(images))
+    assert sum(int((each.scores >= SURE).sum()) for each in calibration.found) > 20, "else nothing was compared"
+    with pytest.raises(UserError, match="in 8 bits the file finds"):
+        verify_detections(source, Wish(outputs, "int8"), runner, calibrate(other, str(images)))
+
+
 @pytest.mark.parametrize("side", range(8, 15))
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (1, 2), (2, 2), (2, 3), (3, 1)])
 def test_same_padding_is_timms(side: int, kernel: int, stride: int) -> None:
@@ -245,6 +270,10 @@ def test_a_missing_extra_is_named(layout: Any, library: str, tmp_path: Path, mon
         (["format=openvino", "experiment=quickstart", "output=file.onnx"], "ends in .xml"),
         (["format=onnx", "experiment=quikstart"], "quickstart"),
         (["format=onnx", "outputs=boxes", "checkpoint=best.pt"], "outputs"),
+        (["format=onnx", "precision=int8", "experiment=quickstart"], "give calibration=FOLDER"),
+        (["format=onnx", "calibration=photos", "experiment=quickstart"], "is for precision=int8"),
+        (["format=openvino", "precision=int8", "calibration=photos", "experiment=quickstart"], "use format=onnx"),
+        (["format=onnx", "precision=int8", "calibration=photos", "experiment=quickstart"], "photos: no such image"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_where_each_query_looked(kind: str) -> None:
 
 def recorded(kind: str) -> tuple[Recorder, Any, Frame]:
     ours = detector(kind)
-    batch = ours._prepared([picture()])
+    batch = ours.prepared([picture()])
     with torch.inference_mode(), Recorder(ours.model) as recorder:
         ours.model(batch.images, batch.padding)
     return recorder, batch, Frame.of(batch, recorder.memory)

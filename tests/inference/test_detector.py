@@ -208,7 +208,7 @@ def test_masks_and_segments_are_those_of_an_evaluation() -> None:
     images = [np.asarray(Image.effect_noise(size, 90).convert("RGB")) for size in ((90, 70), (64, 96))]
     ours = detector("panoptic")
     found = ours(images, **ALL)
-    batch = ours._prepared([each.image for each in found])
+    batch = ours.prepared([each.image for each in found])
     with torch.inference_mode():
         predictions = ours.model(batch.images, batch.padding)
     truth = {"images": [], "annotations": [], "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)]}
