@@ -14,9 +14,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, in rounds; its default is millions
     os.environ.setdefault("KMP_BLOCKTIME", "1")  # of Intel's and LLVM's, in milliseconds; its default is 200
 
-# A convolution of one size has its own compiled kernel; oneDNN keeps 1,024. A training whose images come in six sizes has
-# more of them, and compiled some again in every step, for a tenth of its time. 4,096 take about 100 MB, once there are as
-# many. Read with the first convolution.
+# A convolution of one size has its own compiled kernel, of which oneDNN keeps 1,024. A training with images of six
+# sizes has more, and compiled some of them again in every step, for a tenth of its time. 4,096 take about 100 MB, once
+# there are as many. Read with the first convolution.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 

@@ -91,5 +91,7 @@ def test_threads_spin_little_and_kernels_are_kept_unless_told(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    done = run_cold("-c", f"import detr, json, os; print(json.dumps([os.environ.get(name) for name in {(*SPIN, KERNELS)}]))")
+    done = run_cold(
+        "-c", f"import detr, json, os; print(json.dumps([os.environ.get(name) for name in {(*SPIN, KERNELS)}]))"
+    )
     assert json.loads(done.stdout) == expected

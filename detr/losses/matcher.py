@@ -207,16 +207,16 @@ def _assign(costs: np.ndarray, counts: list[int], group: Group) -> Matches:
         _check_finite(costs, counts)
     size = queries // group.parts
     pairs = []
-    for layer, part, (image, count) in product(range(layers), range(group.parts), enumerate(counts)):
-        cost = costs[layer, image, part * size : (part + 1) * size, :count]
+    for at, part, (place, count) in product(range(layers), range(group.parts), enumerate(counts)):
+        cost = costs[at, place, part * size : (part + 1) * size, :count]
         pairs.append(linear_sum_assignment(cost if group.copies == 1 else np.tile(cost, group.copies)))
     rows, columns = (np.concatenate(each) for each in zip(*pairs, strict=True))
     of_pairs = np.indices((layers, group.parts, images)).reshape(3, -1)
     layer_, part_, image_ = of_pairs.repeat([len(each) for each, _ in pairs], axis=1)
     starts = np.cumsum([0, *counts])
     target = starts[image_] + columns % np.maximum(counts, 1)[image_]
-    found = torch.from_numpy(np.stack([layer_, image_, rows + part_ * size, target]))
-    return Matches(*found.unbind(), layers)
+    layer, image, query, target = torch.from_numpy(np.stack([layer_, image_, rows + part_ * size, target])).unbind()
+    return Matches(layer, image, query, target, layers)
 
 
 def _check_finite(costs: np.ndarray, counts: list[int]) -> None:

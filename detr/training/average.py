@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -27,7 +27,8 @@ class _Average(AveragedModel):
         super().__init__(model)
         self.decay, self.tau = decay, tau
         # Found once: a walk through a detector's modules takes as long as the update.
-        self.averages, self.latest = list(self.module.parameters()), list(model.parameters())
+        self.averages: list[Tensor] = list(self.module.parameters())
+        self.latest: list[Tensor] = list(model.parameters())
         modules = zip(self.module.modules(), model.modules(), strict=True)
         self.keepers = [(mine, its) for mine, its in modules if any(True for _ in its.buffers(recurse=False))]
 

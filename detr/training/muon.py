@@ -108,7 +108,7 @@ class _Stacked(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            alike = defaultdict(list)
+            alike: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[tuple(sorted(matrix.shape))].append(matrix)
@@ -120,7 +120,7 @@ class _Stacked(torch.optim.Muon):
         self, matrices: list[Tensor], *, lr: float, weight_decay: float, momentum: float, nesterov: bool, **options: Any
     ) -> None:
         """Take the step of matrices [R, C] or [C, R]."""
-        gradients = [matrix.grad for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
             if not self.state[matrix]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
