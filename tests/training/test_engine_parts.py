@@ -108,7 +108,7 @@ def poison(model: DETR, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "counts", "named"), [("class", [1, 1], ["0"]), ("box", [0, 2], ["1"]), ("class", [0, 0], ["0", "1"])]
+    ("what", "counts", "named"), [("class", [1, 1], ["0", "1"]), ("box", [0, 2], ["1"]), ("class", [0, 0], ["0", "1"])]
 )
 def test_a_loss_that_is_not_finite_stops_and_is_kept(
     what: str, counts: list[int], named: list[str], tmp_path: Path
