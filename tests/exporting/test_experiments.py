@@ -18,7 +18,7 @@ from detr.exporting.program import Outputs, Wish
 from detr.exporting.running import open_file
 from detr.exporting.source import find
 
-SMALL = ["augmentation=none", "augmentation.max_size=256"]
+SMALL = ["augmentation=light", "augmentation.max_size=256"]
 CASES = [[name] for name in groups()["experiment"]] + [
     ["deformable_detr_r50", "queries=deformable_two_stage"],
     ["deformable_detr_r50", "transformer.decoder.refine=false"],
