@@ -63,8 +63,7 @@ class Trainer:
         self.limits = Limits(parts.options, parts.loader)
         self.logger, self.recipe = parts.logger, parts.recipe
         self.folder = folder
-        self.progress = Progress()
-        self.meter = Meter()
+        self.progress, self.meter = Progress(), Meter()
         self.requests = Requests()
         self.started: float | None = None  # on the monotonic clock, as if the training had never paused
         self.saved = 0.0  # seconds of training at the last checkpoint
