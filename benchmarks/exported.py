@@ -11,27 +11,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
+import runpy
 import statistics
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-
-def example() -> ModuleType:
-    """Return `docs/onnx_example.py`, which runs files without this project."""
-    path = Path(__file__).resolve().parents[1] / "docs" / "onnx_example.py"
-    specification = importlib.util.spec_from_file_location("onnx_example", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[1] / "docs" / "onnx_example.py"))  # without this project
 
 
 def average_precision(truth: COCO, results: list[dict[str, Any]]) -> tuple[float, float]:
@@ -50,14 +40,13 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--annotations", required=True)
     given = parser.parse_args()
-    runs = example()
-    detectors = {file: runs.Detector(file) for file in given.files}
+    detectors = {file: EXAMPLE["Detector"](file) for file in given.files}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(given.annotations)
     results: dict[str, list[dict[str, Any]]] = {file: [] for file in detectors}
     seconds: dict[str, list[float]] = {file: [] for file in detectors}
     for image_id, entry in truth.imgs.items():
-        image = runs.read(given.images / entry["file_name"])
+        image = EXAMPLE["read"](given.images / entry["file_name"])
         for file, detector in detectors.items():
             started = time.perf_counter()
             (found,) = detector([image])

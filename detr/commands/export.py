@@ -32,6 +32,9 @@ from detr.errors import UserError
 
 @entry_point("export", deferred=True)
 def main(config: Config) -> None:
+    values = config.values
+    checkpoint, layout = values["checkpoint"], values["format"]
+    _check_calibration(layout, values["precision"], values["calibration"])
     # Here: torch takes seconds, which a typo need not wait for.
     from detr.exporting.export import default_output, export, export_in_8_bits
     from detr.exporting.hugging_face import export_folder
@@ -40,14 +43,11 @@ def main(config: Config) -> None:
     from detr.tracking.model_card import carry_card
     from detr.weights.export import export as export_weights
 
-    values = config.values
-    checkpoint, layout = values["checkpoint"], values["format"]
     if layout == "hugging_face":
         source = find(checkpoint, config.aside, config.folders)
         written = export_folder(source, Path(values["output"] or default_output(source, "_hugging_face")))
     elif layout != "official":
         wish = Wish(values["outputs"], values["precision"])
-        _check_calibration(layout, wish.precision, values["calibration"])
         source = find(checkpoint, config.aside, config.folders)
         if wish.precision == "int8":
             written, _ = export_in_8_bits(source, wish, values["calibration"], values["output"])

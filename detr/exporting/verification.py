@@ -55,7 +55,7 @@ class Differences:
         return f"boxes differ by up to {self.boxes:.2g} pixels, scores by {self.scores:.2g}{masks}"
 
 
-LIMITS: dict[Precision, Differences] = {"fp32": Differences(0.5, 1e-3, 1e-2), "fp16": Differences(1.0, 2e-2, 5e-2)}
+LIMITS: dict[Precision, Differences] = {"fp32": Differences(0.5, 1e-3, 1e-2), "fp16": Differences(0.5, 1e-3, 1e-2)}
 
 
 def verify(source: Source, wish: Wish, runner: Runner) -> Differences:

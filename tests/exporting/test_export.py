@@ -273,6 +273,7 @@ def test_a_missing_extra_is_named(layout: Any, library: str, tmp_path: Path, mon
         (["format=onnx", "precision=int8", "experiment=quickstart"], "give calibration=FOLDER"),
         (["format=onnx", "calibration=photos", "experiment=quickstart"], "is for precision=int8"),
         (["format=openvino", "precision=int8", "calibration=photos", "experiment=quickstart"], "use format=onnx"),
+        (["format=hugging_face", "precision=int8", "calibration=photos", "experiment=quickstart"], "use format=onnx"),
         (["format=onnx", "precision=int8", "calibration=photos", "experiment=quickstart"], "photos: no such image"),
     ],
 )
