@@ -1,29 +1,39 @@
-"""Frozen batch norms that are part of a convolution, against the two one after the other."""
+"""Convolutions with frozen batch norms, sums and activations inside, against the libraries' own networks."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detr.models.backbone import Backbone, ResNet, Timm
-from detr.models.folding import FoldedConvolution, FrozenBatchNorm
+from detr.models.backbones.resnet_d import ResNetD
+from detr.models.folding import FoldedConvolution, FrozenBatchNorm, Residual
+from detr.models.fusing import Geometry, convolve
 
-NETWORKS = {
-    "resnet18": lambda: ResNet(name="resnet18", weights=None),
-    "resnet50": lambda: ResNet(name="resnet50", weights=None, dilation=True),
-    "same padding": lambda: Timm(name="tf_efficientnet_lite0", weights=None, levels=[-2, -1]),
-    "activations in norms": lambda: Timm(name="mobilenetv3_small_100", weights=None),
-    "norms before convolutions": lambda: Timm(name="densenet121", weights=None, levels=[2]),
-    "biases": lambda: Timm(name="vgg11_bn", weights=None, levels=[2]),
+NETWORKS: dict[str, Callable[..., Backbone]] = {
+    "resnet18": lambda **options: ResNet(name="resnet18", weights=None, **options),
+    "resnet50": lambda **options: ResNet(name="resnet50", weights=None, dilation=True, **options),
+    "frozen in the middle": lambda **options: ResNet(
+        name="resnet18", weights=None, trainable=["layer2"], levels=["layer3", "layer4"], **options
+    ),
+    "pooled shortcuts": lambda **options: ResNetD(name="resnet50", weights=None, trainable=[".*"], **options),
+    "same padding": lambda **options: Timm(
+        name="tf_efficientnet_lite0", weights=None, trainable=TRAINABLE, levels=[-2, -1], **options
+    ),
+    "activations in norms": lambda **options: Timm(name="mobilenetv3_small_100", weights=None, **options),
+    "norms before convolutions": lambda **options: Timm(name="densenet121", weights=None, levels=[2], **options),
+    "sums in place": lambda **options: Timm(name="resnet18", weights=None, **options),
+    "biases": lambda **options: Timm(name="vgg11_bn", weights=None, levels=[2], **options),
 }
+TRAINABLE = ["blocks"]
 
 
 def with_norms_that_matter(backbone: Backbone) -> Backbone:
-    """In double precision."""
     torch.manual_seed(0)
     for module in backbone.modules():
         if isinstance(module, FrozenBatchNorm):
@@ -33,63 +43,68 @@ def with_norms_that_matter(backbone: Backbone) -> Backbone:
             module.running_var.uniform_(0.5, 1.5)
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.normal_(module.bias)
-    return backbone.double()
+    return backbone
 
 
-def unfolded(backbone: Backbone) -> Backbone:
-    """A copy in which convolutions and norms come one after the other."""
-    twin = copy.deepcopy(backbone)
-    for name, module in list(twin.named_modules()):
-        if isinstance(module, FrozenBatchNorm):
-            module.folded = False
-        elif isinstance(module, FoldedConvolution):
-            twin.set_submodule(name, Plain(module))
-    return twin
-
-
-class Plain(nn.Module):
-    """The convolution alone."""
-
-    def __init__(self, convolution: FoldedConvolution) -> None:
-        super().__init__()
-        self.weight, self.bias, self.like = convolution.weight, convolution.bias, (convolution,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (like,) = self.like
-        if like.same:
-            sides = [
-                max((-(-size // stride) - 1) * stride + kernel - size, 0)
-                for size, kernel, stride in zip(x.shape[-2:], like.kernel_size, like.stride, strict=True)
-            ]
-            x = F.pad(x, [side for total in reversed(sides) for side in (total // 2, total - total // 2)])
-        return F.conv2d(x, self.weight, self.bias, like.stride, like.padding, like.dilation, like.groups)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_features_and_gradients_are_those_of_convolution_and_norm(name: str) -> None:
+def built(name: str, dtype: torch.dtype) -> tuple[Backbone, Backbone]:
+    """Ours, and the library's modules as they are, with the same weights."""
     backbone = with_norms_that_matter(NETWORKS[name]())
-    assert any(isinstance(module, FoldedConvolution) for module in backbone.modules())
-    twin = unfolded(backbone)
-    assert list(backbone.state_dict()) == list(twin.state_dict())
-    images = torch.randn(2, 3, 75, 101, dtype=torch.float64)
-    gradients = []
+    twin = NETWORKS[name](frozen_norm=False)
+    assert not any(isinstance(module, FrozenBatchNorm | FoldedConvolution | Residual) for module in twin.modules())
+    found = twin.load_state_dict(backbone.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in found.missing_keys)
+    return backbone.to(dtype).eval(), twin.to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_and_gradients_are_those_of_the_library(name: str, dtype: torch.dtype) -> None:
+    backbone, twin = built(name, dtype)
+    images = torch.randn(2, 3, 75, 101, dtype=dtype)
+    found: list[list[Tensor]] = []
     for each in (backbone, twin):
         levels = each(images)
-        gradients.append((levels, torch.autograd.grad(sum(level.square().mean() for level in levels), learning(each))))
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-9, atol=1e-12)
-    assert all(gradient.abs().max() > 0 for gradient in gradients[0][1])
+        names = [key for key, value in backbone.named_parameters() if value.requires_grad and "head" not in key]
+        parameters: Any = [dict(each.named_parameters())[key] for key in names]
+        gradients = torch.autograd.grad(sum(level.square().mean() for level in levels), parameters)
+        found.append([*levels, *gradients])
+        with torch.no_grad():
+            torch.testing.assert_close(each(images), levels)
+    for mine, theirs in zip(*found, strict=True):
+        assert theirs.norm() > 0  # in single precision an input of a ReLU can be on the other side of 0
+        assert (mine - theirs).norm() / theirs.norm() < (1e-9 if dtype == torch.float64 else 2e-2)
 
 
-def learning(backbone: Backbone) -> list[Tensor]:
-    """Parameters that reach the features."""
-    return [each for name, each in backbone.named_parameters() if each.requires_grad and "head" not in name]
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("learning", ["x", "weight", "bias", "shortcut"])
+def test_whatever_learns_has_its_gradient_alone(activation: str, learning: str) -> None:
+    torch.manual_seed(0)
+    shapes = {"x": (2, 6, 9, 7), "weight": (6, 1, 5, 5), "bias": (6,), "shortcut": (2, 6, 9, 7)}
+    inputs: dict[str, Any] = {key: 3 * torch.randn(shape, dtype=torch.float64) for key, shape in shapes.items()}
+    inputs[learning].requires_grad_()
+    scale, geometry = torch.rand(6, 1, 1, 1, dtype=torch.float64), Geometry((1, 1), (2, 2), (1, 1), 6)
+    result = convolve(**inputs, scale=scale, geometry=geometry, activation=activation)
+    bare = nn.functional.conv2d(inputs["x"], inputs["weight"] * scale, inputs["bias"], padding=2, groups=6)
+    acts = {"none": nn.Identity(), "relu": nn.ReLU(), "relu6": nn.ReLU6()}
+    wanted = acts[activation](bare + inputs["shortcut"])
+    torch.testing.assert_close(result, wanted)
+    for each in inputs.values():
+        if each.requires_grad:
+            torch.testing.assert_close(*(torch.autograd.grad(one.sin().sum(), each)[0] for one in (result, wanted)))
+    with torch.no_grad():
+        assert not convolve(**inputs, scale=scale, geometry=geometry, activation=activation).requires_grad
 
 
-def test_every_norm_of_a_resnet_is_folded() -> None:
+def test_everything_of_a_resnet_is_in_its_convolutions() -> None:
     backbone = ResNet(name="resnet50", weights=None)
     norms = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm)]
     assert len(norms) == 53
     assert all(norm.folded for norm in norms)
+    assert sum(isinstance(norm.act, nn.ReLU) for norm in norms) == 49  # all but those of four projections
+    assert sum(isinstance(module, Residual) for module in backbone.modules()) == 16
+    inside = {id(norm.act) for norm in norms}
+    assert not [each for each in backbone.modules() if isinstance(each, nn.ReLU) and id(each) not in inside]
 
 
 def test_new_weights_count_at_once() -> None:
@@ -98,7 +113,7 @@ def test_new_weights_count_at_once() -> None:
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         backbone(images)
-    other = with_norms_that_matter(ResNet(name="resnet18", weights=None)).float().eval()
+    other = with_norms_that_matter(ResNet(name="resnet18", weights=None)).eval()
     backbone.load_state_dict(other.state_dict())
     torch.testing.assert_close(backbone(images), other(images), rtol=0, atol=0)
     with torch.no_grad():
@@ -112,4 +127,4 @@ def test_a_copy_has_norms_of_its_own() -> None:
     before = backbone(images)[0]
     with_norms_that_matter(twin)
     torch.testing.assert_close(backbone(images)[0], before, rtol=0, atol=0)
-    assert (twin(images.double())[0] - before).abs().max() > 1e-3
+    assert (twin(images)[0] - before).abs().max() > 1e-3
