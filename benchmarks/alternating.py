@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import detr  # noqa: F401 - before torch: it sets how threads wait for each other
 
@@ -56,6 +57,49 @@ def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], *, turns: int 
         low=ratios[0],
         high=ratios[-1],
     )
+
+
+class Apart:
+    """Does something in a process of its own, whenever it is called: what one side sets there is not the other's.
+
+    Args:
+        make: a function at the top of a module, or a partial of such, that returns what is done; called there once.
+            PyTorch has as many threads there as here.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[], Any]]) -> None:
+        import torch
+
+        context = multiprocessing.get_context("spawn")  # OpenMP's threads do not survive a fork
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(make, torch.get_num_threads(), theirs), daemon=True)
+        self.process.start()
+        theirs.close()  # so that `recv` ends if the process does
+
+    def __call__(self) -> None:
+        self.pipe.send("go")
+        self.pipe.recv()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def _serve(make: Callable[[], Callable[[], Any]], threads: int, pipe: Any) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    step = make()
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        step()
+        pipe.send("done")
 
 
 def seconds(step: Callable[[], Any]) -> float:

@@ -115,6 +115,7 @@ def assemble_evaluation(values: Values, weights: Weights, split: Split) -> tuple
     """
     options = build_a(TrainerOptions, values["trainer"])
     device = distributed.own_device(options.device)
+    keep_freed_memory()
     with distributed.main_first():
         data = build_data(values, weights.checkpoint)
         classes = classes_to_evaluate(weights, data, split)

@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
     """Have glibc use freed blocks again in place of giving them back, where glibc it is.
 
     The system clears each page that it gives: where every step asks for the same large tensors anew, on a CPU that is
-    a tenth of it. What the user has set by `MALLOC_…` stays.
+    a tenth of it, and of an inference with DETR-R50 at 800 × 1066 a fifth. What the user has set by `MALLOC_…` stays.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return

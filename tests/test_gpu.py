@@ -83,7 +83,7 @@ def test_a_step_is_the_cpus(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [CASES[0], CASES[4], CASES[5]], ids=name_of)
 def test_fused_convolutions_are_the_cpus(words: list[str], precision: str) -> None:
     """Features and gradients in the precisions that have fused forms, beside double precision, which has none."""
-    allowed = {"fp32": 1e-3, "bf16": 0.1}[precision]
+    allowed = {"fp32": 1e-2, "bf16": 0.1}[precision]
     backbone = built(words)[0].backbone
     images = torch.randn(2, 3, 96, 128)
     results = []

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detr.benchmarking.parts import PARTS, parameters, profile
 from detr.benchmarking.timing import Call, in_turns, synchronize
 from detr.checking.settings import output_size
-from detr.environment import hardware
+from detr.environment import hardware, keep_freed_memory
 from detr.evaluation.postprocess import postprocess
 from detr.exporting.running import Runner, open_file
 from detr.exporting.source import Source
@@ -50,6 +50,7 @@ def benchmark(source: Source | None, files: Sequence[str], device: torch.device,
     Raises:
         UserError: a file that cannot be run here.
     """
+    keep_freed_memory()
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
     runners = {file: open_file(file, threads=setting.threads, device=str(device)) for file in files}

@@ -21,7 +21,7 @@ from detr.config.build import MissingModuleError
 from detr.data.coco_categories import STUFF
 from detr.data.dataset import Transform, transformed
 from detr.data.loader import collate
-from detr.environment import autocast, resolve_device
+from detr.environment import autocast, keep_freed_memory, resolve_device
 from detr.errors import UserError
 from detr.evaluation.postprocess import masks_of_queries, postprocess
 from detr.evaluation.segments import panoptic_segments
@@ -84,6 +84,7 @@ class Detector:
             UserError: no such weights, unreadable, or they do not fit their config.
         """
         place = resolve_device(device, "device")
+        keep_freed_memory()
         weights = load(str(source))
         try:
             values, _ = check(config_of(weights, overrides))
