@@ -30,6 +30,7 @@ from detr import distributed
 from detr.config import Config, check
 from detr.config.build import MissingModuleError
 from detr.config.compose import CONF, as_choice, groups, offered
+from detr.config.exchange import fitted
 from detr.config.explain import CommandLine, explain
 from detr.config.home import typed_at_home
 from detr.config.hydra_internals import parse_arguments, run
@@ -221,7 +222,7 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
     """What crosses the door."""
     try:
         with uncollected():  # it imports what the parts are made of
-            values, stored = check(composed)
+            values, stored = check(fitted(composed, HydraConfig.get()))
     except MissingModuleError as error:
         before = noted(_resumed(composed)).get("code") or {}
         raise error.lay_in(before.get("places", {})) from error

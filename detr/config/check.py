@@ -28,6 +28,19 @@ FORMATS: dict[FormatKind, Any] = {
 }
 
 
+class UnknownKeyError(UserError):
+    """Says that there is a key which nothing takes.
+
+    Attributes:
+        keys: where it is.
+        key: the same as text.
+    """
+
+    def __init__(self, keys: Path, problem: str) -> None:
+        super().__init__(f"{dotted(keys)}: {problem}")
+        self.keys, self.key = keys, dotted(keys)
+
+
 @functools.cache
 def schema(kind: FormatKind = "checkpoint") -> dict[str, Any]:
     """Return key → type of what the entry points read themselves.
@@ -155,7 +168,7 @@ class _Check:
         if name not in arguments and not (key in GROUPING and "params" in arguments):
             advice = self.advice(path, list(arguments)) or f"; it takes {', '.join(arguments) or 'nothing'}"
             drop = f"where a detector or an experiment sets it, ~{dotted(path)} takes it away"
-            raise UserError(f"{dotted(path)}: {target} does not take {name}{advice}; {drop}")
+            raise UnknownKeyError(path, f"{target} does not take {name}{advice}; {drop}")
         if not _holds_target(value):
             self.value(path, value, schema()[key] if key in schema() else arguments[name].annotation)
         elif isinstance(value, dict) and "_target_" not in value:
@@ -177,7 +190,7 @@ class _Check:
         if key in self.known:
             self.value(path, value, self.known[key])
         elif not any(path[: len(reference)] == reference for reference in self.references):
-            raise UserError(f"{key}: nothing reads this key{self.advice(path, [])}")
+            raise UnknownKeyError(path, f"nothing reads this key{self.advice(path, [])}")
 
     def value(self, path: Path, value: Any, annotation: Any) -> None:
         """A value against its annotation."""

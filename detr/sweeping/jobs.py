@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detr.config.check import check
 from detr.config.compose import hydra_config, without_hydra
+from detr.config.exchange import fitted
 from detr.config.explain import CommandLine, explain
 from detr.config.own import folders_in
 from detr.errors import UserError
@@ -69,7 +70,7 @@ class JobComposer:
         with open_dict(config):
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
-        check(without_hydra(config))
+        check(fitted(without_hydra(config), config.hydra))
         with hydra_config(config):
             folder = os.path.normpath(str(config.hydra.sweep.subdir))
         if folder == "." or Path(folder).is_absolute() or ".." in Path(folder).parts:
