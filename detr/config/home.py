@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import omegaconf
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from detr.config.references import leaves
@@ -61,5 +62,9 @@ def _expanded(found: re.Match[str]) -> str:
     return in_hydra(home + slash + rest, interpolated=True)
 
 
+# OmegaConf 2.4 has a new function under the name of one that 2.3 warns of, and warns of the one that 2.3 has.
+V2_3 = omegaconf.__version__.startswith("2.3")
+register_resolver: Any = OmegaConf.register_new_resolver if V2_3 else OmegaConf.register_resolver
+
 # For configs, as `${home:PATH}`: Hydra reads the folders of runs before `expand_home` is called.
-OmegaConf.register_new_resolver("home", expanded, replace=True)
+register_resolver("home", expanded, replace=True)

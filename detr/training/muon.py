@@ -28,8 +28,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: groups of parameters, each with `lr`, `weight_decay` and `name`; those of matrices become `NAME.muon`.
         model: whose parameters they are.
-        lr: of groups without one.
-        weight_decay: of groups without one.
+        lr: of groups without one, that is of parameters that no pattern matches; all of them follow the scheduler.
+        weight_decay: likewise.
         momentum: of Muon.
         nesterov: whether that momentum looks ahead.
         ns_steps: iterations of Newton and Schulz that orthogonalise.
