@@ -75,6 +75,7 @@ class Apart:
         self.process = context.Process(target=_serve, args=(make, torch.get_num_threads(), theirs), daemon=True)
         self.process.start()
         theirs.close()  # so that `recv` ends if the process does
+        self.pipe.recv()  # once it is made
 
     def __call__(self) -> None:
         self.pipe.send("go")
@@ -93,6 +94,7 @@ def _serve(make: Callable[[], Callable[[], Any]], threads: int, pipe: Any) -> No
 
     torch.set_num_threads(threads)
     step = make()
+    pipe.send("ready")
     while True:
         try:
             pipe.recv()

@@ -44,7 +44,7 @@ class Parts:
 
     step: float
     batch: int
-    inference: float = 293.6
+    inference: float = 280.9
     worker: float = 126.0
     workers: int = 8
     inside: float = 300e9
@@ -92,7 +92,7 @@ def cost(parts: Parts, processes: int) -> Cost:
     )
 
 
-PARTS = {"8 images a GPU, bf16": Parts(step=8 / 85.0, batch=8), "2 images a GPU, bf16": Parts(step=2 / 20.1, batch=2)}
+PARTS = {"8 images a GPU, bf16": Parts(step=8 / 95.1, batch=8), "2 images a GPU, bf16": Parts(step=2 / 24.5, batch=2)}
 
 
 def table() -> Iterator[str]:

@@ -27,10 +27,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detr import distributed
-from detr.config import Config, check
+from detr.config import Config
 from detr.config.build import MissingModuleError
 from detr.config.compose import CONF, as_choice, groups, offered
-from detr.config.exchange import fitted
+from detr.config.exchange import checked
 from detr.config.explain import CommandLine, explain
 from detr.config.home import typed_at_home
 from detr.config.hydra_internals import parse_arguments, run
@@ -222,7 +222,7 @@ def _config(composed: DictConfig, aside: list[str]) -> Config:
     """What crosses the door."""
     try:
         with uncollected():  # it imports what the parts are made of
-            values, stored = check(fitted(composed, HydraConfig.get()))
+            values, stored = checked(composed, HydraConfig.get())
     except MissingModuleError as error:
         before = noted(_resumed(composed)).get("code") or {}
         raise error.lay_in(before.get("places", {})) from error

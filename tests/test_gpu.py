@@ -36,9 +36,9 @@ TINY = ["logger=none", "+dataset.counts={train: 64, val: 16, test: 16}", "traine
 
 
 def test_the_quickstart_learns_in_bf16(tmp_path: Path) -> None:
-    """As many steps as two CPU cores do in its three minutes. The longest test comes first."""
+    """As many steps as two CPU cores do in its two minutes. The longest test comes first."""
     words = ["logger=none", f"trainer.device={DEVICE}", "trainer.precision=bf16", "trainer.max_minutes=null"]
-    words += ["trainer.max_steps=1100", f"dataset.root={tmp_path}/shapes"]
+    words += ["trainer.max_steps=840", f"dataset.root={tmp_path}/shapes"]
     done = run_cold("train.py", *words, "trainer.evaluate_every=4", f"hydra.run.dir={tmp_path}", timeout=600)
     assert done.returncode == 0, done.stderr
     assert max(row.get("val/AP", 0) for row in rows(tmp_path)) > 0.4
@@ -81,8 +81,8 @@ def test_a_step_is_the_cpus(words: list[str]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("words", [CASES[0], CASES[4], CASES[5]], ids=name_of)
-def test_fused_convolutions_are_the_cpus(words: list[str], precision: str) -> None:
-    """Features and gradients in the precisions that have fused forms, beside double precision, which has none."""
+def test_a_backbone_is_the_cpus(words: list[str], precision: str) -> None:
+    """Features and gradients in the precisions of trainings, beside double precision."""
     allowed = {"fp32": 1e-2, "bf16": 0.1}[precision]
     backbone = built(words)[0].backbone
     images = torch.randn(2, 3, 96, 128)

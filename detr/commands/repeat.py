@@ -114,11 +114,13 @@ def there(place: str) -> bool:
 def news(folder: Path, record: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
     """Yield a line each on what will be done, and whether code, machine and data are still what they were."""
     from detr.assembly import training_data  # with torch, for which a mistake need not wait
-    from detr.config import check, compose
+    from detr.config.compose import without_hydra
+    from detr.config.exchange import checked
     from detr.environment import hardware, revision
     from detr.tracking.code import code_of
 
-    values, _ = check(compose(overrides))
+    loaded = load("train", overrides)
+    values, _ = checked(without_hydra(loaded), loaded.hydra)
     steps = values["trainer"]["max_steps"] or record["steps"]
     yield f"repeating {steps} steps with seed {values['seed']}"
     rows = read_rows(folder / METRICS)

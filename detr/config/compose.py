@@ -16,7 +16,6 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from detr.config.containers import unresolved
-from detr.config.exchange import fitted
 from detr.texts import in_hydra
 
 # Hydra 1.3 behaves as older versions did unless it is told not to; 1.4 warns of being told.
@@ -51,8 +50,7 @@ def compose(
     Raises:
         hydra.errors.HydraException: what Hydra cannot compose; `detr.config.explain` puts it into one line.
     """
-    loaded = load(config_name, overrides, folders)
-    return fitted(without_hydra(loaded), loaded.hydra)
+    return without_hydra(load(config_name, overrides, folders))
 
 
 def load(config_name: str | None, overrides: Sequence[str], folders: Sequence[Path | str] = ()) -> DictConfig:

@@ -1,101 +1,80 @@
-"""What an experiment sets for an option that has been exchanged for another, which has no place for it."""
+"""What an experiment sets for an option that the command line exchanges for another, which has no place for it."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, open_dict
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from detr.config.check import UnknownKeyError, check
-from detr.config.references import Path as Keys
-from detr.config.references import leaves
+from detr.config.compose import load, without_hydra
+from detr.config.containers import Section
+from detr.config.own import folders_in
+from detr.config.references import Path
 from detr.errors import UserError
 
 log = logging.getLogger(__name__)
 
-GLOBAL = "# @package _global_"  # the first line of options that set values of other groups
 
+def checked(config: DictConfig, hydra: Any) -> tuple[Section, dict[str, Any]]:
+    """Check a config and return it as `check` does, without values that an exchanged option has left behind.
 
-def fitted(config: DictConfig, hydra: Any) -> DictConfig:
-    """Return the config without values that belong to an exchanged option; a line of the log names each.
-
-    `experiment=d_fine_m` says how long its augmentation lasts, which `augmentation=none` has no key for. Values that
-    the new option does have a key for stay, as do those that were typed. Other mistakes are left to `check`.
+    `experiment=d_fine_m` says how long its augmentation lasts, which `augmentation=none` has no key for. A key that
+    nothing takes is left out, with a warning, if the experiment without the exchange has it, with this value, and is
+    valid: then it is neither misspelt nor typed.
 
     Args:
-        config: composed, without Hydra's own node.
+        config: composed, without Hydra's own node; what is left out is removed here, too.
         hydra: that node.
+
+    Raises:
+        UserError: as `check`.
     """
-    left_over = values_of_exchanged(hydra)
-    while left_over:
+    before: DictConfig | None = None
+    while True:
         try:
-            check(config)
-            break
+            return check(config)
         except UnknownKeyError as error:
-            if error.keys not in left_over:
-                break
-            log.info("%s is left out: %s sets it for an option that is not used", error.key, left_over[error.keys])
-            _remove(config, error.keys, left_over)
-        except UserError:
-            break
-    return config
+            before = before or _before_the_exchange(hydra)
+            if before is None or _at(before, error.keys) != _at(config, error.keys):
+                raise
+            log.warning("%s is left out: the experiment sets it for an option that is exchanged", error.key)
+            _remove(config, error.keys)
 
 
-def values_of_exchanged(hydra: Any) -> dict[Keys, str]:
-    """Return the keys that options set inside of groups exchanged later, with who sets them: `experiment=d_fine_m`.
-
-    Exchanged means: by the command line, or by an option that builds on the one that sets the key.
-    """
-    places = [Path(each.path) for each in hydra.runtime.config_sources if each.schema == "file"]
-    choices = {str(group).partition("@")[0]: option for group, option in hydra.runtime.choices.items()}
-    typed = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in hydra.overrides.task]
-    exchanged = {tuple(name.split("/")) for name in typed if name in choices}
-    found: dict[Keys, str] = {}
-    for group, option in choices.items():
-        _collect(places, group, str(option), exchanged, found)
-    own = [tuple(name.split(".")) for name in typed if name not in choices]
-    return {
-        keys: source
-        for keys, source in found.items()
-        if not any(keys[: len(each)] == each or each[: len(keys)] == keys for each in own)
-    }
-
-
-def _collect(
-    places: Sequence[Path], group: str, option: str, exchanged: set[tuple[str, ...]], found: dict[Keys, str]
-) -> None:
-    """Add what an option sets inside of exchanged groups, and what those set that it builds on."""
-    file = next((each for place in places if (each := place / group / f"{option}.yaml").is_file()), None)
-    text = "" if file is None else file.read_text(encoding="utf-8")
-    if not text.startswith(GLOBAL):
-        return
-    content = yaml.safe_load(text) or {}
-    defaults = content.pop("defaults", [])
-    for keys, _ in leaves(content):
-        for length in range(1, len(keys) + 1):
-            if any(keys[: min(length, len(each))] == each for each in exchanged):
-                found[keys[:length]] = f"{group}={option}"
-    others = {tuple(name.removeprefix("override ").lstrip("/").split("/")) for name in _names(defaults)}
-    for entry in defaults:
-        if isinstance(entry, str) and entry != "_self_":
-            _collect(places, group, entry, exchanged | others, found)
+def _before_the_exchange(hydra: Any) -> DictConfig | None:
+    """The same command's config without the options typed beside the experiment; None if it is not valid."""
+    groups = {str(group).partition("@")[0] for group in hydra.runtime.choices}
+    kept, exchanged = [], set()
+    for text in hydra.overrides.task:
+        name = text.lstrip("+~").partition("=")[0].partition("@")[0]
+        if name in groups and name != "experiment":
+            exchanged.add(name.partition("/")[0])
+        else:
+            kept.append((name.partition(".")[0], text))
+    overrides = [text for top, text in kept if top not in exchanged]
+    try:
+        before = without_hydra(load(hydra.job.config_name, overrides, folders_in(hydra)))
+        check(before)
+    except (UserError, HydraException, OmegaConfBaseException):
+        return None
+    return before
 
 
-def _names(defaults: Sequence[Any]) -> list[str]:
-    """Groups of which an option of a defaults list takes another one."""
-    return [str(name) for entry in defaults if isinstance(entry, dict) for name in entry]
+def _at(config: DictConfig, keys: Path) -> Any:
+    """The value there, with its interpolations."""
+    return functools.reduce(lambda node, key: node.get(key, {}), keys, OmegaConf.to_container(config))
 
 
-def _remove(config: DictConfig, keys: Keys, left_over: dict[Keys, str]) -> None:
+def _remove(config: DictConfig, keys: Path) -> None:
     """Remove a value, and what held it if nothing is left there."""
     *above, last = keys
     node = functools.reduce(lambda node, key: node[key], above, config)
     with open_dict(config):
         del node[last]
-    if not node and tuple(above) in left_over:
-        _remove(config, tuple(above), left_over)
+    if above and not node:
+        _remove(config, tuple(above))

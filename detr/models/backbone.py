@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detr.errors import UserError
-from detr.models.folding import fold_batch_norm, freeze_batch_norm, fuse_blocks
+from detr.models.folding import fold_batch_norm, freeze_batch_norm
 from detr.models.hub import first_line, imagenet_resnet, load, read, timm_classifier
 from detr.models.layers import frozen_parts
 from detr.texts import check_patterns
@@ -132,7 +132,6 @@ class ResNet(Backbone):
         if frozen_norm:
             freeze_batch_norm(self.body)
             fold_batch_norm(self.body, self)
-            fuse_blocks(self.body)
         self.body.to(memory_format=torch.channels_last)
         numbers = [int(level[-1]) for level in self.levels]
         self.channels = [(64 if basic else 256) * 2 ** (number - 1) for number in numbers]

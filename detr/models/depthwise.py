@@ -1,11 +1,12 @@
-"""Gradients of depthwise convolutions with kernels wider than three, for whose weight oneDNN has no fast one."""
+"""Depthwise convolutions with kernels wider than three, whose weight oneDNN has no fast gradient for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FAST = 3  # columns that oneDNN has a depthwise gradient for; with wider kernels it takes ten times as long
@@ -13,40 +14,40 @@ FAST = 3  # columns that oneDNN has a depthwise gradient for; with wider kernels
 Pair = tuple[int, int]
 
 
-def has_slow_gradient(weight: Tensor, dilation: Pair, groups: int) -> bool:
-    """Return whether a convolution is one that `depthwise_gradients` is for."""
-    outputs, inputs_of_group, _, columns = weight.shape
-    return inputs_of_group == 1 and groups == outputs and dilation == (1, 1) and columns > FAST
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+    """Convolve x [B, C, h, w] with a kernel for each channel, weight [C, 1, kh, kw] → [B, C, h', w'].
 
-
-def depthwise_gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return those of input, weight and bias of a depthwise convolution, each None unless it is wanted.
-
-    The one of the weight is computed three columns at a time.
-
-    Args:
-        gradient: of the output [B, C, h', w'].
-        x: [B, C, h, w].
-        weight: [C, 1, kh, kw].
-        stride, padding: of the convolution.
-        wanted: of input, weight, bias.
+    The gradient of the weight is computed three columns at a time.
     """
-    of_x = of_weight = None
-    if wanted[0]:
-        of_x = _gradient(gradient, x, weight, stride, padding, of=0)
-    if wanted[1]:
-        columns = []
-        for first in range(0, weight.shape[-1], FAST):
-            part = weight[..., first : first + FAST]
-            reached = stride[1] * (gradient.shape[-1] - 1) + part.shape[-1]
-            left = padding[1] - first
-            window = F.pad(x, (left, reached - left - x.shape[-1]))
-            columns.append(_gradient(gradient, window, part, stride, (padding[0], 0), of=1))
-        of_weight = torch.cat(columns, -1)
-    of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None  # oneDNN would compute the weight's with it
-    return of_x, of_weight, of_bias
+    return _Depthwise.apply(x, weight, bias, stride, padding)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted, stride, padding = ctx.needs_input_grad, ctx.stride, ctx.padding
+        before = of_weight = None
+        if wanted[0]:
+            before = _gradient(gradient, x, weight, stride, padding, of=0)
+        if wanted[1]:
+            columns = []
+            for first in range(0, weight.shape[-1], FAST):
+                part = weight[..., first : first + FAST]
+                reached = stride[1] * (gradient.shape[-1] - 1) + part.shape[-1]
+                left = padding[1] - first
+                window = F.pad(x, (left, reached - left - x.shape[-1]))
+                columns.append(_gradient(gradient, window, part, stride, (padding[0], 0), of=1))
+            of_weight = torch.cat(columns, -1)
+        of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None  # oneDNN would compute the weight's with it
+        return before, of_weight, of_bias, None, None
 
 
 def _gradient(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, *, of: int) -> Tensor:

@@ -1,32 +1,24 @@
-"""Batch norm with fixed statistics and activations, computed as part of the convolution before them."""
+"""Batch norm with fixed statistics, computed as part of the convolution before it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.layers import Conv2dSame, pad_same
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet
 
-from detr.models.fusing import ACTIVATIONS, Geometry, convolve
-
-BLOCKS = (resnet.BasicBlock, resnet.Bottleneck, BasicBlock, Bottleneck)
+from detr.models.depthwise import FAST, depthwise
+from detr.models.operations import eager_on_cpu
 
 
 class FrozenBatchNorm(nn.Module):
-    """Applies batch norm with fixed statistics and affine parameters, and the activation behind it.
+    """Applies batch norm with fixed statistics and affine parameters, and the activation that timm puts after it.
 
     torchvision's and timm's frozen batch norms say the same in three elementwise passes; this is one, or none where a
     `FoldedConvolution` comes before it. Its names are theirs, so that state dicts fit.
-
-    Attributes:
-        act: the activation; timm puts some into its batch norms.
-        folded: whether a `FoldedConvolution` does all of this.
     """
 
     weight: Tensor
@@ -48,21 +40,21 @@ class FrozenBatchNorm(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.folded:
-            return x
-        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
-        return self.act(F.batch_norm(x, *statistics, training=False, eps=self.eps))
+        if not self.folded:
+            statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+            x = F.batch_norm(x, *statistics, training=False, eps=self.eps)
+        return self.act(x)
 
 
 class FoldedConvolution(nn.Conv2d):
-    """Applies a convolution, the frozen batch norm behind it, a sum and an activation; gradients reach its weight.
+    """Applies a convolution and the frozen batch norm behind it in one pass; gradients reach its weight as ever.
 
     What it multiplies with is made in each forward pass, from its own weight and the norm's buffers: nothing can be
     out of date, and state dicts have what they have without it.
 
     Args:
         convolution: whose parameters become this one's.
-        norm: does nothing from now on.
+        norm: does nothing but its activation from now on.
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: FrozenBatchNorm) -> None:
@@ -79,45 +71,51 @@ class FoldedConvolution(nn.Conv2d):
         )
         self.weight, self.bias = convolution.weight, convolution.bias
         self.same = isinstance(convolution, Conv2dSame)
+        alone = self.groups == self.in_channels == self.out_channels and self.dilation == (1, 1)
+        self.wide = alone and self.kernel_size[1] > FAST
         self._norm = (norm,)  # not a module of this one: it has its place in state dicts
         norm.folded = True
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Return [B, O, h', w'] of x [B, I, h, w]; a shortcut, as the output, is added before the activation."""
-        norm = self._norm[0]
-        scale, shift = norm.scale_and_shift()
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self._norm[0].scale_and_shift()
         bias = shift if self.bias is None else torch.addcmul(shift, self.bias, scale)
         if self.same:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        geometry: Any = Geometry(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
-        fused = ACTIVATIONS.get(type(norm.act))
-        x = convolve(x, self.weight, scale[:, None, None, None], bias, geometry, fused or "none", shortcut)
-        return x if fused else norm.act(x)
+        scale = scale[:, None, None, None]
+        if not (self.weight.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return self._conv_forward(x, self.weight * scale, bias)
+        if self.wide and eager_on_cpu(x) and not torch.is_autocast_enabled("cpu"):
+            return depthwise(x, self.weight * scale, bias, self.stride, self.padding)  # type: ignore[arg-type]
+        return _Scaled.apply(x, self.weight, scale, bias, (self.stride, self.padding, self.dilation, self.groups))
 
 
-class Residual(nn.Module):
-    """Does what a block of a ResNet does, with its sum and its activations as parts of its convolutions.
+class _Scaled(torch.autograd.Function):
+    """A convolution with a weight that is multiplied with a scale: autograd would keep their product, too."""
 
-    Args:
-        block: torchvision's or timm's, basic or bottleneck, its batch norms folded; without attention, dropout or
-            smoothing. Its parameters keep their names.
-    """
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.settings = settings
+        return F.conv2d(x, weight * scale, bias, *settings)
 
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.length = 3 if hasattr(block, "conv3") else 2
-        for number in range(1, self.length + 1):
-            norm = getattr(block, f"bn{number}")
-            norm.act = nn.ReLU(inplace=True)
-            setattr(self, f"conv{number}", getattr(block, f"conv{number}"))
-            setattr(self, f"bn{number}", norm)
-        self.downsample = block.downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        for number in range(1, self.length):
-            x = getattr(self, f"conv{number}")(x)
-        return getattr(self, f"conv{self.length}")(x, shortcut)
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        scale = scale.to(gradient.dtype)
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient,
+            x.to(gradient.dtype),
+            weight.to(gradient.dtype) * scale,
+            [len(weight)],
+            *(stride, padding, dilation),
+            transposed=False,
+            output_padding=[0, 0],
+            groups=groups,
+            output_mask=[ctx.needs_input_grad[0], True, ctx.needs_input_grad[3]],
+        )
+        of_x = None if of_x is None else of_x.to(x.dtype)
+        return of_x, of_weight.mul_(scale).to(weight.dtype), None, of_bias, None
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
@@ -132,41 +130,30 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module, run: Callable[[Tensor], Any]) -> None:
-    """Fold every frozen batch norm of a network, and an activation behind it, into the convolution before it.
+    """Fold every frozen batch norm of a network into the convolution whose output it is given.
 
-    Which one that is shows in a pass with a small image: modules do not say what they are given. An activation has to
-    work in place, since then nothing else can have been given what came before it.
+    Which one that is shows in a pass with a small image: modules do not say what they are given.
 
     Args:
         network: is left in training mode.
         run: calls it, directly or not, with an image [1, 3, H, W].
     """
-    # Tensors are kept: an id is one's own as long as it lives. Versions show what has been changed since, as by a sum.
-    made: dict[int, tuple[nn.Module, Tensor, int]] = {}
-    norms: dict[nn.Module, FrozenBatchNorm] = {}  # by the convolution before it
-    activations: dict[nn.Module, nn.Module] = {}  # by the norm before it
-    calls: Counter[nn.Module] = Counter()
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # tensors are kept: an id is one's own as long as it lives
+    pairs: dict[nn.Conv2d, FrozenBatchNorm] = {}
 
-    def remember(module: nn.Module, _: Any, output: Tensor) -> None:
-        made[id(output)] = module, output, output._version
+    def remember(convolution: nn.Conv2d, _: Any, output: Tensor) -> None:
+        made[id(output)] = convolution, output
 
-    def pair(module: nn.Module, arguments: tuple[Tensor]) -> None:
-        calls[module] += 1
-        before, _, version = made.get(id(arguments[0]), (None, None, None))
-        if before is None or version != arguments[0]._version:
-            return
-        if isinstance(module, FrozenBatchNorm) and isinstance(before, nn.Conv2d):
-            norms[before] = module
-        elif not isinstance(module, FrozenBatchNorm) and isinstance(before, FrozenBatchNorm):
-            activations[before] = module
+    def pair(norm: FrozenBatchNorm, arguments: tuple[Tensor]) -> None:
+        convolution, _ = made.get(id(arguments[0]), (None, None))
+        if convolution is not None:
+            pairs[convolution] = norm
 
     handles = []
     for module in network.modules():
         if type(module) in (nn.Conv2d, Conv2dSame) and module.padding_mode == "zeros" and module.padding != "same":
             handles.append(module.register_forward_hook(remember))
         elif isinstance(module, FrozenBatchNorm):
-            handles += [module.register_forward_pre_hook(pair), module.register_forward_hook(remember)]
-        elif type(module) in ACTIVATIONS and getattr(module, "inplace", False):
             handles.append(module.register_forward_pre_hook(pair))
     network.eval()
     run(torch.zeros(1, 3, 64, 96))
@@ -174,17 +161,5 @@ def fold_batch_norm(network: nn.Module, run: Callable[[Tensor], Any]) -> None:
     for handle in handles:
         handle.remove()
     for name, module in list(network.named_modules()):
-        if module in norms and not module._forward_hooks:  # timm takes features from some models by hooks
-            network.set_submodule(name, FoldedConvolution(module, norms[module]))
-    names = {module: name for name, module in network.named_modules()}
-    for norm, activation in activations.items():
-        if norm.folded and type(norm.act) is nn.Identity and calls[activation] == calls[norm] == 1:
-            norm.act = activation
-            network.set_submodule(names[activation], nn.Identity())
-
-
-def fuse_blocks(network: nn.Module) -> None:
-    """Replace every block of a ResNet by a `Residual`; its batch norms are folded."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, BLOCKS):
-            network.set_submodule(name, Residual(module))
+        if module in pairs and not module._forward_hooks:  # timm takes features from some models by hooks
+            network.set_submodule(name, FoldedConvolution(module, pairs[module]))

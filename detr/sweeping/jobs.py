@@ -12,9 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from detr.config.check import check
 from detr.config.compose import hydra_config, without_hydra
-from detr.config.exchange import fitted
+from detr.config.exchange import checked
 from detr.config.explain import CommandLine, explain
 from detr.config.own import folders_in
 from detr.errors import UserError
@@ -70,7 +69,7 @@ class JobComposer:
         with open_dict(config):
             config.hydra.job.num = number
             config.hydra.job.id = str(number)
-        check(fitted(without_hydra(config), config.hydra))
+        checked(without_hydra(config), config.hydra)
         with hydra_config(config):
             folder = os.path.normpath(str(config.hydra.sweep.subdir))
         if folder == "." or Path(folder).is_absolute() or ".." in Path(folder).parts:

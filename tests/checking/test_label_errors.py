@@ -19,7 +19,7 @@ from detr.data.annotations import Annotations
 
 SHARE = 0.01  # of the training boxes, for each kind of error
 KINDS = ("missing-object", "wrong-class", "phantom-object", "badly-placed")
-STEPS = 500
+STEPS = 800
 
 Planted = list[tuple[str, int, list[float]]]  # kind, image id, box
 
