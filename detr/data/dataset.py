@@ -211,6 +211,11 @@ class AnnotatedImages(Dataset[Sample]):
         self._cache = image_cache(mode, self._annotations.files, self._annotations.sizes, self._longest)
         return self
 
+    @property
+    def kept(self) -> bool:
+        """Return whether decoded images are kept."""
+        return self._cache is not None
+
     def _image(self, index: int, file: str, size: tuple[int, int]) -> Image.Image:
         kept = None if self._cache is None else self._cache.get(index)
         if kept is not None:

@@ -32,7 +32,8 @@ class Splits(ABC):
         holdout: the share of the training images that is kept for validation, in the place of the validation split; or
             the names of these images, as `held_out` lists them.
         holdout_seed: of the choice.
-        cache: whether decoded images are kept in memory that all workers share; "auto": where they take little.
+        cache: whether decoded images are kept in memory that all workers share; "auto": where they take little, and
+            those that are evaluated only if those of the training are kept, beside which they are soon read.
 
     Attributes:
         held_out: the names of the images that are kept for validation, once a split was read; None: there are none.
@@ -53,6 +54,7 @@ class Splits(ABC):
         self.cache = cache
         self.held_out: list[str] | None = None
         self._classes: Classes | None = None
+        self._trains_unkept = False
 
     @abstractmethod
     def read(self, name: Split, *, everything: bool = False) -> Annotations:
@@ -114,11 +116,14 @@ class Splits(ABC):
         Raises:
             UserError: whatever is wrong with the files, with file and id or line.
         """
-        if self.holdout is None or name == "test":
-            return self.images(name, transform=transform, seed=seed, classes=classes).cached(self.cache)
-        whole = self.images("train", transform=transform, seed=seed, classes=classes)
-        held = self._held(whole)
-        return whole.subset(np.flatnonzero(held if name == "val" else ~held).tolist()).cached(self.cache)
+        own = self.holdout is None or name == "test"
+        images = self.images(name if own else "train", transform=transform, seed=seed, classes=classes)
+        if not own:
+            held = self._held(images)
+            images = images.subset(np.flatnonzero(held if name == "val" else ~held).tolist())
+        images = images.cached(False if self.cache == "auto" and self._trains_unkept else self.cache)
+        self._trains_unkept |= name == "train" and not images.kept
+        return images
 
     def images(self, name: Split, *, transform: Transform, seed: int, classes: Classes | None) -> AnnotatedImages:
         """Return the images of a split; `holdout` does not count. Arguments and errors as for `split`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from detr.data import cache, images
 from detr.data.annotations import Annotations
 from detr.data.cache import ImageCache
+from detr.data.coco import CocoSplits
 from detr.data.dataset import AnnotatedImages
 from detr.data.images import read_image
 from detr.data.loader import train_loader
@@ -149,3 +151,23 @@ def test_reduced_images_have_the_same_sizes_and_boxes(annotations, kept):
             assert len(ours.boxes) == len(theirs.boxes)
             assert torch.allclose(ours.boxes, theirs.boxes, atol=1e-5)
     assert reduced._image(0, str(annotations.files[0]), (100, 70)).size == (18, 25)
+
+
+@pytest.mark.parametrize("most", [2 * 3 * 640 * 480, 2**30])
+def test_validation_images_are_kept_only_beside_those_of_the_training(tmp_path, monkeypatch, most):
+    """Where an epoch reads more than fits, to decode the few that are evaluated takes no time."""
+    files = {}
+    for name, count in (("train", 3), ("val", 1)):
+        for number in range(count):
+            Image.new("RGB", (640, 480)).save(tmp_path / f"{name}{number}.png")
+        images = [{"id": n, "file_name": f"{name}{n}.png", "width": 640, "height": 480} for n in range(count)]
+        boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 50, 50], "area": 2500} for n in range(count)]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        files[name] = {"images": str(tmp_path), "annotations": str(tmp_path / f"{name}.json")}
+    monkeypatch.setattr(cache, "MOST", most)
+    monkeypatch.setattr(cache, "free_memory", lambda: 2**40)
+    both, alone = (CocoSplits(root=str(tmp_path), categories="contiguous", cache="auto", **files) for _ in range(2))
+    fits = most == 2**30
+    assert [both.split(name, transform=flip_train(200)).kept for name in ("train", "val")] == [fits, fits]
+    assert alone.split("val", transform=flip_train(200)).kept
