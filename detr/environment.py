@@ -71,6 +71,12 @@ def keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, KEPT)
 
 
+def return_freed_memory() -> None:
+    """Give the system what glibc has kept of freed blocks, where glibc it is."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and PyTorch on every device. Worker processes of the data loader seed themselves."""
     random.seed(seed)

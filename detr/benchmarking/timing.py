@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from detr.environment import return_freed_memory
+
 Call = Callable[[], object]  # returns when its work is done
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of this process, on Linux
@@ -60,6 +62,7 @@ def _peak(call: Call, device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
+    return_freed_memory()  # else a call would be given again what others have left behind, and take nothing
     try:
         CLEAR.write_text("5")  # the peak becomes what is there now
         before = _resident("VmRSS")

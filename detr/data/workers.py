@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from detr.data.dataset import ImageSet
+from detr.environment import return_freed_memory
 from detr.errors import UserError, described, own_file, shown
 from detr.structures import Batch, Classes, Sample
 
@@ -100,8 +100,7 @@ def shielding() -> Iterator[None]:
     given back before, or each would keep what this process fills anew, and their garbage collection, which writes to
     what it looks at, leaves it alone.
     """
-    with suppress(OSError, AttributeError):  # glibc's
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed_memory()
     gc.freeze()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else set()
     try:

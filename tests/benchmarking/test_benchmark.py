@@ -86,6 +86,8 @@ def test_the_ninetieth_percentile() -> None:
 
 
 def test_memory_of_a_call_is_its_own() -> None:
+    keep_freed_memory()  # as the command does
+    torch.ones(64, 2**20)
     kept: list[torch.Tensor] = []
     calls = {"large": lambda: torch.ones(64, 2**20).sum(), "small": lambda: kept.clear()}
     timings = in_turns(calls, CPU, repeats=1, warmup=1)

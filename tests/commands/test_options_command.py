@@ -48,7 +48,7 @@ def test_every_key_of_an_option_has_type_default_and_words() -> None:
 
 def test_an_experiment_shows_what_it_sets() -> None:
     found = {setting.key: setting for setting in settings("experiment", "quickstart")}
-    assert found["trainer.max_minutes"].default == "3"
+    assert found["trainer.max_minutes"].default == "2"
     assert found["trainer.max_minutes"].kind == "float or null"
     assert "optimizer.lr" not in found  # small_data sets it
 
