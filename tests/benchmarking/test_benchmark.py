@@ -14,6 +14,7 @@ from command import only_error, run
 from detr.benchmarking.benchmark import Setting, benchmark
 from detr.benchmarking.parts import POSTPROCESSING, REST, profile
 from detr.benchmarking.timing import in_turns, p90
+from detr.environment import keep_freed_memory
 from detr.exporting.source import Source
 from detr.structures import Classes
 
