@@ -82,6 +82,7 @@ def test_there_and_back(options: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     plain = resolved(compose([f"detector={name}", "~experiment", "backbone.weights=null"]))
     ours = build_model(plain, Classes.contiguous({index: str(index) for index in range(80)}), pretrained=False).eval()
     decoder = {key: value.clone() for key, value in ours.decoder.named_buffers(recurse=False)}
