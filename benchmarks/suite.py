@@ -86,10 +86,9 @@ def document(kept: dict[str, Any], figures: list[Figure]) -> str:
 
 Written by `make bench`; do not edit. Each figure is ours against a peer, timed in turns, inference and training
 steps in a process each, as users get them: the median of ours / theirs in seconds, so that less than 1 is faster, with
-its smallest and largest turn. A ratio in bold reached its
-target, or has none. Memory is the peak of what each side adds, in a process of its own. `make bench-compare REV=…` says
-what differs from an earlier revision by more than its spread. Figures of a GPU are in
-[recipes.md](recipes.md#a-gpu), the cost of large runs in [scaling.md](scaling.md).
+its smallest and largest turn. A ratio in bold reached its target, or has none. Memory is the peak of what each side
+adds, in a process of its own. `make bench-compare REV=…` says what differs from an earlier revision by more than its
+spread. Figures of a GPU are in [recipes.md](recipes.md#a-gpu), the cost of large runs in [scaling.md](scaling.md).
 
 Measured on {kept["date"]}, revision {kept["revision"]}:
 {machine["cpu"]}, {machine["cpu_cores"]} cores, {machine["memory_gb"]:g} GB, torch {machine["torch"]}.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -24,7 +23,6 @@ from trainers import trainer
 from waiting import waits
 
 from detr.data.loader import collate
-from detr.environment import autocast
 from detr.structures import Batch, Losses, Normalizer, Predictions, Sample
 
 DEVICE = os.environ.get("TEST_DEVICE", "cuda")
@@ -77,30 +75,6 @@ def test_a_step_is_the_cpus(words: list[str]) -> None:
         scale = max(1.0, gradient.abs().max().item())
         difference = (gradients[name] - gradient).abs().max().item()
         assert difference / scale < 1e-5, name
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("words", [CASES[0], CASES[4], CASES[5]], ids=name_of)
-def test_a_backbone_is_the_cpus(words: list[str], precision: str) -> None:
-    """Features and gradients in the precisions of trainings, beside double precision."""
-    allowed = {"fp32": 1e-2, "bf16": 0.1}[precision]
-    backbone = built(words)[0].backbone
-    images = torch.randn(2, 3, 96, 128)
-    results = []
-    for device, dtype in (("cpu", torch.float64), (DEVICE, torch.float32)):
-        each = copy.deepcopy(backbone).to(device, dtype).train()
-        learning = [parameter for parameter in each.parameters() if parameter.requires_grad]
-        with (
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            autocast(torch.device(device), precision if device == DEVICE else "fp32"),
-        ):
-            levels = each(images.to(device, dtype).contiguous(memory_format=torch.channels_last))
-        gradients = torch.autograd.grad(sum(level.double().square().sum() for level in levels), learning)
-        with torch.inference_mode(), autocast(torch.device(device), precision if device == DEVICE else "fp32"):
-            again = each.eval()(images.to(device, dtype))
-        results.append([*levels, *gradients, *again])
-    for cpu, ours in zip(*results, strict=True):
-        assert (ours.cpu().double() - cpu).norm() / cpu.norm() < allowed
 
 
 def batch_of(counts: list[int]) -> Batch:

@@ -28,7 +28,7 @@ AT_MOST = 100  # images: more change the ranges by little
 SURE = 0.3  # least score of a detection that the file has to find again
 SAME = 0.75  # least IoU of the two, and
 CLOSE = 0.15  # how far apart their scores may be
-AGREED = 0.75  # least share of those that are found again
+AGREED = 0.9  # least share of those that are found again
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def check_the_same(ours: DETR, theirs: Any, size: tuple[int, int], tolerance: fl
         (proposals.logits[0], expected.enc_topk_logits),
         (proposals.boxes[0], expected.enc_topk_bboxes),
     ):
-        assert their.std(1).mean() > 1e-3  # queries differ: the comparison is not one of constants
+        assert their.std(1).mean() > 1e-2  # queries differ: the comparison is not one of constants
         torch.testing.assert_close(mine, their, rtol=tolerance, atol=tolerance)
 
 
